@@ -1,0 +1,11 @@
+//! What two programs of LiveCluster must agree on: identifiers, the configuration that the
+//! operator writes and the programs read, access tokens, Redis keys and scripts, metric names.
+//!
+//! Pure: never reads a clock, a random source, a file or a socket. Time and randomness are
+//! arguments. A change here touches at least two programs.
+
+pub mod access_token;
+pub mod ids;
+pub mod metrics;
+pub mod redis;
+pub mod sfu_config;

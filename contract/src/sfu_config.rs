@@ -1,0 +1,288 @@
+//! The configuration of the media node (`sfu`): the operator writes it into a ConfigMap, the
+//! program reads it with `--config FILE`. Unknown keys are an error that names them.
+//!
+//! What differs between the pods of one cluster is not here: slot, addresses and pod name come
+//! by the downward API (see [`env`]).
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Environment variables by which a pod learns what is its own.
+pub mod env {
+    /// The slot of this node: a small number; its ports derive from it.
+    pub const SLOT: &str = "LIVECLUSTER_SLOT";
+    /// The pod's name, which becomes the readable name of the node.
+    pub const POD_NAME: &str = "POD_NAME";
+    /// The pod's address, where its siblings reach it.
+    pub const POD_IP: &str = "POD_IP";
+    /// The Kubernetes node's address, advertised to clients when nothing better is known.
+    pub const HOST_IP: &str = "HOST_IP";
+}
+
+/// The whole configuration of a media node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SfuConfig {
+    /// Unique id of the LiveCluster; the hash tag of its Redis keys.
+    pub cluster_uid: String,
+    /// The only address that clients see, with scheme and without a path
+    /// (`https://live.example.com`).
+    pub public_url: String,
+    /// File with the API keys: a YAML map `key: secret`.
+    pub keys_file: PathBuf,
+    /// Public HTTP and WebSocket listener.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// Listener for probes, metrics and drain; never published.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// Where room homes are kept; without it this node is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisConfig>,
+    /// Pod-to-pod requests by mutual TLS; needed with `redis`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<PeerConfig>,
+    /// Media sockets.
+    #[serde(default)]
+    pub media: MediaConfig,
+    /// Defaults of rooms.
+    #[serde(default)]
+    pub room: RoomConfig,
+    /// Log output.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// Public HTTP and WebSocket listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// TCP port.
+    pub port: u16,
+    /// Who may call `POST /api/create-room`.
+    pub create_room: CreateRoom,
+    /// File with the bearer token of `create_room: Token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_room_token_file: Option<PathBuf>,
+    /// Serve the web page at `/`.
+    pub pages: bool,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            port: 7880,
+            create_room: CreateRoom::Disabled,
+            create_room_token_file: None,
+            pages: true,
+        }
+    }
+}
+
+/// Who may call `POST /api/create-room`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum CreateRoom {
+    /// Nobody: the path answers 404.
+    #[default]
+    Disabled,
+    /// Callers with the configured bearer token.
+    Token,
+    /// Everybody: whoever reaches the domain may enter any room.
+    Open,
+}
+
+/// Listener for probes, metrics and drain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { port: 9600 }
+    }
+}
+
+/// How to reach Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// `host:port`.
+    pub address: String,
+    /// Use TLS, checked against the system's authorities.
+    #[serde(default)]
+    pub tls: bool,
+    /// ACL user; the default user when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// File with the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// Pod-to-pod requests: files of this cluster's own certificate authority, all PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// TCP port.
+    #[serde(default = "default_peer_port")]
+    pub port: u16,
+    /// Authorities that sign the certificates of this cluster's pods (several while rotating).
+    pub ca_file: PathBuf,
+    /// This pod's certificate; its DNS name is [`PEER_NAME`].
+    pub certificate_file: PathBuf,
+    /// The certificate's private key.
+    pub key_file: PathBuf,
+}
+
+/// DNS name in the certificates of pods: who holds one is a media node of this cluster.
+pub const PEER_NAME: &str = "node.livecluster.internal";
+
+fn default_peer_port() -> u16 {
+    7890
+}
+
+/// Media sockets. A node of slot `s` uses the ports
+/// `first_port + s * ports_per_slot() ..`: ICE-TCP first, then one UDP port a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MediaConfig {
+    /// Worker threads, each with a UDP port of its own; at least 1.
+    pub workers: u16,
+    /// First port of the range.
+    pub first_port: u16,
+    /// Accept ICE over TCP.
+    pub tcp: bool,
+    /// File with the addresses to advertise, separated by commas; written by the operator into
+    /// an annotation and mounted by the downward API. Empty or absent: `HOST_IP`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise_file: Option<PathBuf>,
+}
+
+impl Default for MediaConfig {
+    fn default() -> Self {
+        Self { workers: 1, first_port: 20_000, tcp: true, advertise_file: None }
+    }
+}
+
+impl MediaConfig {
+    /// Ports that a slot takes: ICE-TCP and one a worker.
+    pub fn ports_per_slot(&self) -> u16 {
+        self.workers.saturating_add(1)
+    }
+
+    /// The ICE-TCP port of `slot`; `None` where the range ends above 65535.
+    pub fn tcp_port(&self, slot: u16) -> Option<u16> {
+        slot.checked_mul(self.ports_per_slot())?.checked_add(self.first_port)
+    }
+
+    /// The UDP port of a worker of `slot`.
+    pub fn udp_port(&self, slot: u16, worker: u16) -> Option<u16> {
+        self.tcp_port(slot)?.checked_add(1)?.checked_add(worker)
+    }
+}
+
+/// Defaults of rooms that their creator did not set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoomConfig {
+    /// A join creates a room that does not exist.
+    pub auto_create: bool,
+    /// Seconds a room stays when nobody joined.
+    pub empty_timeout: u32,
+    /// Seconds a room stays after the last participant left.
+    pub departure_timeout: u32,
+    /// Most participants in a room; 0 is no limit.
+    pub max_participants: u32,
+}
+
+impl Default for RoomConfig {
+    fn default() -> Self {
+        Self { auto_create: true, empty_timeout: 300, departure_timeout: 20, max_participants: 0 }
+    }
+}
+
+/// Log output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Least severe level that is written, or a filter such as `info,sfu=debug`.
+    pub level: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Json }
+    }
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person at a terminal.
+    Text,
+}
+
+impl SfuConfig {
+    /// Reads YAML; the error names the key that is wrong.
+    pub fn from_yaml(text: &str) -> Result<Self, String> {
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// Writes YAML that [`Self::from_yaml`] reads.
+    pub fn to_yaml(&self) -> Result<String, String> {
+        serde_saphyr::to_string(self).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str =
+        "cluster_uid: u1\npublic_url: https://live.example.com\nkeys_file: keys.yaml\n";
+
+    #[test]
+    fn a_minimal_file_gets_the_defaults() {
+        let config = SfuConfig::from_yaml(MINIMAL).unwrap();
+        assert_eq!(config.http.port, 7880);
+        assert_eq!(config.room.departure_timeout, 20);
+        assert_eq!(config.redis, None);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut config = SfuConfig::from_yaml(MINIMAL).unwrap();
+        config.redis = Some(RedisConfig {
+            address: "redis:6379".to_owned(),
+            tls: false,
+            username: None,
+            password_file: Some("password".into()),
+        });
+        let yaml = config.to_yaml().unwrap();
+        assert_eq!(SfuConfig::from_yaml(&yaml).unwrap(), config);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = SfuConfig::from_yaml(&format!("{MINIMAL}prot: 1\n")).unwrap_err();
+        assert!(error.contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn ports_of_slots_do_not_overlap() {
+        let media = MediaConfig { workers: 2, first_port: 20_000, ..MediaConfig::default() };
+        assert_eq!(media.tcp_port(0), Some(20_000));
+        assert_eq!((media.udp_port(0, 0), media.udp_port(0, 1)), (Some(20_001), Some(20_002)));
+        assert_eq!(media.tcp_port(1), Some(20_003));
+        assert_eq!(media.tcp_port(u16::MAX), None);
+    }
+}
