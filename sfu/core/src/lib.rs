@@ -1,1 +1,10 @@
-//! placeholder
+//! The decisions of the media node, without I/O: rooms and signalling, negotiation, the media
+//! engine, placement.
+//!
+//! Nothing here opens a socket, reads a clock, draws random numbers of its own or awaits:
+//! bytes, messages, `now` and a random source come in, values go out. The shell (`sfu`) turns
+//! them into effects.
+//!
+//! A room and the media engine know each other only by [`media::MediaCommand`] (what shall be) and [`media::MediaEvent`] (what happened).
+
+pub mod media;

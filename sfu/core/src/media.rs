@@ -1,0 +1,267 @@
+//! The border between rooms and the media engine.
+//!
+//! A room says what *shall be* with [`MediaCommand`]s: which transports exist, what each
+//! receives and what each sends. Receivers and senders are always given whole, never as a
+//! change: the engine compares with what is and does the difference, so a command may be
+//! repeated at will. The engine reports what *happened* with [`MediaEvent`]s.
+
+pub mod parameters;
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+pub use parameters::{
+    AudioLevel, Codec, CodecKind, ExtensionIds, MediaKind, Mid, Rid, SsrcPair, VideoQuality,
+};
+
+/// A room as the engine knows it; unique on a node. Every command carries the key of its room,
+/// every event too, and tracks are forwarded only within a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomKey(pub u64);
+
+/// An address at which the engine of a room receives; goes into our descriptions as a host
+/// candidate (RFC 8839).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LocalCandidate {
+    /// Over what.
+    pub protocol: CandidateProtocol,
+    /// The advertised address.
+    pub address: SocketAddr,
+}
+
+/// Transport protocol of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CandidateProtocol {
+    /// Datagrams.
+    Udp,
+    /// A TCP connection that the peer opens (RFC 6544, `tcptype passive`).
+    TcpPassive,
+}
+
+/// One ICE/DTLS transport (a peer connection, since everything is bundled); unique on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransportId(pub u64);
+
+/// A published track as the engine knows it; unique on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrackKey(pub u64);
+
+/// Short-term credentials of one side of ICE (RFC 8445 section 5.3).
+#[derive(Clone, PartialEq, Eq)]
+pub struct IceCredentials {
+    /// Username fragment, at least 4 characters. A local one is unique on the node.
+    pub ufrag: String,
+    /// Password, at least 22 characters.
+    pub pwd: String,
+}
+
+impl std::fmt::Debug for IceCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IceCredentials").field("ufrag", &self.ufrag).finish_non_exhaustive()
+    }
+}
+
+/// SHA-256 fingerprint of a DTLS certificate (RFC 8122).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// Who begins the DTLS handshake, seen from us (RFC 5763 section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DtlsRole {
+    /// The peer begins (`a=setup:passive` from us).
+    Server,
+    /// We begin (`a=setup:active` from us).
+    Client,
+}
+
+/// What a remote description says about the peer's side of a transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteTransport {
+    /// The peer's credentials.
+    pub ice: IceCredentials,
+    /// The only certificate that the handshake accepts.
+    pub fingerprint: Fingerprint,
+    /// Our part in the handshake.
+    pub role: DtlsRole,
+}
+
+/// LiveKit's data channels, which the engine tells apart by label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DataChannelKind {
+    /// `_reliable`: ordered, retransmitted.
+    Reliable,
+    /// `_lossy`: unordered, never retransmitted.
+    Lossy,
+    /// `_data_track`: unordered, never retransmitted.
+    DataTrack,
+}
+
+impl DataChannelKind {
+    /// The channel's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Reliable => "_reliable",
+            Self::Lossy => "_lossy",
+            Self::DataTrack => "_data_track",
+        }
+    }
+
+    /// The kind with this label.
+    pub fn from_label(label: &str) -> Option<Self> {
+        [Self::Reliable, Self::Lossy, Self::DataTrack]
+            .into_iter()
+            .find(|kind| kind.label() == label)
+    }
+}
+
+/// An RTP media section on which a transport's peer sends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receiver {
+    /// `a=mid` of the section.
+    pub mid: Mid,
+    /// The published track that its packets belong to.
+    pub track: TrackKey,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// Negotiated codecs with the payload types that the peer uses.
+    pub codecs: Vec<Codec>,
+    /// Negotiated header extensions.
+    pub extensions: ExtensionIds,
+    /// Simulcast layers in the order of rising quality; empty without simulcast.
+    pub rids: Vec<Rid>,
+    /// Synchronization sources that the description names; empty when it leaves them to `mid`
+    /// and `rid` in the packets. With several and no `rids` (SIM group): rising quality.
+    pub ssrcs: Vec<SsrcPair>,
+}
+
+/// An RTP media section on which we send one published track to a subscriber.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sender {
+    /// `a=mid` of the section.
+    pub mid: Mid,
+    /// The published track that is forwarded; its receiver is on the same engine.
+    pub track: TrackKey,
+    /// Audio or video.
+    pub kind: MediaKind,
+    /// Our synchronization source, and that of retransmissions.
+    pub ssrc: SsrcPair,
+    /// Codecs that the subscriber takes, with its payload types. A packet goes out only in a
+    /// codec that [`Codec::matches`] the published one.
+    pub codecs: Vec<Codec>,
+    /// Negotiated header extensions.
+    pub extensions: ExtensionIds,
+    /// Best layer that the subscriber wants; `None` pauses the track.
+    pub max_quality: Option<VideoQuality>,
+}
+
+/// What a room wants of the media engine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MediaCommand {
+    /// Makes a transport that answers connectivity checks for `local`; with a known id and new
+    /// credentials: an ICE restart, where the old ones stay valid until the new path is used.
+    OpenTransport {
+        /// Which one.
+        transport: TransportId,
+        /// Our credentials.
+        local: IceCredentials,
+    },
+    /// Sets what the peer's description says; the handshake may begin.
+    ConnectTransport {
+        /// Which one.
+        transport: TransportId,
+        /// The peer's side.
+        remote: RemoteTransport,
+    },
+    /// All sections on which this peer sends.
+    SetReceivers {
+        /// The publisher's transport.
+        transport: TransportId,
+        /// The whole list.
+        receivers: Vec<Receiver>,
+    },
+    /// All sections on which we send to this peer.
+    SetSenders {
+        /// The subscriber's transport.
+        transport: TransportId,
+        /// The whole list.
+        senders: Vec<Sender>,
+    },
+    /// Opens our own data channels once SCTP is up (subscriber connection of two).
+    OpenDataChannels {
+        /// Which one.
+        transport: TransportId,
+    },
+    /// Sends one message; dropped when the channel's queue is full or it never opened.
+    SendData {
+        /// To whom.
+        transport: TransportId,
+        /// On which channel.
+        channel: DataChannelKind,
+        /// A serialized `DataPacket`.
+        payload: Bytes,
+    },
+    /// Ends a transport and all that hangs on it.
+    CloseTransport {
+        /// Which one.
+        transport: TransportId,
+    },
+}
+
+/// Where a transport is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportState {
+    /// Connectivity checks passed and the handshake is complete.
+    Connected,
+    /// The handshake failed, the peer closed it, or no authenticated check came for 30 s.
+    Failed,
+}
+
+/// What happened in the media engine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MediaEvent {
+    /// A transport changed its state.
+    Transport {
+        /// Which one.
+        transport: TransportId,
+        /// Its state.
+        state: TransportState,
+    },
+    /// A data channel can be used.
+    DataChannelOpen {
+        /// Which transport.
+        transport: TransportId,
+        /// Which channel.
+        channel: DataChannelKind,
+    },
+    /// A message came.
+    Data {
+        /// From whom.
+        transport: TransportId,
+        /// On which channel.
+        channel: DataChannelKind,
+        /// A serialized `DataPacket`.
+        payload: Bytes,
+    },
+    /// The first packet of a layer arrived, or the first after a silence.
+    LayerActive {
+        /// The published track.
+        track: TrackKey,
+        /// Index in rising quality; 0 without simulcast.
+        layer: u8,
+        /// Its synchronization source.
+        ssrc: u32,
+        /// What it is encoded with.
+        codec: CodecKind,
+    },
+    /// The first packet of a track went to a subscriber.
+    ForwardingStarted {
+        /// The subscriber's transport.
+        transport: TransportId,
+        /// The published track.
+        track: TrackKey,
+    },
+    /// Loudness of the audio tracks that sent in the last interval
+    /// ([`parameters::AUDIO_LEVEL_INTERVAL`]).
+    AudioLevels(Vec<(TrackKey, AudioLevel)>),
+}
