@@ -6,6 +6,8 @@
 //! repeated at will. The engine reports what *happened* with [`MediaEvent`]s.
 
 pub mod parameters;
+pub mod srtp;
+pub mod stun;
 
 use std::net::SocketAddr;
 
