@@ -5,7 +5,9 @@
 //! change: the engine compares with what is and does the difference, so a command may be
 //! repeated at will. The engine reports what *happened* with [`MediaEvent`]s.
 
+pub mod codec;
 pub mod parameters;
+pub mod rtp;
 pub mod srtp;
 pub mod stun;
 
