@@ -7,6 +7,8 @@
 
 pub mod codec;
 pub mod parameters;
+pub mod ring;
+pub mod rtcp;
 pub mod rtp;
 pub mod srtp;
 pub mod stun;
