@@ -6,12 +6,16 @@
 //! repeated at will. The engine reports what *happened* with [`MediaEvent`]s.
 
 pub mod codec;
+pub mod dtls;
+pub mod ice;
+pub mod nack;
 pub mod parameters;
 pub mod ring;
 pub mod rtcp;
 pub mod rtp;
 pub mod srtp;
 pub mod stun;
+pub mod twcc;
 
 use std::net::SocketAddr;
 

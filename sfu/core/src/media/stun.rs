@@ -118,6 +118,19 @@ impl<'a> BindingRequest<'a> {
     }
 }
 
+/// Writes a connectivity check to an agent with the credentials `to`.
+#[cfg(test)]
+pub(crate) fn write_check(to: &super::IceCredentials, from: &str, nominate: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    begin(BINDING_REQUEST, b"0123456789ab", &mut out);
+    append(USERNAME, format!("{}:{from}", to.ufrag).as_bytes(), &mut out);
+    if nominate {
+        append(USE_CANDIDATE, &[], &mut out);
+    }
+    finish(&to.pwd, &mut out);
+    out
+}
+
 /// Walks over attributes: offset, type, value.
 struct Attributes<'a> {
     bytes: &'a [u8],
