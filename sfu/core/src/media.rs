@@ -6,13 +6,16 @@
 //! repeated at will. The engine reports what *happened* with [`MediaEvent`]s.
 
 pub mod codec;
+pub mod data;
 pub mod dtls;
 pub mod ice;
+mod layer;
 pub mod nack;
 pub mod parameters;
 pub mod ring;
 pub mod rtcp;
 pub mod rtp;
+mod sender;
 pub mod srtp;
 pub mod stun;
 pub mod twcc;
