@@ -1,0 +1,154 @@
+// One client in one tab, called by the driver through `window.client`.
+
+import {
+  type RemoteTrack,
+  type RemoteTrackPublication,
+  Room,
+  RoomEvent,
+  Track,
+} from 'livekit-client';
+import { absentTrack, Probe } from './probe.ts';
+import type { JoinOptions, Message, ParticipantReport, Report } from './protocol.ts';
+import { colourTrack, toneTrack } from './publish.ts';
+
+/** Entries kept of messages, events and errors. */
+const LONGEST_LIST = 500;
+
+const LOGGED_EVENTS = [
+  RoomEvent.Connected,
+  RoomEvent.Reconnecting,
+  RoomEvent.SignalReconnecting,
+  RoomEvent.Reconnected,
+  RoomEvent.Disconnected,
+  RoomEvent.ParticipantConnected,
+  RoomEvent.ParticipantDisconnected,
+  RoomEvent.TrackSubscribed,
+  RoomEvent.TrackUnsubscribed,
+  RoomEvent.TrackMuted,
+  RoomEvent.TrackUnmuted,
+] as const;
+
+class Client {
+  private readonly audio = new AudioContext();
+  private readonly probes = new Map<RemoteTrack, Probe>();
+  private readonly messages: Message[] = [];
+  private readonly events: string[] = [];
+  private readonly errors: string[] = [];
+  private room = new Room();
+
+  constructor() {
+    addEventListener('error', (event) => push(this.errors, event.message));
+    addEventListener('unhandledrejection', (event) => push(this.errors, String(event.reason)));
+  }
+
+  async join(options: JoinOptions): Promise<void> {
+    await this.audio.resume();
+    this.room = new Room({ singlePeerConnection: options.singlePeerConnection ?? true });
+    this.listen();
+    await this.room.connect(options.url, options.token, { maxRetries: 0 });
+    await this.publish(options);
+  }
+
+  async leave(): Promise<void> {
+    await this.room.disconnect();
+  }
+
+  async send(topic: string, text: string): Promise<void> {
+    const data = new TextEncoder().encode(text);
+    await this.room.localParticipant.publishData(data, { reliable: true, topic });
+  }
+
+  async setMuted(source: Track.Source, muted: boolean): Promise<void> {
+    const publication = this.room.localParticipant.getTrackPublication(source);
+    if (publication === undefined) {
+      throw new Error(`${source} is not published`);
+    }
+    await (muted ? publication.mute() : publication.unmute());
+  }
+
+  async report(): Promise<Report> {
+    const remotes = [...this.room.remoteParticipants.values()];
+    const participants = remotes.map(async (participant): Promise<ParticipantReport> => {
+      const publications = [...participant.trackPublications.values()] as RemoteTrackPublication[];
+      const tracks = await Promise.all(publications.map((track) => this.reportTrack(track)));
+      return { identity: participant.identity, name: participant.name ?? '', tracks };
+    });
+    const { serverInfo } = this.room;
+    return {
+      state: this.room.state,
+      roomSid: await sidOf(this.room),
+      identity: this.room.localParticipant.identity,
+      server: {
+        version: serverInfo?.version ?? '',
+        nodeId: serverInfo?.nodeId ?? '',
+        debugInfo: serverInfo?.debugInfo ?? '',
+      },
+      participants: await Promise.all(participants),
+      messages: this.messages,
+      events: this.events,
+      errors: this.errors,
+    };
+  }
+
+  private listen(): void {
+    const { room } = this;
+    for (const event of LOGGED_EVENTS) {
+      room.on(event, () => push(this.events, event));
+    }
+    room.on(RoomEvent.DataReceived, (data, participant, _kind, topic) => {
+      const text = new TextDecoder().decode(data);
+      push(this.messages, { from: participant?.identity ?? '', topic: topic ?? '', text });
+    });
+    room.on(RoomEvent.TrackSubscribed, (track) => {
+      this.probes.set(track, new Probe(this.audio, track));
+    });
+    room.on(RoomEvent.TrackUnsubscribed, (track) => {
+      this.probes.get(track)?.close();
+      this.probes.delete(track);
+    });
+  }
+
+  private async publish(options: JoinOptions): Promise<void> {
+    const { localParticipant } = this.room;
+    if (options.colour !== undefined) {
+      await localParticipant.publishTrack(colourTrack(options.colour), {
+        source: Track.Source.Camera,
+        name: 'canvas',
+        videoCodec: options.videoCodec ?? 'vp8',
+        simulcast: options.simulcast ?? false,
+      });
+    }
+    if (options.toneHz !== undefined) {
+      await localParticipant.publishTrack(toneTrack(this.audio, options.toneHz), {
+        source: Track.Source.Microphone,
+        name: 'tone',
+        dtx: false,
+      });
+    }
+  }
+
+  private async reportTrack(publication: RemoteTrackPublication) {
+    const probe = publication.track === undefined ? undefined : this.probes.get(publication.track);
+    return probe === undefined ? absentTrack(publication) : probe.report(publication);
+  }
+}
+
+/** `Room.getSid` waits for a connection; a report must not. */
+async function sidOf(room: Room): Promise<string> {
+  return room.state === 'connected' ? room.getSid() : '';
+}
+
+function push<T>(list: T[], entry: T): void {
+  list.push(entry);
+  if (list.length > LONGEST_LIST) {
+    list.shift();
+  }
+}
+
+declare global {
+  interface Window {
+    client: Client;
+  }
+}
+
+window.client = new Client();

@@ -1,0 +1,63 @@
+// What the driver and the page tell the tests. `e2e/src/clients/report.rs` reads these types.
+
+/** How to join. */
+export interface JoinOptions {
+  url: string;
+  token: string;
+  /** `#rrggbb` of the canvas that is published; nothing is published without it. */
+  colour?: string;
+  /** Hertz of the tone that is published; no sound without it. */
+  toneHz?: number;
+  videoCodec?: 'vp8' | 'h264';
+  simulcast?: boolean;
+  /** Answers of the server come on one peer connection (`/rtc/v1`) or on two (`/rtc`). */
+  singlePeerConnection?: boolean;
+}
+
+/** What a client sees of its room. */
+export interface Report {
+  state: string;
+  roomSid: string;
+  identity: string;
+  /** `server_info` of the join response. */
+  server: { version: string; nodeId: string; debugInfo: string };
+  participants: ParticipantReport[];
+  /** Data messages, newest last. */
+  messages: Message[];
+  /** Room events in order, newest last. */
+  events: string[];
+  /** Failures of the page's own code. */
+  errors: string[];
+}
+
+export interface ParticipantReport {
+  identity: string;
+  name: string;
+  tracks: TrackReport[];
+}
+
+/** A remote track. Numbers are zero until something arrived. */
+export interface TrackReport {
+  sid: string;
+  kind: string;
+  source: string;
+  muted: boolean;
+  codec: string;
+  packetsReceived: number;
+  framesDecoded: number;
+  width: number;
+  height: number;
+  /** Red, green and blue of the middle of the picture. */
+  colour: [number, number, number];
+  audioEnergy: number;
+  /** Loudest frequency in hertz. */
+  toneHz: number;
+  /** Where the media comes from: `udp 10.0.0.1:20001`. */
+  remote: string;
+}
+
+export interface Message {
+  from: string;
+  topic: string;
+  text: string;
+}

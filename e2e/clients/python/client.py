@@ -1,0 +1,164 @@
+"""A client of a room with LiveKit's Python SDK, driven by the end-to-end tests.
+
+Takes commands as JSON lines on the standard input and answers on the standard output, like the
+browser driver: {"id": 1, "command": "join", ...} is answered by {"id": 1, "result": ...} or
+{"id": 1, "error": "..."}. The end of the input ends the program.
+"""
+
+import asyncio
+import json
+import sys
+from collections import deque
+from typing import Any
+
+from livekit import rtc
+
+from probe import Probe
+from publish import publish_colour, publish_tone
+
+# Entries kept of messages and events.
+LONGEST_LIST = 500
+
+LOGGED_EVENTS = {
+    "reconnecting": "reconnecting",
+    "reconnected": "reconnected",
+    "disconnected": "disconnected",
+    "participant_connected": "participantConnected",
+    "participant_disconnected": "participantDisconnected",
+    "track_subscribed": "trackSubscribed",
+    "track_unsubscribed": "trackUnsubscribed",
+    "track_muted": "trackMuted",
+    "track_unmuted": "trackUnmuted",
+}
+
+SOURCES = {
+    rtc.TrackSource.SOURCE_CAMERA: "camera",
+    rtc.TrackSource.SOURCE_MICROPHONE: "microphone",
+    rtc.TrackSource.SOURCE_SCREENSHARE: "screen_share",
+    rtc.TrackSource.SOURCE_SCREENSHARE_AUDIO: "screen_share_audio",
+    rtc.TrackSource.SOURCE_UNKNOWN: "unknown",
+}
+
+STATES = {
+    rtc.ConnectionState.CONN_CONNECTED: "connected",
+    rtc.ConnectionState.CONN_RECONNECTING: "reconnecting",
+    rtc.ConnectionState.CONN_DISCONNECTED: "disconnected",
+}
+
+
+class Client:
+    def __init__(self) -> None:
+        self._room = rtc.Room()
+        self._probes: dict[str, Probe] = {}
+        self._sources: list[asyncio.Task[None]] = []
+        self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
+        self._events: deque[str] = deque(maxlen=LONGEST_LIST)
+        self._listen()
+
+    async def join(self, url: str, token: str, **options: Any) -> None:
+        single = options.get("singlePeerConnection", True)
+        await self._room.connect(url, token, rtc.RoomOptions(single_peer_connection=single))
+        self._events.append("connected")
+        if "colour" in options:
+            self._sources.append(await publish_colour(self._room, options["colour"]))
+        if "toneHz" in options:
+            self._sources.append(await publish_tone(self._room, options["toneHz"]))
+
+    async def leave(self) -> None:
+        for source in self._sources:
+            source.cancel()
+        await self._room.disconnect()
+
+    async def send(self, topic: str, text: str) -> None:
+        await self._room.local_participant.publish_data(text, reliable=True, topic=topic)
+
+    async def report(self) -> dict[str, Any]:
+        remotes = self._room.remote_participants.values()
+        connected = self._room.connection_state == rtc.ConnectionState.CONN_CONNECTED
+        return {
+            "state": STATES[self._room.connection_state],
+            "roomSid": await self._room.sid if connected else "",
+            "identity": self._room.local_participant.identity if connected else "",
+            "server": {"version": "", "nodeId": "", "debugInfo": ""},
+            "participants": [await self._participant(remote) for remote in remotes],
+            "messages": list(self._messages),
+            "events": list(self._events),
+            "errors": [],
+        }
+
+    async def _participant(self, participant: rtc.RemoteParticipant) -> dict[str, Any]:
+        publications = participant.track_publications.values()
+        return {
+            "identity": participant.identity,
+            "name": participant.name,
+            "tracks": [await self._track(publication) for publication in publications],
+        }
+
+    async def _track(self, publication: rtc.RemoteTrackPublication) -> dict[str, Any]:
+        probe = self._probes.get(publication.sid)
+        seen = {
+            "codec": "",
+            "packetsReceived": 0,
+            "framesDecoded": 0,
+            "width": 0,
+            "height": 0,
+            "colour": (0, 0, 0),
+            "audioEnergy": 0,
+            "toneHz": 0,
+            "remote": "",
+        }
+        return {
+            "sid": publication.sid,
+            "kind": "video" if publication.kind == rtc.TrackKind.KIND_VIDEO else "audio",
+            "source": SOURCES[publication.source],
+            "muted": publication.muted,
+            **(seen if probe is None else await probe.report()),
+        }
+
+    def _listen(self) -> None:
+        room = self._room
+        for name, logged in LOGGED_EVENTS.items():
+            room.on(name, lambda *_, logged=logged: self._events.append(logged))
+
+        @room.on("track_subscribed")
+        def _subscribed(track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *_: Any) -> None:
+            self._probes[publication.sid] = Probe(track)
+
+        @room.on("track_unsubscribed")
+        def _unsubscribed(_: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *__: Any) -> None:
+            if probe := self._probes.pop(publication.sid, None):
+                probe.close()
+
+        @room.on("data_received")
+        def _data(packet: rtc.DataPacket) -> None:
+            sender = packet.participant.identity if packet.participant else ""
+            text = packet.data.decode(errors="replace")
+            self._messages.append({"from": sender, "topic": packet.topic or "", "text": text})
+
+
+async def run(client: Client, line: str) -> None:
+    request = json.loads(line)
+    answer: dict[str, Any] = {"id": request.pop("id")}
+    command = request.pop("command")
+    commands = {"join": client.join, "leave": client.leave, "send": client.send, "report": client.report}
+    try:
+        answer["result"] = await commands[command](**request)
+    except Exception as error:
+        answer["error"] = f"{type(error).__name__}: {error}"
+    print(json.dumps(answer), flush=True)
+
+
+async def main() -> None:
+    client = Client()
+    lines = asyncio.StreamReader(limit=1 << 20)
+    protocol = asyncio.StreamReaderProtocol(lines)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+    running: set[asyncio.Task[None]] = set()
+    while line := await lines.readline():
+        task = asyncio.create_task(run(client, line.decode()))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await client.leave()
+
+
+asyncio.run(main())

@@ -1,0 +1,84 @@
+"""Looks at one remote track: at its pixels and at its sound."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from livekit import rtc
+
+SAMPLE_RATE = 48_000
+# Samples of a spectrum: 5.9 Hz a line.
+SPECTRUM_SIZE = 8192
+# Below this mean square (of samples between -1 and 1) there is no tone.
+SILENCE = 1e-7
+
+
+class Probe:
+    """Decodes a remote track and keeps what the last frames held."""
+
+    def __init__(self, track: rtc.RemoteTrack) -> None:
+        self._track = track
+        self._frames = 0
+        self._size = (0, 0)
+        self._colour = (0, 0, 0)
+        self._energy = 0.0
+        self._samples = np.zeros(SPECTRUM_SIZE, dtype=np.float64)
+        video = track.kind == rtc.TrackKind.KIND_VIDEO
+        self._task = asyncio.create_task(self._watch() if video else self._hear())
+
+    def close(self) -> None:
+        self._task.cancel()
+
+    async def report(self) -> dict[str, Any]:
+        return {
+            "framesDecoded": self._frames,
+            "width": self._size[0],
+            "height": self._size[1],
+            "colour": self._colour,
+            "audioEnergy": self._energy,
+            "toneHz": self._loudest(),
+            **await self._statistics(),
+        }
+
+    async def _watch(self) -> None:
+        stream = rtc.VideoStream(self._track, format=rtc.VideoBufferType.RGBA, capacity=2)
+        async for event in stream:
+            frame = event.frame
+            middle = 4 * (frame.height // 2 * frame.width + frame.width // 2)
+            self._colour = tuple(frame.data[middle : middle + 3])
+            self._size = (frame.width, frame.height)
+            self._frames += 1
+
+    async def _hear(self) -> None:
+        stream = rtc.AudioStream(self._track, sample_rate=SAMPLE_RATE, num_channels=1, capacity=50)
+        async for event in stream:
+            samples = np.frombuffer(event.frame.data, dtype=np.int16) / 32768
+            self._energy += float(np.sum(samples**2)) / SAMPLE_RATE
+            self._samples = np.concatenate((self._samples, samples))[-SPECTRUM_SIZE:]
+
+    def _loudest(self) -> float:
+        if float(np.mean(self._samples**2)) < SILENCE:
+            return 0.0
+        levels = np.abs(np.fft.rfft(self._samples * np.hanning(SPECTRUM_SIZE)))
+        return float(np.argmax(levels[1:]) + 1) * SAMPLE_RATE / SPECTRUM_SIZE
+
+    async def _statistics(self) -> dict[str, Any]:
+        codecs: dict[str, str] = {}
+        remotes: dict[str, str] = {}
+        result = {"codec": "", "packetsReceived": 0, "remote": ""}
+        stats = await self._track.get_stats()
+        for entry in stats:
+            if entry.HasField("codec"):
+                codecs[entry.codec.rtc.id] = entry.codec.codec.mime_type
+            elif entry.HasField("remote_candidate"):
+                candidate = entry.remote_candidate.candidate
+                address = f"{candidate.protocol} {candidate.address}:{candidate.port}"
+                remotes[entry.remote_candidate.rtc.id] = address
+        for entry in stats:
+            if entry.HasField("inbound_rtp"):
+                result["packetsReceived"] = entry.inbound_rtp.received.packets_received
+                result["codec"] = codecs.get(entry.inbound_rtp.stream.codec_id, "")
+            elif entry.HasField("candidate_pair") and entry.candidate_pair.candidate_pair.nominated:
+                pair = entry.candidate_pair.candidate_pair
+                result["remote"] = remotes.get(pair.remote_candidate_id, "")
+        return result

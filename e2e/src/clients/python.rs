@@ -1,0 +1,59 @@
+//! LiveKit's Python SDK, which holds the native Rust SDK and libwebrtc: a process a participant.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::driver::Driver;
+use super::network::Network;
+use super::person::Person;
+use super::{RoomClient, prepare};
+use crate::artifact_cache::remove_directory;
+use crate::repository;
+
+/// A participant with the Python SDK.
+pub struct PythonClient {
+    driver: Driver,
+    person: Person,
+    /// Holds the client's `/etc/hosts`.
+    directory: PathBuf,
+}
+
+impl PythonClient {
+    /// Starts a client in the clients' network.
+    pub fn start(network: &Network, person: Person) -> Result<Self> {
+        let name = format!("livecluster-{}-{}", person.identity, std::process::id());
+        let directory = env::temp_dir().join(name);
+        fs::create_dir_all(&directory).context("making the Python client's directory")?;
+        let mut command = network.command_with_hosts(prepare::python()?, &directory)?;
+        command.arg(repository().join("e2e/clients/python/client.py"));
+        // The tree stays free of compiled files.
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        let driver = Driver::start("the Python client", command)?;
+        Ok(Self { driver, person, directory })
+    }
+}
+
+impl RoomClient for PythonClient {
+    fn call(&self, command: &str, options: Value) -> Result<Value> {
+        self.driver.call(command, options)
+    }
+
+    fn person(&self) -> &Person {
+        &self.person
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.driver.log()
+    }
+}
+
+impl Drop for PythonClient {
+    fn drop(&mut self) {
+        // What stays in the system's directory for temporary files harms nobody.
+        let _ = remove_directory(&self.directory);
+    }
+}
