@@ -1,0 +1,112 @@
+# LiveCluster: everything that is run from a checkout. `make help` lists it.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+CLUSTER := $(CARGO) run --quiet --package e2e --bin cluster --
+STAGE := .ci/stage
+DENY_VERSION := 0.20.2
+# What no core may pull in: cores decide, shells do.
+SHELL_CRATES := tokio|redis|axum|kube|hyper|reqwest
+CORES := contract sfu-core
+
+WEB := sfu/web
+WEB_SOURCES := $(wildcard $(WEB)/src/* $(WEB)/src/*/*) $(WEB)/build.mjs $(WEB)/package.json $(WEB)/package-lock.json
+
+.PHONY: help run dev test check test-full bench images generate cluster-up cluster-down doctor
+.PHONY: web programs format lints units arrows generated licenses e2e-tests
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: images ## a cluster, the chart, a LiveCluster and the URL of a room
+	@$(STAGE) "cluster and demo" $(CLUSTER) demo
+
+dev: web ## one media node without Kubernetes or Redis: http://localhost:7880
+	$(CARGO) run --release --package sfu -- --dev
+
+test: check e2e-tests ## everything: all checks, then real clients on a real cluster
+
+check: web format lints units arrows generated licenses ## format, lints, unit tests, dependency rules, generated files, licences
+
+test-full: test ## the long suites as well (all that exist are in `test` so far)
+
+bench: ## the benchmarks of the media path
+	@if ls sfu/core/benches/*.rs >/dev/null 2>&1; then \
+		$(STAGE) "benchmarks" $(CARGO) bench --package sfu-core; \
+	else echo "there are no benchmarks yet: they will be in sfu/core/benches"; fi
+
+images: programs ## archives of all container images, in target/images
+	@$(STAGE) "images" $(CLUSTER) images
+
+generate: ## write the generated files anew: the CRD and its reference
+	@$(STAGE) "generate" $(CARGO) run --quiet --package crds --bin generate
+
+cluster-up: ## a three-node Kubernetes cluster; one that is up stays
+	@$(CLUSTER) up
+
+cluster-down: ## take the cluster down; nothing is left behind
+	@$(CLUSTER) down
+
+doctor: ## what this machine has and lacks, and how long a cold start takes
+	@$(CLUSTER) doctor
+
+# ---- parts of the above
+
+web: $(WEB)/dist/index.html
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json
+	@$(CLUSTER) install web
+	@cd $(WEB) && ../../$(STAGE) "install the page's packages" npm ci --no-audit --no-fund
+	@touch $@
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB_SOURCES)
+	@cd $(WEB) && ../../$(STAGE) "bundle the page" npm run --silent build
+	@touch $@
+
+programs: web
+	@$(STAGE) "build sfu and operator" $(CARGO) build --release --package sfu --package operator
+
+format:
+	@$(STAGE) "format" $(CARGO) fmt --all --check
+
+lints: web
+	@$(STAGE) "lints" $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
+
+units: web
+	@$(CLUSTER) install tests
+	@$(STAGE) "unit tests" $(CARGO) test --workspace --exclude e2e
+	@$(STAGE) "unit tests of the harness" $(CARGO) test --package e2e --lib
+
+arrows:
+	@$(STAGE) "dependency arrows" $(MAKE) arrows-of-cores arrows-between-crates
+
+.PHONY: arrows-of-cores arrows-between-crates
+arrows-of-cores:
+	@for core in $(CORES); do \
+		found=$$($(CARGO) tree --package $$core --edges normal --prefix none | grep -E '^($(SHELL_CRATES)) '); \
+		if [ -n "$$found" ]; then echo "$$core must not depend on: $$found"; exit 1; fi; \
+	done
+
+# crate:what it must not depend on
+arrows-between-crates:
+	@for arrow in contract:crds contract:sfu-core contract:operator crds:contract crds:sfu-core \
+			sfu-core:crds operator:sfu operator:sfu-core sfu:crds sfu:operator e2e:sfu e2e:operator; do \
+		from=$${arrow%%:*}; to=$${arrow#*:}; \
+		if $(CARGO) tree --package $$from --edges normal --prefix none | grep -qE "^$$to v"; then \
+			echo "$$from must not depend on $$to"; exit 1; fi; \
+	done
+
+generated: generate
+	@$(STAGE) "generated files unchanged" git diff --exit-code -- crds charts docs/reference
+
+licenses:
+	@command -v cargo-deny >/dev/null || \
+		$(STAGE) "install cargo-deny" $(CARGO) install --quiet --locked cargo-deny --version $(DENY_VERSION)
+	@$(STAGE) "licences and sources" $(CARGO) deny --log-level error check bans licenses sources
+
+e2e-tests: images
+	@$(STAGE) "cluster" $(CLUSTER) up
+	@$(STAGE) "load images" $(CLUSTER) load
+	@$(STAGE) "end-to-end tests" $(CARGO) test --package e2e --test '*'

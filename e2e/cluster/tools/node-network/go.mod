@@ -1,0 +1,3 @@
+module e2e.tools/node-network
+
+go 1.26.0
