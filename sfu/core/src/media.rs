@@ -8,6 +8,7 @@
 pub mod codec;
 pub mod data;
 pub mod dtls;
+pub mod engine;
 pub mod ice;
 mod layer;
 pub mod nack;
@@ -18,6 +19,8 @@ pub mod rtp;
 mod sender;
 pub mod srtp;
 pub mod stun;
+mod track;
+mod transport;
 pub mod twcc;
 
 use std::net::SocketAddr;

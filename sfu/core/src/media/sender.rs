@@ -159,6 +159,11 @@ impl SenderState {
         self.target(active).filter(|&target| self.current != Some(target))
     }
 
+    /// Whether anything was sent.
+    pub(super) fn has_sent(&self) -> bool {
+        self.last.is_some()
+    }
+
     /// The layer that is being sent.
     pub(super) fn current(&self) -> Option<u8> {
         self.current

@@ -1,0 +1,163 @@
+//! Feedback: what publishers and subscribers report, and what we tell them.
+
+use std::time::Instant;
+
+use rustc_hash::FxHashMap;
+
+use super::super::parameters::AudioLevel;
+use super::super::rtcp::{
+    RtcpMessage, parse, write_nack, write_pli, write_receiver_report, write_sender_report,
+};
+use super::super::transport::REPORT_INTERVAL;
+use super::super::twcc::INTERVAL;
+use super::super::{MediaEvent, RoomKey, TrackKey};
+use super::Engine;
+
+/// Our canonical name in source descriptions (RFC 7022 allows a short random one; every
+/// stream of ours shares the engine's clock mapping per publisher).
+const CNAME: &str = "livecluster";
+/// Most retransmissions that one RTCP packet may ask for.
+const MAX_NACKS: usize = 256;
+
+impl Engine {
+    pub(super) fn handle_srtcp(&mut self, index: usize, datagram: &mut [u8], now: Instant) {
+        let Some((inbound, _)) = self.transports[index].srtp.as_mut() else { return };
+        let Ok(length) = inbound.unprotect_rtcp(datagram) else {
+            self.counters.dropped += 1;
+            return;
+        };
+        let mut lost = Vec::new();
+        parse(&datagram[..length], |message| match message {
+            RtcpMessage::SenderReport { ssrc, ntp, rtp_timestamp } => {
+                self.note_sender_report(index, ssrc, ntp, rtp_timestamp, now);
+            }
+            RtcpMessage::Nack { ssrc, losses } => {
+                let room = MAX_NACKS.saturating_sub(lost.len());
+                lost.extend(losses.sequences().take(room).map(|sequence| (ssrc, sequence)));
+            }
+            RtcpMessage::KeyFrameRequest { ssrc } => self.note_key_frame_request(index, ssrc),
+            // Not needed yet: reports feed the estimator, and a stream's end comes by
+            // signalling.
+            RtcpMessage::ReceptionReport { .. } | RtcpMessage::Goodbye { .. } => {}
+        });
+        for (ssrc, sequence) in lost {
+            self.retransmit(index, ssrc, sequence);
+        }
+    }
+
+    fn note_sender_report(
+        &mut self,
+        index: usize,
+        ssrc: u32,
+        ntp: u64,
+        rtp_timestamp: u32,
+        now: Instant,
+    ) {
+        let transport = &self.transports[index];
+        let Some(stream) = transport.streams.get(&ssrc).filter(|stream| !stream.is_rtx) else {
+            return;
+        };
+        let key = transport.receivers[stream.receiver].track;
+        if let Some(track) = self.tracks.get_mut(&key)
+            && let Some(layer) = track.layers.get_mut(usize::from(stream.layer))
+        {
+            layer.handle_sender_report(ntp, rtp_timestamp, now);
+        }
+    }
+
+    fn note_key_frame_request(&mut self, index: usize, ssrc: u32) {
+        let transport = &self.transports[index];
+        let Some(sender) = transport.senders.iter().find(|s| s.config.ssrc.ssrc == ssrc) else {
+            return;
+        };
+        let Some(track) = self.tracks.get_mut(&sender.config.track) else { return };
+        let layer = sender.current().or_else(|| sender.target(&track.active));
+        if let Some(layer) = layer.and_then(|layer| track.layers.get_mut(usize::from(layer))) {
+            layer.want_key_frame();
+        }
+    }
+
+    /// Asks publishers for what is missing: lost packets and key frames.
+    pub(super) fn tick_tracks(&mut self, now: Instant) {
+        let mut lost = Vec::new();
+        for track in self.tracks.values_mut() {
+            track.refresh_active(now);
+            for route in &track.routes {
+                let sender = &self.transports[route.transport].senders[route.sender];
+                if let Some(layer) = sender.waits_for(&track.active) {
+                    track.layers[usize::from(layer)].want_key_frame();
+                }
+            }
+            let publisher = &mut self.transports[track.publisher];
+            let sender = publisher.feedback_ssrc;
+            let mut compound = Vec::new();
+            for layer in &mut track.layers {
+                let Some(media) = layer.ssrc else { continue };
+                lost.clear();
+                layer.due_nacks(now, &mut lost);
+                if !lost.is_empty() {
+                    write_nack(&mut compound, sender, media, &lost);
+                }
+                if layer.take_key_frame_request(now) {
+                    write_pli(&mut compound, sender, media);
+                }
+            }
+            if !compound.is_empty() {
+                publisher.send_rtcp(compound);
+                self.dirty.push(track.publisher);
+            }
+        }
+    }
+
+    /// Reports of a transport that are due.
+    pub(super) fn send_reports(&mut self, index: usize, now: Instant) {
+        let transport = &mut self.transports[index];
+        if transport.srtp.is_none() {
+            return;
+        }
+        let mut compound = Vec::new();
+        if now >= transport.next_feedback && transport.arrivals.has_feedback() {
+            transport.next_feedback = now + INTERVAL;
+            let media = transport.streams.keys().next().copied().unwrap_or_default();
+            transport.arrivals.write(&mut compound, (transport.feedback_ssrc, media));
+        }
+        if now >= transport.next_report {
+            transport.next_report = now + REPORT_INTERVAL;
+            let mut blocks = Vec::new();
+            for receiver in &transport.receivers {
+                if let Some(track) = self.tracks.get_mut(&receiver.track) {
+                    blocks.extend(track.layers.iter_mut().filter_map(|layer| layer.report(now)));
+                }
+            }
+            for blocks in blocks.chunks(31) {
+                write_receiver_report(&mut compound, transport.feedback_ssrc, blocks, CNAME);
+            }
+            for sender in &transport.senders {
+                let clock = sender.current().and_then(|layer| {
+                    let track = self.tracks.get(&sender.config.track)?;
+                    track.layers.get(usize::from(layer))?.clock(now)
+                });
+                if let Some(report) = sender.report(clock) {
+                    write_sender_report(&mut compound, &report, CNAME);
+                }
+            }
+        }
+        if !compound.is_empty() {
+            transport.send_rtcp(compound);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Tells each room how loud its audio tracks were.
+    pub(super) fn report_levels(&mut self) {
+        let mut rooms: FxHashMap<RoomKey, Vec<(TrackKey, AudioLevel)>> = FxHashMap::default();
+        for (key, track) in &mut self.tracks {
+            if let Some(level) = track.take_level() {
+                rooms.entry(track.room).or_default().push((*key, level));
+            }
+        }
+        for (room, levels) in rooms {
+            self.emit(room, MediaEvent::AudioLevels(levels));
+        }
+    }
+}

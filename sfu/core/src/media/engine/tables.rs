@@ -1,0 +1,150 @@
+//! The engine's tables: which transports, tracks and routes exist. Each is derived from what
+//! rooms said last.
+
+use std::time::Instant;
+
+use super::super::ice::Path;
+use super::super::sender::SenderState;
+use super::super::track::{Route, Track};
+use super::super::transport::Transport;
+use super::super::{IceCredentials, Receiver, RoomKey, Sender, TrackKey, TransportId};
+use super::{Engine, TICK};
+use rand::RngExt as _;
+
+/// Most addresses of one transport that packets are taken from.
+const MAX_PATHS: usize = 16;
+
+impl Engine {
+    pub(super) fn open(
+        &mut self,
+        room: RoomKey,
+        id: TransportId,
+        local: IceCredentials,
+        now: Instant,
+    ) {
+        let ufrag = local.ufrag.clone();
+        let index = match self.by_id.get(&id) {
+            Some(&index) => {
+                self.transports[index].ice.restart(local, now);
+                index
+            }
+            None => {
+                let ssrc = self.rng.random();
+                let index = self.transports.insert(Transport::new(id, room, local, ssrc, now));
+                self.by_id.insert(id, index);
+                index
+            }
+        };
+        self.by_ufrag.insert(ufrag, index);
+        self.next_tick.get_or_insert(now + TICK);
+    }
+
+    /// Forgets addresses of a transport beyond the bound.
+    pub(super) fn bound_paths(&mut self, index: usize, newest: Path) {
+        let current = self.transports[index].ice.path();
+        let is_kept = |path: &Path| *path == newest || Some(*path) == current;
+        let others: Vec<Path> = self
+            .by_path
+            .iter()
+            .filter(|(path, owner)| **owner == index && !is_kept(path))
+            .map(|(path, _)| *path)
+            .collect();
+        for path in others.iter().skip(MAX_PATHS) {
+            self.by_path.remove(path);
+        }
+    }
+
+    pub(super) fn set_receivers(&mut self, index: usize, receivers: Vec<Receiver>) {
+        let transport = &mut self.transports[index];
+        let room = transport.room;
+        let gone: Vec<TrackKey> = transport
+            .receivers
+            .iter()
+            .map(|receiver| receiver.track)
+            .filter(|key| receivers.iter().all(|receiver| receiver.track != *key))
+            .collect();
+        transport.set_receivers(receivers.clone());
+        for key in gone {
+            self.tracks.remove(&key);
+        }
+        for receiver in receivers {
+            let key = receiver.track;
+            match self.tracks.get_mut(&key) {
+                Some(track) if track.publisher == index => track.update(receiver),
+                _ => {
+                    self.tracks.insert(key, Track::new(room, index, receiver));
+                }
+            }
+            self.refresh_routes(key);
+        }
+    }
+
+    pub(super) fn set_senders(&mut self, index: usize, senders: Vec<Sender>) {
+        let mut old = std::mem::take(&mut self.transports[index].senders);
+        let mut touched: Vec<TrackKey> = old.iter().map(|sender| sender.config.track).collect();
+        let mut states = Vec::with_capacity(senders.len());
+        for config in senders {
+            touched.push(config.track);
+            // Numbers belong to the source, so a sender of another SSRC starts anew.
+            let known = old.iter().position(|state| {
+                state.config.ssrc == config.ssrc && state.config.track == config.track
+            });
+            states.push(match known {
+                Some(at) => {
+                    let mut state = old.swap_remove(at);
+                    state.update(config);
+                    state
+                }
+                None => {
+                    let first = self.first_sequence();
+                    SenderState::new(config, first)
+                }
+            });
+        }
+        self.transports[index].senders = states;
+        touched.sort_unstable();
+        touched.dedup();
+        for key in touched {
+            self.refresh_routes(key);
+        }
+    }
+
+    /// Derives the subscribers of a track from the senders of its room.
+    fn refresh_routes(&mut self, key: TrackKey) {
+        let Some(track) = self.tracks.get_mut(&key) else { return };
+        track.routes.clear();
+        for (transport, state) in &mut self.transports {
+            if state.room != track.room {
+                continue;
+            }
+            for (sender, state) in state.senders.iter_mut().enumerate() {
+                if state.config.track == key {
+                    state.set_published_codecs(&track.config.codecs);
+                    track.routes.push(Route { transport, sender });
+                }
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, index: usize) {
+        let mut transport = self.transports.remove(index);
+        if let Some(dtls) = &mut transport.dtls {
+            dtls.close();
+            if let Some(path) = transport.ice.path() {
+                while let Some(datagram) = dtls.poll_transmit() {
+                    self.answers.push((path, datagram));
+                }
+            }
+        }
+        self.by_id.remove(&transport.id);
+        self.by_ufrag.retain(|_, owner| *owner != index);
+        self.by_path.retain(|_, owner| *owner != index);
+        self.dirty.retain(|dirty| *dirty != index);
+        for receiver in &transport.receivers {
+            self.tracks.remove(&receiver.track);
+        }
+        for sender in &transport.senders {
+            self.refresh_routes(sender.config.track);
+        }
+    }
+}
