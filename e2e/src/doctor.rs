@@ -16,7 +16,8 @@ use crate::tools::{BARE_MACHINE as BARE_TOOLS, Toolchain};
 /// Something the machine must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Requirement {
-    /// A program on the search path, or a file if it begins with a slash.
+    /// A program on the search path; a file if it begins with a slash; a module of Python if
+    /// it begins with `python3:`.
     pub has: &'static str,
     /// The Debian package with it.
     pub package: &'static str,
@@ -46,16 +47,37 @@ pub const IMAGES: &[Requirement] = &[
     need("ldd", "libc-bin", "libraries of the programs"),
     need("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "certificates in the images"),
 ];
-/// What the end-to-end tests run as clients.
-pub const TESTS: &[Requirement] = &[
+/// What the bundling of the web page needs.
+const WEB: &[Requirement] =
+    &[need("node", "nodejs", "bundles the page"), need("npm", "npm", "fetches its packages")];
+/// What the tests need: clients, and a Redis.
+const TESTS: &[Requirement] = &[
     need("chromium", "chromium", "browsers of the tests"),
     need("node", "nodejs", "drives the browsers"),
-    need("npm", "npm", "bundles the web page"),
     need("python3", "python3", "client with the Python SDK"),
-    need("/usr/lib/python3/dist-packages/pip", "python3-pip", "installs the Python SDK"),
-    need("/usr/lib/python3/dist-packages/venv", "python3-venv", "keeps the Python SDK apart"),
+    need("python3:ensurepip", "python3-venv", "keeps the Python SDK apart"),
     need("redis-server", "redis-server", "tests against a real Redis"),
 ];
+
+/// A part of the work with needs of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Bundling the web page.
+    Web,
+    /// Running the tests.
+    Tests,
+}
+
+impl Part {
+    /// Returns what the part needs.
+    #[must_use]
+    pub const fn requirements(self) -> &'static [Requirement] {
+        match self {
+            Self::Web => WEB,
+            Self::Tests => TESTS,
+        }
+    }
+}
 
 /// Disk that the caches and a running cluster take, in GB.
 const DISK_GB: u64 = 30;
@@ -122,7 +144,7 @@ pub fn examine() -> Result<()> {
         Ok(kind) => say(&format!("cluster:  {kind:?} (override with {})", choice::VARIABLE)),
         Err(error) => problems.push(error.to_string()),
     }
-    let mut requirements = [IMAGES, TESTS].concat();
+    let mut requirements = [IMAGES, WEB, TESTS].concat();
     let mut seconds = CARGO_SECONDS;
     if let Ok(Kind::Bare) = kind {
         requirements.extend_from_slice(BARE_MACHINE);

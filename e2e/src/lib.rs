@@ -7,6 +7,7 @@
 pub mod artifact_cache;
 pub mod clients;
 pub mod cluster;
+pub mod demo;
 pub mod dev_server;
 pub mod doctor;
 pub mod images;

@@ -57,8 +57,13 @@ enum Command {
     },
     /// Say what this machine has and lacks.
     Doctor,
-    /// Install what the tests need beyond the cluster.
-    Install,
+    /// Bring the cluster up, install the chart and print the URL of a room.
+    Demo,
+    /// Install what a part of the work needs, or say what is missing.
+    Install {
+        /// The part.
+        part: doctor::Part,
+    },
     #[command(name = engine::OCI_RUNTIME_COMMAND, hide = true)]
     OciRuntime {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -90,18 +95,25 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Down => Cluster::down(),
         Command::Tools => build_tools(),
-        Command::Images => write_images().map(drop),
+        Command::Images => write_images(),
         Command::Load { archives } => load(archives),
         Command::Env => print_environment(),
         Command::Kubectl { arguments } => become_command(Cluster::attach()?.kubectl(), &arguments),
         Command::Helm { arguments } => become_command(Cluster::attach()?.helm(), &arguments),
         Command::Client { command } => run_client(&command),
         Command::Doctor => doctor::examine(),
-        Command::Install => doctor::install(doctor::TESTS),
+        Command::Demo => demo(),
+        Command::Install { part } => doctor::install(part.requirements()),
         Command::OciRuntime { arguments } => oci_runtime::run(&arguments),
         Command::EngineInit { address, directory } => engine::init(&directory, &address),
         Command::Forward { forwards } => forward::run(&forwards),
     }
+}
+
+fn demo() -> Result<()> {
+    let url = e2e::demo::run()?;
+    println!("Room:  {url}\nStop:  make cluster-down");
+    Ok(())
 }
 
 fn build_tools() -> Result<()> {
@@ -113,14 +125,14 @@ fn build_tools() -> Result<()> {
     Ok(())
 }
 
-fn write_images() -> Result<Vec<PathBuf>> {
+fn write_images() -> Result<()> {
     doctor::install(images_requirements())?;
-    let archives = programs::write_all()?;
-    for archive in &archives {
-        let megabytes = std::fs::metadata(archive)?.len() >> 20;
+    programs::write_all()?;
+    for archive in programs::archives() {
+        let megabytes = std::fs::metadata(&archive)?.len() >> 20;
         say(&format!("{} ({megabytes} MB)", archive.display()));
     }
-    Ok(archives)
+    Ok(())
 }
 
 const fn images_requirements() -> &'static [doctor::Requirement] {
@@ -130,7 +142,7 @@ const fn images_requirements() -> &'static [doctor::Requirement] {
 
 fn load(archives: Vec<PathBuf>) -> Result<()> {
     let cluster = Cluster::attach()?;
-    let archives = if archives.is_empty() { write_images()? } else { archives };
+    let archives = if archives.is_empty() { programs::archives() } else { archives };
     for archive in &archives {
         stage(&format!("load {}", archive.display()), || cluster.load(archive))?;
     }

@@ -45,26 +45,33 @@ pub fn archive_directory() -> PathBuf {
     crate::repository().join("target/images")
 }
 
-/// Writes the archives of all images that a LiveCluster consists of, and returns their paths.
-pub fn write_all() -> Result<Vec<PathBuf>> {
-    let mut archives = Vec::new();
-    for program in PROGRAMS {
-        archives.push(write_program(program)?);
-    }
-    archives.push(write_redis()?);
-    Ok(archives)
+/// Returns the paths of the archives that [`write_all`] writes.
+#[must_use]
+pub fn archives() -> Vec<PathBuf> {
+    PROGRAMS.iter().map(|program| program.name).chain(["redis"]).map(archive_path).collect()
 }
 
-fn write_program(program: Program) -> Result<PathBuf> {
-    let path = archive_directory().join(format!("{}.tar", program.name));
+/// Writes the archives of all images that a LiveCluster consists of.
+pub fn write_all() -> Result<()> {
+    for program in PROGRAMS {
+        write_program(program)?;
+    }
+    write_redis()
+}
+
+fn archive_path(name: &str) -> PathBuf {
+    archive_directory().join(format!("{name}.tar"))
+}
+
+fn write_program(program: Program) -> Result<()> {
+    let path = archive_path(program.name);
     stage(&format!("image {}", reference(program.name)), || {
         if cfg!(target_os = "linux") {
             write_archive(&program_image(program)?, &path)
         } else {
             build_with_docker(program.name, &path)
         }
-    })?;
-    Ok(path)
+    })
 }
 
 fn program_image(program: Program) -> Result<Image> {
@@ -120,8 +127,8 @@ fn save_with_docker(reference: &str, path: &Path) -> Result<()> {
     Command::new("docker").args(["save", "-o"]).arg(path).arg(reference).run()
 }
 
-fn write_redis() -> Result<PathBuf> {
-    let path = archive_directory().join("redis.tar");
+fn write_redis() -> Result<()> {
+    let path = archive_path("redis");
     stage(&format!("image {REDIS}"), || {
         if is_installed("redis-server") && cfg!(target_os = "linux") {
             write_archive(&redis_image()?, &path)
@@ -132,8 +139,7 @@ fn write_redis() -> Result<PathBuf> {
         } else {
             bail!("redis-server is missing: on Debian `apt-get install redis-server`")
         }
-    })?;
-    Ok(path)
+    })
 }
 
 fn redis_image() -> Result<Image> {

@@ -1,0 +1,64 @@
+//! `make run`: the chart and a LiveCluster on the cluster, up to the URL of a room.
+
+use anyhow::Result;
+
+use crate::cluster::Cluster;
+use crate::images::programs;
+use crate::process::Run as _;
+use crate::stage::stage;
+
+/// Domain of the demo, as in its manifest.
+const DOMAIN: &str = "demo.localhost";
+/// Namespace of the operator, as in the documentation.
+const NAMESPACE: &str = "livecluster-system";
+
+/// Installs the chart, applies the demo and returns the URL of a room.
+pub fn run() -> Result<String> {
+    let cluster = Cluster::up()?;
+    for archive in programs::archives() {
+        let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        stage(&format!("load image {name}"), || cluster.load(&archive))?;
+    }
+    stage("install the chart", || {
+        cluster
+            .helm()
+            .args(["upgrade", "--install", "livecluster"])
+            .arg(crate::repository().join("charts/livecluster"))
+            .args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=120s"])
+            .run()
+    })?;
+    stage("LiveCluster demo", || {
+        let manifest = crate::repository().join("e2e/cluster/demo.yaml");
+        cluster.kubectl().args(["apply", "-f"]).arg(manifest).run()?;
+        cluster
+            .kubectl()
+            .args(["wait", "--namespace=demo", "--for=condition=Ready", "livecluster/demo"])
+            .arg("--timeout=180s")
+            .run()
+    })?;
+    Ok(room_url(cluster.loopback_ports().0))
+}
+
+fn room_url(port: u16) -> String {
+    match port {
+        80 => format!("http://{DOMAIN}/?room=lobby"),
+        other => format!("http://{DOMAIN}:{other}/?room=lobby"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_names_the_port_only_where_it_must() {
+        assert_eq!(room_url(80), "http://demo.localhost/?room=lobby");
+        assert_eq!(room_url(8080), "http://demo.localhost:8080/?room=lobby");
+    }
+
+    #[test]
+    fn manifest_is_for_the_domain_of_the_url() {
+        let manifest = include_str!("../cluster/demo.yaml");
+        assert!(manifest.contains(&format!("domain: {DOMAIN}\n")));
+    }
+}
