@@ -9,6 +9,7 @@ use e2e::dev_server::DevServer;
 use e2e::wait::eventually;
 
 const PORT: u16 = 17_881;
+const VIEWER_PORT: u16 = 17_882;
 /// Where to put pictures of the page, for a person to look at.
 const PICTURES_VARIABLE: &str = "LIVECLUSTER_PICTURES";
 
@@ -62,6 +63,35 @@ fn two_people_enter_a_room_by_the_page() -> Result<()> {
         Ok(())
     })?;
     ensure!(bob.evaluate("document.querySelector('#entrance').hidden")? == false);
+    Ok(())
+}
+
+#[test]
+fn without_devices_one_watches_and_is_told_why() -> Result<()> {
+    let server = DevServer::start(VIEWER_PORT)?;
+    let browser = Browser::start(&Network::here())?;
+    let page = format!("{}/#lounge", server.access.url);
+    let bob = browser.open_at(visitor("Bob"), &page)?;
+    enter(&bob, "Bob")?;
+    let viewer = browser.open_at(visitor("Viewer"), &page)?;
+    viewer.evaluate(
+        "navigator.mediaDevices.getUserMedia = () => \
+         Promise.reject(new DOMException('Requested device not found', 'NotFoundError'))",
+    )?;
+    enter(&viewer, "Viewer")?;
+    eventually("the viewer is told what is missing", MEDIA_TIMEOUT, || {
+        let notices = text(&viewer, "#notices")?;
+        for device in ["microphone", "camera"] {
+            ensure!(notices.contains(&format!("No {device} was found")), "told: {notices}");
+        }
+        Ok(())
+    })?;
+    eventually("the viewer sees bob", MEDIA_TIMEOUT, || {
+        let playing = viewer.evaluate(PLAYING)?;
+        ensure!(playing == 1, "{playing} videos play");
+        Ok(())
+    })?;
+    ensure!(viewer.evaluate("document.querySelector('#camera').ariaPressed")? == "false");
     Ok(())
 }
 
