@@ -1,0 +1,223 @@
+//! One LiveCluster that a test makes, in a namespace of its own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::clients::Network;
+use crate::cluster::Cluster;
+use crate::livekit::Access;
+use crate::namespace::Namespace;
+use crate::process::Run as _;
+use crate::release;
+use crate::stage::{say, stage};
+use crate::wait::eventually;
+
+/// Name of the LiveCluster in its namespace.
+pub const NAME: &str = "demo";
+/// Time until a LiveCluster is ready: Redis, then media pods, on a busy machine.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Port of a media pod's probes and metrics.
+const ADMIN_PORT: u16 = 9600;
+/// Finds the media pods of a LiveCluster.
+const MEDIA_PODS: &str = "app.kubernetes.io/component=node";
+
+/// A LiveCluster; dropping it deletes its namespace, after a diagnosis when the test failed.
+pub struct LiveCluster {
+    cluster: Cluster,
+    namespace: Namespace,
+    domain: String,
+}
+
+/// A media pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaPod {
+    /// Its name.
+    pub name: String,
+    /// Tells it from an earlier pod of the same name.
+    pub uid: String,
+    /// Whether Kubernetes sends it traffic.
+    pub ready: bool,
+}
+
+impl LiveCluster {
+    /// Makes a LiveCluster for the test of this name and waits until it is ready.
+    ///
+    /// `first_port` begins its range of media ports: tests that run at the same time need ranges of their own.
+    pub fn start(test: &str, nodes: u32, first_port: u16) -> Result<Self> {
+        let cluster = release::install()?;
+        let domain = format!("{test}.example.com");
+        let namespace = Namespace::new(&cluster, &format!("e2e-{test}"));
+        namespace.create()?;
+        let live_cluster = Self { cluster, namespace, domain };
+        let spec = json!({
+            "domain": live_cluster.domain,
+            "nodes": nodes,
+            "media": { "ports": { "first": first_port, "count": 100 } },
+            "http": { "createRoom": "Open" },
+        });
+        stage("LiveCluster becomes ready", || {
+            live_cluster.apply(&spec)?;
+            live_cluster.await_ready(nodes)
+        })?;
+        Ok(live_cluster)
+    }
+
+    /// Applies another specification.
+    pub fn apply(&self, spec: &Value) -> Result<()> {
+        self.namespace.apply(&json!({
+            "apiVersion": "livecluster.dev/v1alpha1",
+            "kind": "LiveCluster",
+            "metadata": { "name": NAME },
+            "spec": spec,
+        }))
+    }
+
+    /// Waits until the condition `Ready` holds for this many media nodes.
+    pub fn await_ready(&self, nodes: u32) -> Result<()> {
+        eventually("the LiveCluster is ready", READY_TIMEOUT, || {
+            let object = self.object()?;
+            ensure!(
+                condition(&object, "Ready").as_deref() == Some("True")
+                    && object["status"]["readyNodes"] == nodes,
+                "its status is {}",
+                object["status"]
+            );
+            Ok(())
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The domain that clients know.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The object itself.
+    pub fn object(&self) -> Result<Value> {
+        self.namespace.get("livecluster", NAME)
+    }
+
+    /// The network of its clients, in which the domain leads to the ingress.
+    pub fn network(&self) -> Result<Network> {
+        let address = self.cluster.ingress_address();
+        let address = address.parse().with_context(|| format!("ingress address {address}"))?;
+        let here = Network { enter: self.cluster.client_prefix(), hosts: BTreeMap::new() };
+        Ok(here.with_host(&self.domain, address))
+    }
+
+    /// How to enter its rooms: by the URL in its status, with the key that the operator made.
+    pub fn access(&self) -> Result<Access> {
+        let object = self.object()?;
+        let url = object["status"]["url"].as_str().context("status.url is empty")?;
+        let keys = self.secret(&format!("{NAME}-keys"), "keys.yaml")?;
+        let (key, secret) = keys.trim().split_once(": ").context("keys.yaml holds no key")?;
+        Ok(Access::new(url, key, secret))
+    }
+
+    /// Its media pods by name.
+    pub fn pods(&self) -> Result<Vec<MediaPod>> {
+        let pods = self.namespace.list("pods", MEDIA_PODS)?;
+        pods.iter().map(media_pod).collect()
+    }
+
+    /// The sum of a metric's samples of one pod whose labels contain `label`.
+    pub fn metric(&self, pod: &str, name: &str, label: &str) -> Result<f64> {
+        let page = self.namespace.page(pod, ADMIN_PORT, "/metrics")?;
+        Ok(sum_of_samples(&page, name, label))
+    }
+
+    /// Runs `redis-cli` in its Redis and returns what it prints.
+    pub fn redis(&self, arguments: &[&str]) -> Result<String> {
+        let pods = self.namespace.list("pods", "app.kubernetes.io/component=redis")?;
+        let pod = pods.first().and_then(|pod| pod["metadata"]["name"].as_str());
+        let pod = pod.context("the LiveCluster has no Redis pod")?;
+        redis_cli(&self.namespace, pod, arguments)
+    }
+
+    fn secret(&self, name: &str, key: &str) -> Result<String> {
+        let path = format!("-o=go-template={{{{index .data \"{key}\" | base64decode}}}}");
+        self.namespace.kubectl().args(["get", "secret", name, &path]).read()
+    }
+}
+
+impl Drop for LiveCluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            say(&self.namespace.diagnosis());
+        }
+        if let Err(error) = self.namespace.delete() {
+            say(&format!("namespace {} stays: {error:#}", self.namespace.name()));
+        }
+    }
+}
+
+fn redis_cli(namespace: &Namespace, pod: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = namespace.kubectl();
+    command.args(["exec", pod, "--", "sh", "-c"]);
+    command.arg(r#"REDISCLI_AUTH=$(cat /etc/redis-secret/password) exec redis-cli "$@""#);
+    command.arg("redis-cli").args(arguments).read()
+}
+
+fn media_pod(object: &Value) -> Result<MediaPod> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let (Some(name), Some(uid)) = (text("/metadata/name"), text("/metadata/uid")) else {
+        bail!("a pod without a name: {object}");
+    };
+    let deleted = object["metadata"].get("deletionTimestamp").is_some();
+    let ready = condition(object, "Ready").as_deref() == Some("True") && !deleted;
+    Ok(MediaPod { name, uid, ready })
+}
+
+/// The status of a condition of an object.
+#[must_use]
+pub fn condition(object: &Value, kind: &str) -> Option<String> {
+    let conditions = object["status"]["conditions"].as_array()?;
+    let found = conditions.iter().find(|condition| condition["type"] == kind)?;
+    found["status"].as_str().map(str::to_owned)
+}
+
+/// Adds up the samples of a metric in Prometheus's text format.
+fn sum_of_samples(page: &str, name: &str, label: &str) -> f64 {
+    let samples = page.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, labels) = series.split_once('{').unwrap_or((series, ""));
+        (found == name && labels.contains(label)).then(|| value.parse::<f64>().ok()).flatten()
+    });
+    samples.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_one_metric_and_label_are_added_up() {
+        let page = "# TYPE a counter\na{b=\"x\",c=\"1\"} 2\na{b=\"x\",c=\"2\"} 3.5\na{b=\"y\"} 9\naa 7\nd 4\n";
+        assert_eq!(sum_of_samples(page, "a", "b=\"x\""), 5.5);
+        assert_eq!(sum_of_samples(page, "d", ""), 4.0);
+        assert_eq!(sum_of_samples(page, "absent", ""), 0.0);
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_is_not_ready() {
+        let pod = |deletion: Value| {
+            json!({
+                "metadata": { "name": "n", "uid": "u", "deletionTimestamp": deletion },
+                "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+            })
+        };
+        let mut alive = pod(Value::Null);
+        alive["metadata"].as_object_mut().unwrap().remove("deletionTimestamp");
+        assert!(media_pod(&alive).unwrap().ready);
+        assert!(!media_pod(&pod(json!("2026-01-01T00:00:00Z"))).unwrap().ready);
+    }
+}

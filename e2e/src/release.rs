@@ -1,0 +1,41 @@
+//! The chart, installed once for all tests of a run.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::artifact_cache;
+use crate::cluster::Cluster;
+use crate::process::Run as _;
+use crate::repository;
+use crate::stage::stage;
+
+/// Name of the release.
+pub const NAME: &str = "livecluster";
+/// Where the operator runs.
+pub const NAMESPACE: &str = "livecluster-system";
+/// Time until the operator is ready.
+const TIMEOUT: &str = "3m";
+
+/// Returns the cluster with the chart installed, as the README says.
+///
+/// A release that is there is brought up to date, so that any test may be the first.
+pub fn install() -> Result<Cluster> {
+    let cluster = Cluster::attach()?;
+    let _lock = artifact_cache::lock(&artifact_cache::state_directory()?, "release")?;
+    stage("helm install", || {
+        helm_install(&mut cluster.helm()).run().context("installing the chart")
+    })?;
+    Ok(cluster)
+}
+
+fn helm_install(helm: &mut Command) -> &mut Command {
+    helm.args(["upgrade", "--install", NAME]).arg(repository().join("charts/livecluster")).args([
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        TIMEOUT,
+    ])
+}
