@@ -1,0 +1,136 @@
+//! The resource `LiveCluster` and its `spec`.
+//!
+//! Defaults are in the schema, so that `kubectl get -o yaml` shows what is in force, and in
+//! `serde`, so that a manifest reads the same without an API server. Every string, list and map
+//! has a limit: the API server estimates the cost of CEL rules by them.
+#![expect(unreachable_pub, reason = "KubeSchema repeats each type inside a function")]
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+mod http;
+mod ingress;
+mod media;
+mod node;
+mod redis;
+
+pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
+pub use ingress::{IngressSpec, IngressTls};
+pub use media::{Exposure, MediaSpec, PortRange, RESERVED_PORTS};
+pub use node::{
+    ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
+    TolerationOperator,
+};
+pub use redis::{ExternalRedis, ManagedRedis, RedisSpec};
+
+use crate::status::LiveClusterStatus;
+
+/// A cluster of media nodes for live video and audio rooms, behind one domain.
+#[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "livecluster.dev",
+    version = "v1alpha1",
+    kind = "LiveCluster",
+    plural = "liveclusters",
+    shortname = "lc",
+    category = "media",
+    namespaced,
+    doc = "A cluster of media nodes for live video and audio rooms, behind one domain.",
+    status = "LiveClusterStatus",
+    derive = "PartialEq",
+    annotation("helm.sh/resource-policy", "keep"),
+    scale(
+        spec_replicas_path = ".spec.nodes",
+        status_replicas_path = ".status.nodes",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".spec.nodes"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyNodes"),
+    printcolumn(name = "Rooms", type_ = "integer", json_path = ".status.rooms"),
+    printcolumn(name = "Subscribers", type_ = "integer", json_path = ".status.subscribers"),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 40")
+        .message("metadata.name must have at most 40 characters: the names of pods and services derive from it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must start with a letter and consist of a-z, 0-9 and '-': it names services")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!self.domain.endsWith('.localhost') || self.development")
+        .message("spec.domain may end in .localhost only with spec.development: true"),
+    validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || self.media.ports.count >= (self.nodes + 1) * (self.node.workers + 1)")
+        .message("spec.media.ports.count is too small: it must be at least (spec.nodes + 1) * (spec.node.workers + 1)")
+)]
+pub struct LiveClusterSpec {
+    /// The only address that clients see: a DNS name such as `live.example.com`. Addresses and
+    /// `localhost` are refused; `*.localhost` needs `development: true`.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(
+        validation = Rule::new("!isIP(self)")
+            .message("spec.domain must be a DNS name, not an IP address"),
+        validation = Rule::new("self != 'localhost'")
+            .message("spec.domain must not be localhost: use a public DNS name, or *.localhost with spec.development: true"),
+        validation = Rule::new("isIP(self) || self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$')")
+            .message("spec.domain must be a DNS name in lower case without scheme, port or path, such as live.example.com"),
+        validation = Rule::new("self == 'localhost' || self.contains('.')")
+            .message("spec.domain must have at least two labels, such as live.example.com")
+    )]
+    pub domain: String,
+    /// Allows a domain under `.localhost`, which browsers hold for a secure context without a
+    /// certificate. Never set it for a cluster that others use.
+    #[serde(default)]
+    pub development: bool,
+    /// Desired media nodes (pods). Also the `replicas` of the scale subresource.
+    #[serde(default = "default_nodes")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub nodes: u16,
+    /// The pods of media nodes.
+    #[serde(default)]
+    pub node: NodeSpec,
+    /// API keys with which tokens are signed.
+    #[serde(default)]
+    pub keys: KeysSpec,
+    /// Where room homes are kept.
+    #[serde(default)]
+    pub redis: RedisSpec,
+    /// How media packets reach the nodes.
+    #[serde(default)]
+    pub media: MediaSpec,
+    /// The Ingress for the domain.
+    #[serde(default)]
+    pub ingress: IngressSpec,
+    /// HTTP paths beside signalling.
+    #[serde(default)]
+    pub http: HttpSpec,
+    /// Log output of media nodes.
+    #[serde(default)]
+    pub log: LogSpec,
+}
+
+/// Two nodes: one may go without ending the service.
+fn default_nodes() -> u16 {
+    2
+}
+
+/// API keys with which tokens are signed.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeysSpec {
+    /// Secret with the entry `keys.yaml`, a YAML map `key: secret` of at least one key. When
+    /// absent the operator makes the Secret `<name>-keys` with one generated key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
+    pub secret_name: Option<String>,
+}
+
+/// Names of Secrets: a DNS subdomain (RFC 1123).
+const SECRET_NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+#[cfg(test)]
+mod tests;

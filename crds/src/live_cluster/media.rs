@@ -1,0 +1,76 @@
+//! How media packets reach the nodes.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Ports that a media node listens on besides media: signalling, ICE-TCP of a lone node, pod to
+/// pod, admin. No media port may be one of them.
+pub const RESERVED_PORTS: [u16; 4] = [7880, 7881, 7890, 9600];
+
+/// How media packets reach the nodes.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaSpec {
+    /// `HostPort`: ports of the Kubernetes node lead to the media node. The namespace must allow
+    /// it (label `pod-security.kubernetes.io/enforce: privileged`, where pod security is
+    /// enforced), and a firewall must let the ports through.
+    #[serde(default)]
+    pub exposure: Exposure,
+    /// Ports for media. A media node takes one for each worker (UDP) and one more (ICE over TCP).
+    #[serde(default)]
+    pub ports: PortRange,
+    /// Accept media over TCP, for clients whose network lets no UDP through.
+    #[serde(default = "default_tcp")]
+    pub tcp: bool,
+}
+
+fn default_tcp() -> bool {
+    true
+}
+
+impl Default for MediaSpec {
+    fn default() -> Self {
+        Self { exposure: Exposure::default(), ports: PortRange::default(), tcp: default_tcp() }
+    }
+}
+
+/// How media packets reach the nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Exposure {
+    /// By ports of the Kubernetes node.
+    #[default]
+    HostPort,
+}
+
+/// Consecutive ports.
+#[derive(KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("self.first + self.count <= 65536")
+        .message("spec.media.ports must end at 65535 or below: first + count - 1 <= 65535"),
+    validation = Rule::new("[7880, 7881, 7890, 9600].all(p, p < self.first || p >= self.first + self.count)")
+        .message("spec.media.ports must not contain 7880, 7881, 7890 or 9600, which media nodes use for signalling and administration")
+)]
+pub struct PortRange {
+    /// The first port.
+    #[serde(default = "default_first")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub first: u16,
+    /// How many ports; enough for every node and one more while nodes are replaced.
+    #[serde(default = "default_count")]
+    #[schemars(range(min = 4, max = 64512))]
+    pub count: u16,
+}
+
+fn default_first() -> u16 {
+    20_000
+}
+
+fn default_count() -> u16 {
+    1000
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { first: default_first(), count: default_count() }
+    }
+}

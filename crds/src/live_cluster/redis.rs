@@ -1,0 +1,55 @@
+//! Where room homes are kept.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::SECRET_NAME;
+use super::node::Resources;
+
+/// Where room homes are kept: a Redis that the operator runs (the default), or one of yours.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("!(has(self.managed) && has(self.external))")
+    .message("spec.redis must have either managed or external, not both"))]
+pub struct RedisSpec {
+    /// A Redis that the operator runs beside the media nodes. It keeps nothing on disk: rooms
+    /// live in the media nodes, which announce them again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<ManagedRedis>,
+    /// A Redis that is there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalRedis>,
+}
+
+/// A Redis that the operator runs.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagedRedis {
+    /// CPU and memory of Redis.
+    #[serde(default)]
+    pub resources: Resources,
+}
+
+/// A Redis that is there already, one server (standalone).
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalRedis {
+    /// Address of the server: exactly one `host:port`.
+    #[schemars(length(max = 8), inner(length(min = 1, max = 260)))]
+    #[x_kube(
+        validation = Rule::new("size(self) == 1")
+            .message("spec.redis.external.addresses must hold exactly one host:port"),
+        validation = Rule::new("self.all(a, a.matches('^([a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?|[[][0-9a-fA-F:.]+[]]):[1-9][0-9]{0,4}$'))")
+            .message("spec.redis.external.addresses must be host:port, such as redis.example.com:6379, without a scheme")
+    )]
+    pub addresses: Vec<String>,
+    /// Use TLS, checked against the authorities in the media node's image.
+    #[serde(default)]
+    pub tls: bool,
+    /// ACL user; the default user when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub username: Option<String>,
+    /// Secret with the entry `password`; no password when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
+    pub secret_name: Option<String>,
+}

@@ -1,0 +1,90 @@
+//! Names, labels and annotations of what the operator makes out of a LiveCluster.
+
+/// Label: the program that made the object; its value is [`MANAGER`].
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`], and the operator's field manager.
+pub const MANAGER: &str = "livecluster-operator";
+/// Label: the LiveCluster's name.
+pub const CLUSTER: &str = "livecluster.dev/cluster";
+/// Label: what part an object is, see [`component`].
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// Label of media pods: the slot.
+pub const SLOT: &str = "livecluster.dev/slot";
+/// Label of media pods that may take traffic; its value is [`OPEN`].
+pub const PLACEMENT: &str = "livecluster.dev/placement";
+/// Value of [`PLACEMENT`].
+pub const OPEN: &str = "open";
+/// Annotation of media pods: hash of the specification that they were made from.
+pub const REVISION: &str = "livecluster.dev/revision";
+/// Annotation of media pods: addresses to tell clients, separated by commas.
+pub const ADVERTISE_ADDRESSES: &str = "livecluster.dev/advertise-addresses";
+
+/// Values of the label [`COMPONENT`].
+pub mod component {
+    /// A media node.
+    pub const NODE: &str = "node";
+    /// The managed Redis.
+    pub const REDIS: &str = "redis";
+    /// What belongs to the cluster as a whole.
+    pub const CLUSTER: &str = "cluster";
+}
+
+/// Secret with the generated API keys.
+#[must_use]
+pub fn keys_secret(cluster: &str) -> String {
+    format!("{cluster}-keys")
+}
+
+/// Secret with the private key of the authority for pod-to-pod certificates; no pod mounts it.
+#[must_use]
+pub fn authority_secret(cluster: &str) -> String {
+    format!("{cluster}-peer-ca")
+}
+
+/// Secret with the certificate that media pods show each other.
+#[must_use]
+pub fn peer_secret(cluster: &str) -> String {
+    format!("{cluster}-peer")
+}
+
+/// ConfigMap with the configuration of media nodes.
+#[must_use]
+pub fn config_map(cluster: &str) -> String {
+    format!("{cluster}-config")
+}
+
+/// StatefulSet and Service of the managed Redis.
+#[must_use]
+pub fn redis(cluster: &str) -> String {
+    format!("{cluster}-redis")
+}
+
+/// Secret with the password of the managed Redis.
+#[must_use]
+pub fn redis_secret(cluster: &str) -> String {
+    format!("{cluster}-redis")
+}
+
+/// Service for signalling, and the Ingress that leads to it.
+#[must_use]
+pub fn signalling(cluster: &str) -> String {
+    format!("{cluster}-signalling")
+}
+
+/// The media pod of a slot.
+#[must_use]
+pub fn node(cluster: &str, slot: u16) -> String {
+    format!("{cluster}-node-{slot}")
+}
+
+/// Selects every media pod of a LiveCluster.
+#[must_use]
+pub fn node_selector(cluster: &str) -> String {
+    format!("{CLUSTER}={cluster},{COMPONENT}={}", component::NODE)
+}
+
+/// Selects the media pods that may take traffic.
+#[must_use]
+pub fn open_node_selector(cluster: &str) -> String {
+    format!("{},{PLACEMENT}={OPEN}", node_selector(cluster))
+}
