@@ -5,12 +5,11 @@ use anyhow::Result;
 use crate::cluster::Cluster;
 use crate::images::programs;
 use crate::process::Run as _;
+use crate::release;
 use crate::stage::stage;
 
 /// Domain of the demo, as in its manifest.
 const DOMAIN: &str = "demo.localhost";
-/// Namespace of the operator, as in the documentation.
-const NAMESPACE: &str = "livecluster-system";
 
 /// Installs the chart, applies the demo and returns the URL of a room.
 pub fn run() -> Result<String> {
@@ -19,14 +18,8 @@ pub fn run() -> Result<String> {
         let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
         stage(&format!("load image {name}"), || cluster.load(&archive))?;
     }
-    stage("install the chart", || {
-        cluster
-            .helm()
-            .args(["upgrade", "--install", "livecluster"])
-            .arg(crate::repository().join("charts/livecluster"))
-            .args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=120s"])
-            .run()
-    })?;
+    release::restart(&cluster)?;
+    release::install()?;
     stage("LiveCluster demo", || {
         let manifest = crate::repository().join("e2e/cluster/demo.yaml");
         cluster.kubectl().args(["apply", "-f"]).arg(manifest).run()?;

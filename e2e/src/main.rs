@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -10,6 +11,7 @@ use e2e::cluster::forward::Forward;
 use e2e::cluster::{Cluster, engine, forward, oci_runtime};
 use e2e::doctor;
 use e2e::images::programs;
+use e2e::release;
 use e2e::stage::{print_summary, say, stage};
 use e2e::tools::{BARE_MACHINE, Toolchain};
 
@@ -80,10 +82,17 @@ enum Command {
     Forward { forwards: Vec<Forward> },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let result = run(Arguments::parse().command);
     print_summary();
-    result
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The causes in one line; a backtrace of this program helps nobody.
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(command: Command) -> Result<()> {
@@ -146,7 +155,7 @@ fn load(archives: Vec<PathBuf>) -> Result<()> {
     for archive in &archives {
         stage(&format!("load {}", archive.display()), || cluster.load(archive))?;
     }
-    Ok(())
+    release::restart(&cluster)
 }
 
 fn print_environment() -> Result<()> {

@@ -29,6 +29,23 @@ pub fn install() -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// Restarts the operator if it is there: a loaded image keeps its tag when its content changes.
+pub fn restart(cluster: &Cluster) -> Result<()> {
+    let in_namespace = ["--namespace", NAMESPACE];
+    let names =
+        cluster.kubectl().args(in_namespace).args(["get", "deployments", "-o", "name"]).read()?;
+    if names.trim().is_empty() {
+        return Ok(());
+    }
+    cluster
+        .kubectl()
+        .args(in_namespace)
+        .args(["rollout", "restart"])
+        .args(names.lines())
+        .run()
+        .context("restarting the operator")
+}
+
 fn helm_install(helm: &mut Command) -> &mut Command {
     helm.args(["upgrade", "--install", NAME]).arg(repository().join("charts/livecluster")).args([
         "--namespace",

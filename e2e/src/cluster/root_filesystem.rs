@@ -33,7 +33,7 @@ const PACKAGES: [&str; 17] = [
     "util-linux",
 ];
 /// Measured: the download dominates.
-pub(super) const COLD_SECONDS: u32 = 90;
+const COLD_SECONDS: u32 = 90;
 
 /// Returns the directory of the root file system; makes it when it is not there.
 pub(super) fn get_or_build() -> Result<PathBuf> {
