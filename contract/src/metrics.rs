@@ -15,3 +15,8 @@ pub const PACKETS: &str = "livecluster_packets_total";
 pub const BYTES: &str = "livecluster_bytes_total";
 /// Label of [`PACKETS`] and [`BYTES`].
 pub const DIRECTION: &str = "direction";
+/// Counter: joins that this node took in as front door, by `route` (`local`: the room's home is
+/// here, `proxied`: it is another node).
+pub const FRONT_DOOR_JOINS: &str = "livecluster_front_door_joins_total";
+/// Label of [`FRONT_DOOR_JOINS`].
+pub const ROUTE: &str = "route";
