@@ -1,0 +1,3 @@
+//! The media node: sockets, threads, HTTP and Redis around the decisions of `sfu-core`.
+
+pub mod rtc;

@@ -1,0 +1,229 @@
+//! Sockets and threads of the media path. Each worker is a thread with a UDP port and an
+//! [`sfu_core::media::engine::Engine`] of its own; rooms are attached to one worker each.
+
+mod dtls;
+mod worker;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use sfu_core::media::dtls::DtlsFactory as _;
+use sfu_core::media::{
+    CandidateProtocol, Fingerprint, LocalCandidate, MediaCommand, MediaEvent, RoomKey,
+};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use dtls::OpenSslFactory;
+use worker::{Command, Link, Worker};
+
+/// Commands that wait for a worker. A room sends few, so a full queue means that the worker
+/// hangs.
+const COMMANDS: usize = 16 * 1024;
+
+/// Why the media path did not start.
+#[derive(Debug, Error)]
+pub enum MediaPlaneError {
+    /// OpenSSL could not make a certificate.
+    #[error("failed to make the DTLS certificate")]
+    Certificate(#[from] openssl::error::ErrorStack),
+    /// A port is taken or not allowed.
+    #[error("failed to bind UDP {address}")]
+    Bind {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("failed to start a media worker")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Gives the addresses to advertise to clients; asked for every room.
+pub type Advertise = Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>;
+
+/// What the media path needs to start.
+pub struct MediaPlaneOptions {
+    /// Address to bind.
+    pub bind: IpAddr,
+    /// One port a worker.
+    pub udp_ports: Vec<u16>,
+    /// Addresses to advertise.
+    pub advertise: Advertise,
+}
+
+/// Counts of one worker, written by its thread only.
+#[derive(Debug, Default)]
+struct WorkerCounters {
+    packets_in: AtomicU64,
+    packets_out: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    retransmitted: AtomicU64,
+    dropped: AtomicU64,
+    transports: AtomicU64,
+    senders: AtomicU64,
+    rooms: AtomicU64,
+    busy_micros: AtomicU64,
+}
+
+/// Counts of all workers since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MediaCounters {
+    /// Datagrams received.
+    pub packets_in: u64,
+    /// Media packets sent to subscribers.
+    pub packets_out: u64,
+    /// Bytes of datagrams received.
+    pub bytes_in: u64,
+    /// Bytes of datagrams sent.
+    pub bytes_out: u64,
+    /// Packets sent again on request.
+    pub retransmitted: u64,
+    /// Datagrams that were not authentic, unknown or malformed.
+    pub dropped: u64,
+    /// Transports that exist.
+    pub transports: u64,
+    /// Tracks that are being forwarded, one for each subscriber.
+    pub senders: u64,
+    /// Microseconds that workers were not waiting.
+    pub busy_micros: u64,
+}
+
+/// All media workers of the process.
+pub struct MediaPlane {
+    links: Vec<Arc<Link>>,
+    threads: Vec<JoinHandle<()>>,
+    ports: Vec<u16>,
+    advertise: Advertise,
+    fingerprint: Fingerprint,
+    next_room: AtomicU64,
+}
+
+impl MediaPlane {
+    /// Binds the ports and starts the workers.
+    ///
+    /// # Errors
+    ///
+    /// When a port cannot be bound or a thread not started.
+    pub fn start(options: MediaPlaneOptions) -> Result<Self, MediaPlaneError> {
+        let factory = OpenSslFactory::new()?;
+        let fingerprint = factory.fingerprint();
+        let (mut links, mut threads, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, &port) in options.udp_ports.iter().enumerate() {
+            let address = SocketAddr::new(options.bind, port);
+            let bind_error = |source| MediaPlaneError::Bind { address, source };
+            let (commands, queue) = crossbeam_channel::bounded(COMMANDS);
+            let rng = StdRng::from_rng(&mut rand::rng());
+            let (worker, waker, bound) =
+                Worker::bind(address, factory.clone(), rng, queue).map_err(bind_error)?;
+            ports.push(bound.port());
+            let link = Arc::new(Link::new(commands, waker, worker.counters()));
+            let thread = std::thread::Builder::new()
+                .name(format!("media-{index}"))
+                .spawn(move || worker.run())
+                .map_err(MediaPlaneError::Thread)?;
+            links.push(link);
+            threads.push(thread);
+        }
+        tracing::info!(?ports, "Media workers started");
+        let advertise = options.advertise;
+        Ok(Self { links, threads, ports, advertise, fingerprint, next_room: AtomicU64::new(1) })
+    }
+
+    /// Fingerprint of the certificate that all transports show.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Whether there is an address to advertise.
+    pub fn has_address(&self) -> bool {
+        !(self.advertise)().is_empty()
+    }
+
+    /// Attaches a room to the worker with the fewest forwarded tracks, then rooms. Events come
+    /// on `events`; the worker never waits for it.
+    pub fn attach(&self, events: mpsc::Sender<MediaEvent>) -> RoomMedia {
+        let index = (0..self.links.len())
+            .min_by_key(|&index| {
+                let counters = &self.links[index].counters;
+                let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                (load(&counters.senders), load(&counters.rooms))
+            })
+            .unwrap_or_default();
+        let link = Arc::clone(&self.links[index]);
+        let room = RoomKey(self.next_room.fetch_add(1, Ordering::Relaxed));
+        link.send(Command::Attach { room, events });
+        let port = self.ports[index];
+        let candidates = (self.advertise)()
+            .into_iter()
+            .map(|ip| LocalCandidate {
+                protocol: CandidateProtocol::Udp,
+                address: SocketAddr::new(ip, port),
+            })
+            .collect();
+        RoomMedia { room, link, candidates }
+    }
+
+    /// What the workers have done.
+    pub fn counters(&self) -> MediaCounters {
+        let mut sum = MediaCounters::default();
+        for link in &self.links {
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let counters = &link.counters;
+            sum.packets_in += load(&counters.packets_in);
+            sum.packets_out += load(&counters.packets_out);
+            sum.bytes_in += load(&counters.bytes_in);
+            sum.bytes_out += load(&counters.bytes_out);
+            sum.retransmitted += load(&counters.retransmitted);
+            sum.dropped += load(&counters.dropped);
+            sum.transports += load(&counters.transports);
+            sum.senders += load(&counters.senders);
+            sum.busy_micros += load(&counters.busy_micros);
+        }
+        sum
+    }
+
+    /// Ends the workers and waits for them.
+    pub fn shutdown(self) {
+        for link in &self.links {
+            link.send(Command::Stop);
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("A media worker panicked");
+            }
+        }
+    }
+}
+
+/// A room's hold on its worker. Dropping it ends the room's transports.
+pub struct RoomMedia {
+    room: RoomKey,
+    link: Arc<Link>,
+    candidates: Vec<LocalCandidate>,
+}
+
+impl RoomMedia {
+    /// Where clients reach the worker.
+    pub fn candidates(&self) -> &[LocalCandidate] {
+        &self.candidates
+    }
+
+    /// Hands a command to the worker.
+    pub fn send(&self, command: MediaCommand) {
+        self.link.send(Command::Media { room: self.room, command });
+    }
+}
+
+impl Drop for RoomMedia {
+    fn drop(&mut self) {
+        self.link.send(Command::Detach { room: self.room });
+    }
+}

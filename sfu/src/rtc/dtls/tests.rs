@@ -1,0 +1,123 @@
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+
+fn pair() -> (Box<dyn DtlsSession>, Box<dyn DtlsSession>) {
+    let (mut client, mut server) = (OpenSslFactory::new().unwrap(), OpenSslFactory::new().unwrap());
+    let (theirs, ours) = (client.fingerprint(), server.fingerprint());
+    let now = Instant::now();
+    (client.session(DtlsRole::Client, ours, now), server.session(DtlsRole::Server, theirs, now))
+}
+
+/// Carries datagrams both ways, of which `lost` says which are dropped, until both sides said
+/// something or `limit` has passed.
+fn run(
+    client: &mut Box<dyn DtlsSession>,
+    server: &mut Box<dyn DtlsSession>,
+    mut lost: impl FnMut() -> bool,
+    limit: Duration,
+) -> (Option<DtlsEvent>, Option<DtlsEvent>) {
+    let end = Instant::now() + limit;
+    let (mut first, mut second) = (None, None);
+    while (first.is_none() || second.is_none()) && Instant::now() < end {
+        let mut is_idle = true;
+        for is_client in [true, false] {
+            let (from, to) =
+                if is_client { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
+            while let Some(datagram) = from.poll_transmit() {
+                is_idle = false;
+                assert!(datagram.len() <= MTU as usize, "{}", datagram.len());
+                if !lost() {
+                    to.handle_datagram(&datagram, Instant::now());
+                }
+            }
+        }
+        first = first.or_else(|| client.poll_event());
+        second = second.or_else(|| server.poll_event());
+        if is_idle {
+            wait_for_timers(client, server);
+        }
+    }
+    (first, second)
+}
+
+/// OpenSSL's timers follow the real clock: sleeps until the next is due.
+fn wait_for_timers(client: &mut Box<dyn DtlsSession>, server: &mut Box<dyn DtlsSession>) {
+    let next = [client.poll_timeout(), server.poll_timeout()].into_iter().flatten().min();
+    if let Some(next) = next {
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    for session in [client, server] {
+        if session.poll_timeout().is_some_and(|deadline| deadline <= Instant::now()) {
+            session.handle_timeout(Instant::now());
+        }
+    }
+}
+
+#[test]
+fn both_sides_get_the_same_keys_for_the_preferred_profile() {
+    let (mut client, mut server) = pair();
+    let (first, second) = run(&mut client, &mut server, || false, Duration::from_secs(10));
+    assert_eq!(first, second);
+    let Some(DtlsEvent::Connected { profile, keying_material }) = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(profile, SrtpProfile::AeadAes128Gcm);
+    assert_eq!(keying_material.len(), profile.keying_material_length());
+}
+
+#[test]
+fn data_goes_through_and_closing_is_told() {
+    let (mut client, mut server) = pair();
+    run(&mut client, &mut server, || false, Duration::from_secs(10));
+    client.send(b"hello", Instant::now());
+    let (_, got) = run(&mut client, &mut server, || false, Duration::from_millis(200));
+    assert_eq!(got, Some(DtlsEvent::Data(b"hello".to_vec())));
+    client.close();
+    let (_, got) = run(&mut client, &mut server, || false, Duration::from_millis(200));
+    assert_eq!(got, Some(DtlsEvent::Closed));
+}
+
+#[test]
+fn another_certificate_than_the_described_one_is_refused() {
+    let (mut client, mut server) = (OpenSslFactory::new().unwrap(), OpenSslFactory::new().unwrap());
+    let now = Instant::now();
+    let ours = server.fingerprint();
+    let mut client = client.session(DtlsRole::Client, ours, now);
+    let mut server = server.session(DtlsRole::Server, Fingerprint([7; 32]), now);
+    let (_, refused) = run(&mut client, &mut server, || false, Duration::from_secs(10));
+    assert_eq!(refused, Some(DtlsEvent::Closed));
+}
+
+#[test]
+fn handshakes_finish_on_a_lossy_path() {
+    // Each of the threads waits for OpenSSL's real timers, so they run side by side.
+    let handshakes: Vec<_> = (0..60)
+        .map(|seed| {
+            std::thread::spawn(move || {
+                let mut rng = StdRng::seed_from_u64(seed);
+                let (mut client, mut server) = pair();
+                let lost = || rng.random_bool(0.2);
+                let (first, second) = run(&mut client, &mut server, lost, Duration::from_secs(60));
+                assert!(matches!(first, Some(DtlsEvent::Connected { .. })), "seed {seed}");
+                assert_eq!(first, second, "seed {seed}");
+            })
+        })
+        .collect();
+    for handshake in handshakes {
+        handshake.join().unwrap();
+    }
+}
+
+#[test]
+fn garbage_does_not_end_a_session() {
+    let (mut client, mut server) = pair();
+    let mut rng = StdRng::seed_from_u64(1);
+    for _ in 0..100 {
+        let garbage: Vec<u8> = (0..rng.random_range(1..100)).map(|_| rng.random()).collect();
+        server.handle_datagram(&garbage, Instant::now());
+    }
+    let (first, _) = run(&mut client, &mut server, || false, Duration::from_secs(10));
+    assert!(matches!(first, Some(DtlsEvent::Connected { .. })));
+}
