@@ -90,6 +90,10 @@ const NODE_IMAGE_SECONDS: u32 = 135;
 
 impl Requirement {
     fn is_met(self) -> bool {
+        if let Some(module) = self.has.strip_prefix("python3:") {
+            let import = format!("import {module}");
+            return Command::new("python3").args(["-c", &import]).succeeds();
+        }
         if self.has.starts_with('/') {
             Path::new(self.has).exists()
         } else {
@@ -235,10 +239,12 @@ mod tests {
         let absent = need("no-such-program", "some-package", "reason");
         let file = need("/no/such/file", "other-package", "reason");
         let present = need("sh", "dash", "reason");
-        let missing = missing(&[absent, present, file]);
+        let module = need("python3:no_such_module", "python3-module", "reason");
+        let missing = missing(&[absent, present, file, module]);
         let text = list(&missing);
         assert!(text.contains("no-such-program: reason (Debian package some-package)"));
         assert!(text.contains("/no/such/file") && !text.contains("dash"));
+        assert!(text.contains("python3-module"));
     }
 
     #[test]
