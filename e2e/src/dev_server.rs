@@ -36,8 +36,14 @@ struct Process {
 }
 
 impl DevServer {
-    /// Builds the node if need be, starts it on `port` and waits until it answers.
-    pub fn start(port: u16) -> Result<Self> {
+    /// Runs a test against a node on `port`; what the node wrote is shown if the test fails.
+    pub fn run(port: u16, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let server = Self::start(port)?;
+        body(&server).with_context(|| format!("the node wrote:\n{}", server.log()))
+    }
+
+    /// Builds the node if need be, starts it and waits until it answers.
+    fn start(port: u16) -> Result<Self> {
         if let Ok(url) = env::var(URL_VARIABLE) {
             return Ok(Self { access: Access::new(&url, KEY, SECRET), process: None });
         }
@@ -83,10 +89,6 @@ impl Drop for DevServer {
             // It may have ended by itself, which the test has noticed.
             let _ = child.kill();
             let _ = child.wait();
-            if std::thread::panicking() {
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                crate::stage::say(&format!("the node wrote:\n{text}"));
-            }
             let _ = fs::remove_file(&log);
         }
     }

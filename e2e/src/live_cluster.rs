@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use contract::ids::{NodeId, RoomName};
+use contract::redis::{Keys, NodeRecord};
+use crds::names;
 use serde_json::{Value, json};
 
 use crate::clients::Network;
@@ -19,12 +22,12 @@ use crate::wait::eventually;
 pub const NAME: &str = "demo";
 /// Time until a LiveCluster is ready: Redis, then media pods, on a busy machine.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Media ports of a LiveCluster.
+const PORTS: u16 = 100;
 /// Port of a media pod's probes and metrics.
 const ADMIN_PORT: u16 = 9600;
-/// Finds the media pods of a LiveCluster.
-const MEDIA_PODS: &str = "app.kubernetes.io/component=node";
 
-/// A LiveCluster; dropping it deletes its namespace, after a diagnosis when the test failed.
+/// A LiveCluster; dropping it deletes its namespace.
 pub struct LiveCluster {
     cluster: Cluster,
     namespace: Namespace,
@@ -43,26 +46,38 @@ pub struct MediaPod {
 }
 
 impl LiveCluster {
-    /// Makes a LiveCluster for the test of this name and waits until it is ready.
+    /// Makes a LiveCluster for the test of this name and runs the test once it is ready.
     ///
-    /// `first_port` begins its range of media ports: tests that run at the same time need ranges of their own.
-    pub fn start(test: &str, nodes: u32, first_port: u16) -> Result<Self> {
+    /// `first_port` begins its range of media ports: every test has a range of its own, because
+    /// the pods of the one before may still be ending.
+    pub fn run(
+        test: &str,
+        nodes: u32,
+        first_port: u16,
+        body: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
         let cluster = release::install()?;
-        let domain = format!("{test}.example.com");
         let namespace = Namespace::new(&cluster, &format!("e2e-{test}"));
         namespace.create()?;
-        let live_cluster = Self { cluster, namespace, domain };
+        let live_cluster = Self { cluster, namespace, domain: format!("{test}.example.com") };
+        let result = live_cluster.start(nodes, first_port).and_then(|()| body(&live_cluster));
+        if result.is_err() {
+            say(&live_cluster.namespace.diagnosis());
+        }
+        result
+    }
+
+    fn start(&self, nodes: u32, first_port: u16) -> Result<()> {
         let spec = json!({
-            "domain": live_cluster.domain,
+            "domain": self.domain,
             "nodes": nodes,
-            "media": { "ports": { "first": first_port, "count": 100 } },
+            "media": { "ports": { "first": first_port, "count": PORTS } },
             "http": { "createRoom": "Open" },
         });
         stage("LiveCluster becomes ready", || {
-            live_cluster.apply(&spec)?;
-            live_cluster.await_ready(nodes)
-        })?;
-        Ok(live_cluster)
+            self.apply(&spec)?;
+            self.await_ready(nodes)
+        })
     }
 
     /// Applies another specification.
@@ -118,14 +133,14 @@ impl LiveCluster {
     pub fn access(&self) -> Result<Access> {
         let object = self.object()?;
         let url = object["status"]["url"].as_str().context("status.url is empty")?;
-        let keys = self.secret(&format!("{NAME}-keys"), "keys.yaml")?;
+        let keys = self.secret(&names::keys_secret(NAME), "keys.yaml")?;
         let (key, secret) = keys.trim().split_once(": ").context("keys.yaml holds no key")?;
         Ok(Access::new(url, key, secret))
     }
 
     /// Its media pods by name.
     pub fn pods(&self) -> Result<Vec<MediaPod>> {
-        let pods = self.namespace.list("pods", MEDIA_PODS)?;
+        let pods = self.namespace.list("pods", &names::node_selector(NAME))?;
         pods.iter().map(media_pod).collect()
     }
 
@@ -135,12 +150,32 @@ impl LiveCluster {
         Ok(sum_of_samples(&page, name, label))
     }
 
+    /// How many joins have come in by this pod.
+    pub fn joins_through(&self, pod: &MediaPod) -> Result<f64> {
+        self.metric(&pod.name, contract::metrics::FRONT_DOOR_JOINS, "")
+    }
+
+    /// The pod that is the home of a room, as Redis has it.
+    pub fn home_of(&self, room: &str) -> Result<MediaPod> {
+        let object = self.object()?;
+        let uid = object["metadata"]["uid"].as_str().context("the LiveCluster has no uid")?;
+        let keys = Keys::new(uid);
+        let node = self.redis(&["HGET", &keys.room(&RoomName::new(room)?), "node"])?;
+        let lease = self.redis(&["GET", &keys.node(&NodeId::from(node))])?;
+        let record: NodeRecord = serde_json::from_str(&lease)
+            .with_context(|| format!("the home of {room} has the lease {lease:?}"))?;
+        let pod = self.pods()?.into_iter().find(|pod| pod.name == record.name);
+        pod.with_context(|| format!("the home of {room} is {}, which is no pod", record.name))
+    }
+
     /// Runs `redis-cli` in its Redis and returns what it prints.
     pub fn redis(&self, arguments: &[&str]) -> Result<String> {
-        let pods = self.namespace.list("pods", "app.kubernetes.io/component=redis")?;
-        let pod = pods.first().and_then(|pod| pod["metadata"]["name"].as_str());
-        let pod = pod.context("the LiveCluster has no Redis pod")?;
-        redis_cli(&self.namespace, pod, arguments)
+        let password = self.secret(&names::redis_secret(NAME), "password")?;
+        let pod = format!("{}-0", names::redis(NAME));
+        let mut command = self.namespace.kubectl();
+        command.args(["exec", &pod, "--", "env", &format!("REDISCLI_AUTH={password}")]);
+        let text = command.args(["redis-cli", "--raw"]).args(arguments).read()?;
+        Ok(text.trim().to_owned())
     }
 
     fn secret(&self, name: &str, key: &str) -> Result<String> {
@@ -151,20 +186,10 @@ impl LiveCluster {
 
 impl Drop for LiveCluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            say(&self.namespace.diagnosis());
-        }
-        if let Err(error) = self.namespace.delete() {
+        if let Err(error) = self.namespace.abandon() {
             say(&format!("namespace {} stays: {error:#}", self.namespace.name()));
         }
     }
-}
-
-fn redis_cli(namespace: &Namespace, pod: &str, arguments: &[&str]) -> Result<String> {
-    let mut command = namespace.kubectl();
-    command.args(["exec", pod, "--", "sh", "-c"]);
-    command.arg(r#"REDISCLI_AUTH=$(cat /etc/redis-secret/password) exec redis-cli "$@""#);
-    command.arg("redis-cli").args(arguments).read()
 }
 
 fn media_pod(object: &Value) -> Result<MediaPod> {

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use crds::names;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -42,6 +43,12 @@ impl Namespace {
     /// Deletes the namespace with all it holds and waits until it is gone.
     pub fn delete(&self) -> Result<()> {
         let arguments = ["delete", "namespace", &self.name, "--ignore-not-found", "--timeout=2m"];
+        self.cluster.kubectl().args(arguments).run()
+    }
+
+    /// Begins to delete the namespace.
+    pub fn abandon(&self) -> Result<()> {
+        let arguments = ["delete", "namespace", &self.name, "--ignore-not-found", "--wait=false"];
         self.cluster.kubectl().args(arguments).run()
     }
 
@@ -90,14 +97,7 @@ impl Namespace {
             &["get", "livecluster,pods,services,ingresses", "-o", "wide"],
             &["get", "livecluster", "-o", "jsonpath={.items[*].status}"],
             &["get", "events", "--sort-by=.lastTimestamp"],
-            &[
-                "logs",
-                "--selector",
-                "app.kubernetes.io/managed-by",
-                "--all-containers",
-                "--prefix",
-                LOG_LINES,
-            ],
+            &["logs", "--selector", names::MANAGED_BY, "--all-containers", "--prefix", LOG_LINES],
         ];
         let texts = sections.map(|arguments| {
             let text = self.kubectl().args(arguments).read();

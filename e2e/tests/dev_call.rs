@@ -12,7 +12,10 @@ const PORT: u16 = 17_880;
 
 #[test]
 fn two_tabs_and_the_python_sdk_see_and_hear_each_other() -> Result<()> {
-    let server = DevServer::start(PORT)?;
+    DevServer::run(PORT, everybody_meets)
+}
+
+fn everybody_meets(server: &DevServer) -> Result<()> {
     let access = &server.access;
     let network = Network::here();
     let browser = Browser::start(&network)?;

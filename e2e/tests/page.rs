@@ -19,7 +19,10 @@ const PLAYING: &str = "[...document.querySelectorAll('#tiles video')] \
 
 #[test]
 fn two_people_enter_a_room_by_the_page() -> Result<()> {
-    let server = DevServer::start(PORT)?;
+    DevServer::run(PORT, two_people_meet)
+}
+
+fn two_people_meet(server: &DevServer) -> Result<()> {
     let browser = Browser::start(&Network::here())?;
     let page = format!("{}/?room=meeting", server.access.url);
     let anna = browser.open_at(visitor("Anna Lund"), &page)?;
@@ -68,7 +71,10 @@ fn two_people_enter_a_room_by_the_page() -> Result<()> {
 
 #[test]
 fn without_devices_one_watches_and_is_told_why() -> Result<()> {
-    let server = DevServer::start(VIEWER_PORT)?;
+    DevServer::run(VIEWER_PORT, a_viewer_joins)
+}
+
+fn a_viewer_joins(server: &DevServer) -> Result<()> {
     let browser = Browser::start(&Network::here())?;
     let page = format!("{}/#lounge", server.access.url);
     let bob = browser.open_at(visitor("Bob"), &page)?;
