@@ -15,7 +15,7 @@ WEB := sfu/web
 WEB_SOURCES := $(wildcard $(WEB)/src/* $(WEB)/src/*/*) $(WEB)/build.mjs $(WEB)/package.json $(WEB)/package-lock.json
 
 .PHONY: help run dev test check test-full bench images generate cluster-up cluster-down doctor
-.PHONY: web programs format lints units arrows generated licenses e2e-tests
+.PHONY: web build-tools programs format lints units arrows generated licenses e2e-tests
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ help: ## this list
 run: images ## a cluster, the chart, a LiveCluster and the URL of a room
 	@$(STAGE) "cluster and demo" $(CLUSTER) demo
 
-dev: web ## one media node without Kubernetes or Redis: http://localhost:7880
+dev: web build-tools ## one media node without Kubernetes or Redis: http://localhost:7880
 	$(CARGO) run --release --package sfu -- --dev
 
 test: check e2e-tests ## everything: all checks, then real clients on a real cluster
@@ -65,16 +65,19 @@ $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB_SOURCES)
 	@cd $(WEB) && ../../$(STAGE) "bundle the page" npm run --silent build
 	@touch $@
 
-programs: web
+build-tools:
+	@$(CLUSTER) install build
+
+programs: web build-tools
 	@$(STAGE) "build sfu and operator" $(CARGO) build --release --package sfu --package operator
 
 format:
 	@$(STAGE) "format" $(CARGO) fmt --all --check
 
-lints: web
+lints: web build-tools
 	@$(STAGE) "lints" $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 
-units: web
+units: web build-tools
 	@$(CLUSTER) install tests
 	@$(STAGE) "unit tests" $(CARGO) test --workspace --exclude e2e
 	@$(STAGE) "unit tests of the harness" $(CARGO) test --package e2e --lib

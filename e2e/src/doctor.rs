@@ -16,8 +16,8 @@ use crate::tools::{BARE_MACHINE as BARE_TOOLS, Toolchain};
 /// Something the machine must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Requirement {
-    /// A program on the search path; a file if it begins with a slash; a module of Python if
-    /// it begins with `python3:`.
+    /// A program on the search path; a file if it begins with a slash (Linux only, since others
+    /// keep their files elsewhere); a module of Python if it begins with `python3:`.
     pub has: &'static str,
     /// The Debian package with it.
     pub package: &'static str,
@@ -47,6 +47,12 @@ pub const IMAGES: &[Requirement] = &[
     need("ldd", "libc-bin", "libraries of the programs"),
     need("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "certificates in the images"),
 ];
+/// What the compiler needs besides Rust.
+const BUILD: &[Requirement] = &[
+    need("cc", "gcc", "compiles C parts and links"),
+    need("pkg-config", "pkg-config", "finds OpenSSL"),
+    need("/usr/include/openssl/ssl.h", "libssl-dev", "DTLS of the media node"),
+];
 /// What the bundling of the web page needs.
 const WEB: &[Requirement] =
     &[need("node", "nodejs", "bundles the page"), need("npm", "npm", "fetches its packages")];
@@ -62,6 +68,8 @@ const TESTS: &[Requirement] = &[
 /// A part of the work with needs of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
+    /// Compiling the programs.
+    Build,
     /// Bundling the web page.
     Web,
     /// Running the tests.
@@ -73,6 +81,7 @@ impl Part {
     #[must_use]
     pub const fn requirements(self) -> &'static [Requirement] {
         match self {
+            Self::Build => BUILD,
             Self::Web => WEB,
             Self::Tests => TESTS,
         }
@@ -95,7 +104,7 @@ impl Requirement {
             return Command::new("python3").args(["-c", &import]).succeeds();
         }
         if self.has.starts_with('/') {
-            Path::new(self.has).exists()
+            cfg!(not(target_os = "linux")) || Path::new(self.has).exists()
         } else {
             is_installed(self.has)
         }
@@ -148,7 +157,7 @@ pub fn examine() -> Result<()> {
         Ok(kind) => say(&format!("cluster:  {kind:?} (override with {})", choice::VARIABLE)),
         Err(error) => problems.push(error.to_string()),
     }
-    let mut requirements = [IMAGES, WEB, TESTS].concat();
+    let mut requirements = [BUILD, IMAGES, WEB, TESTS].concat();
     let mut seconds = CARGO_SECONDS;
     if let Ok(Kind::Bare) = kind {
         requirements.extend_from_slice(BARE_MACHINE);

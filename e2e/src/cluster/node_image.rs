@@ -251,7 +251,10 @@ fn start_containerd(
     );
     fs::write(&settings, text)?;
     let log = fs::File::create(staging.join("containerd.log"))?;
-    Command::new(programs.containerd.join("containerd"))
+    // It must not outlive this program, however that ends.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        .arg(programs.containerd.join("containerd"))
         .arg("--config")
         .arg(settings)
         .arg("--root")

@@ -1,5 +1,6 @@
 //! The way up, step by step, for each kind of cluster.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -27,6 +28,9 @@ const PORTS_VARIABLE: &str = "LIVECLUSTER_PORTS";
 const NODE_IMAGE_VARIABLE: &str = "LIVECLUSTER_NODE_IMAGE";
 /// How long the parts in the cluster may take to be ready; they take 15 s.
 const READY_TIMEOUT: &str = "--timeout=240s";
+/// Names and addresses of nodes, a line each.
+const NODE_ADDRESSES: &str = "jsonpath={range .items[*]}{.metadata.name} \
+    {.status.addresses[?(@.type==\"InternalIP\")].address}{\"\\n\"}{end}";
 /// A forwarder that cannot bind ends at once.
 const FORWARDER_GRACE: Duration = Duration::from_millis(300);
 
@@ -50,10 +54,17 @@ fn start_existing(name: &str) -> Result<State> {
     if !cluster.answers() {
         bail!("the cluster of {} does not answer", cluster.kubeconfig().display());
     }
+    let list = cluster.kubectl().args(["get", "nodes", "-o", NODE_ADDRESSES]).read()?;
     let mut state = cluster.state;
+    state.nodes = parse_nodes(&list);
     state.ready = true;
     state.save()?;
     Ok(state)
+}
+
+fn parse_nodes(list: &str) -> BTreeMap<String, String> {
+    let pairs = list.lines().filter_map(|line| line.split_once(' '));
+    pairs.map(|(name, address)| (name.to_owned(), address.to_owned())).collect()
 }
 
 fn start_with_docker(name: &str) -> Result<State> {
@@ -188,6 +199,13 @@ fn parse_ports(text: &str) -> Result<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_are_read_a_line_each() {
+        let nodes = parse_nodes("a 10.0.0.1\nb 10.0.0.2\n\n");
+        assert_eq!(nodes.len(), 2);
+        assert_eq!(nodes["b"], "10.0.0.2");
+    }
 
     #[test]
     fn ports_are_two_numbers() {
