@@ -8,3 +8,8 @@
 //! A room and the media engine know each other only by [`media::MediaCommand`] (what shall be) and [`media::MediaEvent`] (what happened).
 
 pub mod media;
+pub mod placement;
+pub mod room;
+pub mod sdp;
+pub mod signal;
+pub mod time;

@@ -1,0 +1,318 @@
+//! A room: who is in it, what they publish and subscribe to, as a state machine without I/O.
+//!
+//! Signal messages and media events go in; [`Room::poll_output`] gives what is to be done:
+//! messages to clients and [`MediaCommand`]s. What the media engine shall do is derived from
+//! the room's state after every input (`forwarding`), never said piece by piece.
+
+mod data;
+mod forwarding;
+mod joining;
+mod leaving;
+mod negotiation;
+mod participant;
+mod publishing;
+mod requests;
+mod sections;
+mod speakers;
+mod subscribing;
+mod timers;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use contract::access_token::Claims;
+use contract::ids::{Identity, NodeId, RoomName, RoomSid};
+use contract::sfu_config::RoomConfig;
+use livekit_protocol::{self as proto, ParticipantInfo, SignalResponse, signal_response};
+use rand::rngs::StdRng;
+
+use crate::media::{
+    Fingerprint, LocalCandidate, MediaCommand, MediaEvent, TrackKey, TransportId, TransportState,
+};
+use crate::time::Now;
+use data::Replay;
+use participant::{Participant, ParticipantKey, TransportRole};
+use publishing::LiveTrack;
+
+/// A signal connection: one WebSocket. A participant that resumes gets a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// What a room is made with.
+#[derive(Debug, Clone)]
+pub struct RoomOptions {
+    /// Its name.
+    pub name: RoomName,
+    /// Its id.
+    pub sid: RoomSid,
+    /// Timeouts and limits.
+    pub config: RoomConfig,
+    /// Metadata at the beginning.
+    pub metadata: String,
+    /// Where the engine of this room receives.
+    pub candidates: Vec<LocalCandidate>,
+    /// Certificate of the engine.
+    pub fingerprint: Fingerprint,
+    /// This node.
+    pub node_id: NodeId,
+    /// Readable name of this node, for `ServerInfo.debug_info`.
+    pub node_name: String,
+    /// STUN and TURN servers for clients.
+    pub ice_servers: Vec<proto::IceServer>,
+}
+
+/// What the shell shall do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RoomOutput {
+    /// Send a message.
+    Signal {
+        /// To which connection.
+        session: SessionId,
+        /// The message.
+        response: Box<SignalResponse>,
+    },
+    /// Close a connection with code 1000, after what was sent before.
+    CloseSession {
+        /// Which one.
+        session: SessionId,
+    },
+    /// Sign these claims and send them as `refresh_token`.
+    RefreshToken {
+        /// To which connection.
+        session: SessionId,
+        /// What the new token says.
+        claims: Box<Claims>,
+    },
+    /// For the media engine.
+    Media(MediaCommand),
+    /// The room is over: drop it and release its home.
+    Ended,
+}
+
+/// Why a room is closed from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoomCloseReason {
+    /// By the API: participants stay out.
+    Deleted,
+    /// The node goes away: participants come back on another.
+    Drain,
+}
+
+/// Numbers of a room, for metrics and listings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RoomCounts {
+    /// Participants, hidden ones too.
+    pub participants: u32,
+    /// Participants that receive at least one track.
+    pub subscribers: u32,
+    /// Tracks that go to somebody, counted a subscriber.
+    pub subscriptions: u32,
+    /// Tracks that are published.
+    pub tracks: u32,
+}
+
+/// Changes to a room from the API; `None` leaves a value.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoomUpdate {
+    /// Shown to all participants.
+    pub metadata: Option<String>,
+    /// Seconds a room stays when nobody joined.
+    pub empty_timeout: Option<u32>,
+    /// Seconds a room stays after the last participant left.
+    pub departure_timeout: Option<u32>,
+    /// Most participants; 0 is no limit.
+    pub max_participants: Option<u32>,
+}
+
+/// A room without I/O.
+#[derive(Debug)]
+pub struct Room {
+    options: RoomOptions,
+    rng: StdRng,
+    created_ms: u64,
+    participants: BTreeMap<ParticipantKey, Participant>,
+    identities: HashMap<Identity, ParticipantKey>,
+    sessions: HashMap<SessionId, ParticipantKey>,
+    transports: HashMap<TransportId, (ParticipantKey, TransportRole)>,
+    /// Tracks that have a receiver in the engine.
+    tracks: BTreeMap<TrackKey, LiveTrack>,
+    /// Participants whose part of the media may have to change.
+    dirty: BTreeSet<ParticipantKey>,
+    /// Who left lately: a client that resumes may have missed it.
+    departed: VecDeque<(Instant, ParticipantInfo)>,
+    replay: Replay,
+    /// Active speakers with their level.
+    speakers: BTreeMap<ParticipantKey, f32>,
+    output: VecDeque<RoomOutput>,
+    next_id: u64,
+    /// Somebody was in the room.
+    visited: bool,
+    /// When an empty room ends.
+    ends_at: Option<Instant>,
+    /// When the number of participants is told to all.
+    update_at: Option<Instant>,
+    ended: bool,
+}
+
+impl Room {
+    /// Makes an empty room.
+    pub fn new(options: RoomOptions, rng: StdRng, now: Now) -> Self {
+        let empty_timeout = Duration::from_secs(options.config.empty_timeout.into());
+        Self {
+            options,
+            rng,
+            created_ms: now.unix_ms,
+            participants: BTreeMap::new(),
+            identities: HashMap::new(),
+            sessions: HashMap::new(),
+            transports: HashMap::new(),
+            tracks: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            departed: VecDeque::new(),
+            replay: Replay::default(),
+            speakers: BTreeMap::new(),
+            output: VecDeque::new(),
+            next_id: 0,
+            visited: false,
+            ends_at: Some(now.instant + empty_timeout),
+            update_at: None,
+            ended: false,
+        }
+    }
+
+    /// Takes what the media engine reports.
+    pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
+        match event {
+            MediaEvent::Transport { transport, state } => match state {
+                TransportState::Connected => self.transport_connected(transport, now),
+                TransportState::Failed => self.transport_failed(transport, now),
+            },
+            MediaEvent::Data { transport, channel, payload } => {
+                self.forward_data(transport, channel, &payload, now);
+            }
+            MediaEvent::LayerActive { track, layer: _, ssrc: _, codec } => {
+                self.published_codec(track, codec);
+            }
+            MediaEvent::ForwardingStarted { transport: _, track } => self.track_subscribed(track),
+            MediaEvent::AudioLevels(levels) => self.update_speakers(&levels),
+            MediaEvent::DataChannelOpen { transport: _, channel: _ } => {}
+        }
+        self.settle(now);
+    }
+
+    /// The next thing to do; ask until there is none, after every input.
+    pub fn poll_output(&mut self) -> Option<RoomOutput> {
+        self.output.pop_front()
+    }
+
+    /// The room as the API shows it.
+    pub fn info(&self) -> proto::Room {
+        let visible = || self.participants.values().filter(|p| !p.permission.hidden);
+        proto::Room {
+            sid: self.options.sid.to_string(),
+            name: self.options.name.to_string(),
+            empty_timeout: self.options.config.empty_timeout,
+            departure_timeout: self.options.config.departure_timeout,
+            max_participants: self.options.config.max_participants,
+            creation_time: i64::try_from(self.created_ms / 1000).unwrap_or(i64::MAX),
+            creation_time_ms: i64::try_from(self.created_ms).unwrap_or(i64::MAX),
+            turn_password: String::new(),
+            enabled_codecs: joining::enabled_codecs(),
+            metadata: self.options.metadata.clone(),
+            num_participants: u32::try_from(visible().count()).unwrap_or(u32::MAX),
+            num_publishers: u32::try_from(visible().filter(|p| p.is_publisher()).count())
+                .unwrap_or(u32::MAX),
+            active_recording: false,
+            version: None,
+        }
+    }
+
+    /// All participants as the API shows them, hidden ones too.
+    pub fn participants(&self) -> Vec<ParticipantInfo> {
+        self.participants.values().map(Participant::info).collect()
+    }
+
+    /// One participant.
+    pub fn participant(&self, identity: &Identity) -> Option<ParticipantInfo> {
+        Some(self.participants.get(self.identities.get(identity)?)?.info())
+    }
+
+    /// Changes the room by the API.
+    pub fn update(&mut self, update: RoomUpdate, now: Now) {
+        let RoomUpdate { metadata, empty_timeout, departure_timeout, max_participants } = update;
+        let config = &mut self.options.config;
+        config.empty_timeout = empty_timeout.unwrap_or(config.empty_timeout);
+        config.departure_timeout = departure_timeout.unwrap_or(config.departure_timeout);
+        config.max_participants = max_participants.unwrap_or(config.max_participants);
+        if self.participants.is_empty() && !self.visited && empty_timeout.is_some() {
+            let seconds = self.options.config.empty_timeout.into();
+            self.ends_at = Some(now.instant + Duration::from_secs(seconds));
+        }
+        if let Some(metadata) = metadata
+            && metadata != self.options.metadata
+        {
+            self.options.metadata = metadata;
+            self.broadcast_room_update();
+        }
+    }
+
+    /// Numbers of the room.
+    pub fn counts(&self) -> RoomCounts {
+        let senders = |p: &Participant| p.transports().map(|t| t.senders.len()).sum::<usize>();
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        RoomCounts {
+            participants: number(self.participants.len()),
+            subscribers: number(self.participants.values().filter(|p| senders(p) > 0).count()),
+            subscriptions: number(self.participants.values().map(senders).sum()),
+            tracks: number(self.tracks.len()),
+        }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn send(&mut self, key: ParticipantKey, message: signal_response::Message) {
+        if let Some(session) = self.participants.get(&key).and_then(|p| p.session) {
+            self.send_to(session, message);
+        }
+    }
+
+    fn send_to(&mut self, session: SessionId, message: signal_response::Message) {
+        let response = Box::new(SignalResponse { message: Some(message) });
+        self.output.push_back(RoomOutput::Signal { session, response });
+    }
+
+    fn send_to_all(&mut self, message: &signal_response::Message, except: Option<ParticipantKey>) {
+        let keys: Vec<ParticipantKey> = self.participants.keys().copied().collect();
+        for key in keys.into_iter().filter(|key| Some(*key) != except) {
+            self.send(key, message.clone());
+        }
+    }
+
+    fn media(&mut self, command: MediaCommand) {
+        self.output.push_back(RoomOutput::Media(command));
+    }
+
+    fn broadcast_room_update(&mut self) {
+        self.update_at = None;
+        let update = proto::RoomUpdate { room: Some(self.info()) };
+        self.send_to_all(&signal_response::Message::RoomUpdate(update), None);
+    }
+
+    /// Tells the others, and where `to_self` the participant too, how it is.
+    fn broadcast_participant(&mut self, key: ParticipantKey, to_self: bool) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        participant.version += 1;
+        let hidden = participant.permission.hidden;
+        let update = proto::ParticipantUpdate { participants: vec![participant.info()] };
+        let message = signal_response::Message::Update(update);
+        if to_self {
+            self.send(key, message.clone());
+        }
+        if !hidden {
+            self.send_to_all(&message, Some(key));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the media engine shall do, derived from the room's state and told only when it changed.
+//!
+//! The order keeps one promise: at no time does a sender name a track without a receiver.
+
+use super::Room;
+use super::participant::{Participant, ParticipantKey};
+use crate::media::{MediaCommand, Receiver, Sender};
+use crate::time::Now;
+
+impl Room {
+    /// Brings everything that follows from the room's state in line with it.
+    pub(super) fn settle(&mut self, now: Now) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        self.prune_senders();
+        for key in &dirty {
+            self.sync_subscriptions(*key);
+            self.update_receivers(*key);
+        }
+        for key in dirty {
+            self.update_senders(key);
+            self.schedule_negotiation(key, now);
+        }
+    }
+
+    /// Stops sending tracks that ended.
+    pub(super) fn prune_senders(&mut self) {
+        let Self { participants, tracks, output, .. } = self;
+        for participant in participants.values_mut() {
+            let transport = participant.subscriber.as_mut().unwrap_or(&mut participant.publisher);
+            let before = transport.senders.len();
+            transport.senders.retain(|sender| tracks.contains_key(&sender.track));
+            if transport.senders.len() != before {
+                output.push_back(super::RoomOutput::Media(MediaCommand::SetSenders {
+                    transport: transport.id,
+                    senders: transport.senders.clone(),
+                }));
+            }
+        }
+    }
+
+    fn update_receivers(&mut self, key: ParticipantKey) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        let receivers = receivers(participant);
+        let transport = &mut participant.publisher;
+        if transport.receivers == receivers {
+            return;
+        }
+        transport.receivers.clone_from(&receivers);
+        let transport = transport.id;
+        self.media(MediaCommand::SetReceivers { transport, receivers });
+    }
+
+    fn update_senders(&mut self, key: ParticipantKey) {
+        let Some(participant) = self.participants.get(&key) else { return };
+        let senders = self.senders(participant);
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        let transport = participant.subscriber.as_mut().unwrap_or(&mut participant.publisher);
+        if transport.senders == senders {
+            return;
+        }
+        transport.senders.clone_from(&senders);
+        let transport = transport.id;
+        self.media(MediaCommand::SetSenders { transport, senders });
+    }
+
+    fn senders(&self, participant: &Participant) -> Vec<Sender> {
+        if participant.sending_transport().remote.is_none() {
+            return Vec::new();
+        }
+        let wanted = self.wanted(participant);
+        participant
+            .outbound
+            .iter()
+            .filter(|section| section.ready)
+            .filter_map(|section| {
+                let placed = section.placed.as_ref()?;
+                wanted.get(&placed.track)?;
+                let track = self.tracks.get(&placed.track)?;
+                let subscription = participant.subscriptions.get(&placed.track)?;
+                Some(Sender {
+                    mid: section.mid.clone(),
+                    track: placed.track,
+                    kind: section.kind,
+                    ssrc: placed.ssrc,
+                    codecs: section.codecs.clone(),
+                    extensions: section.extensions,
+                    max_quality: subscription.quality(track),
+                })
+            })
+            .collect()
+    }
+}
+
+fn receivers(participant: &Participant) -> Vec<Receiver> {
+    participant
+        .tracks
+        .iter()
+        .filter_map(|track| {
+            let mid = track.mid.as_ref()?;
+            let section = participant.inbound.iter().find(|section| section.mid == *mid)?;
+            Some(Receiver {
+                mid: mid.clone(),
+                track: track.key,
+                kind: section.kind,
+                codecs: section.codecs.clone(),
+                extensions: section.extensions,
+                rids: section.rids.clone(),
+                ssrcs: section.ssrcs.clone(),
+            })
+        })
+        .collect()
+}

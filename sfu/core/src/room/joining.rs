@@ -1,0 +1,270 @@
+//! Joining and resuming.
+
+use std::time::Duration;
+
+use livekit_protocol::participant_info::State;
+use livekit_protocol::{self as proto, DisconnectReason, leave_request, signal_response};
+use tracing::info;
+
+use super::participant::{Participant, ParticipantKey, TransportRole};
+use super::timers::{JOIN_TIMEOUT, REFRESH_INTERVAL, RESUME_TIMEOUT};
+use super::{Room, RoomOutput, SessionId};
+use crate::media::CodecKind;
+use crate::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
+use crate::signal::{AGENT_PROTOCOL_VERSION, COMPATIBLE_VERSION, PROTOCOL_VERSION};
+use crate::time::Now;
+
+/// Seconds after which a client that got no pong gives the connection up.
+const PING_TIMEOUT_SECONDS: i32 = 15;
+/// Seconds between a client's pings.
+const PING_INTERVAL_SECONDS: i32 = 5;
+
+impl Room {
+    /// Lets a participant in, or go on with its session; the answer to the client is in the
+    /// output. A session that cannot be resumed is told so in a message, not by an error.
+    pub fn join(&mut self, params: JoinParams, now: Now) -> Result<SessionId, JoinError> {
+        if self.ended {
+            return Err(JoinError::room_not_found());
+        }
+        if let Some(reconnect) = params.reconnect.clone() {
+            let session = self.resume(&params, reconnect, now);
+            self.settle(now);
+            return Ok(session);
+        }
+        self.check_capacity(&params)?;
+        if let Some(old) = self.identities.get(&params.identity).copied() {
+            self.remove(old, DisconnectReason::DuplicateIdentity, None, now);
+        }
+        if !self.visited {
+            self.apply_room_configuration(&params);
+        }
+        let session = self.enter(params, now);
+        self.settle(now);
+        Ok(session)
+    }
+
+    fn check_capacity(&self, params: &JoinParams) -> Result<(), JoinError> {
+        let limit = usize::try_from(self.options.config.max_participants).unwrap_or(usize::MAX);
+        let others = self
+            .participants
+            .values()
+            .filter(|p| !p.is_dependent() && p.identity != params.identity)
+            .count();
+        let exempt = matches!(params.claims.kind.as_str(), "egress" | "agent");
+        if limit > 0 && !exempt && others >= limit {
+            return Err(JoinError::new(403, "room has exceeded its max participants"));
+        }
+        Ok(())
+    }
+
+    /// `roomConfig` of the first participant's token.
+    fn apply_room_configuration(&mut self, params: &JoinParams) {
+        let Some(wish) = &params.claims.room_config else { return };
+        let config = &mut self.options.config;
+        let set = |value: &mut u32, wish: u32| {
+            if wish > 0 {
+                *value = wish;
+            }
+        };
+        set(&mut config.empty_timeout, wish.empty_timeout);
+        set(&mut config.departure_timeout, wish.departure_timeout);
+        set(&mut config.max_participants, wish.max_participants);
+        if self.options.metadata.is_empty() {
+            self.options.metadata.clone_from(&wish.metadata);
+        }
+    }
+
+    fn enter(&mut self, mut params: JoinParams, now: Now) -> SessionId {
+        let key = ParticipantKey(self.next_id());
+        let session = SessionId(self.next_id());
+        let offer = params.publisher_offer.take();
+        let requests = std::mem::take(&mut params.add_track_requests);
+        let mut participant = Participant::new(params, now.unix_ms, &mut self.rng);
+        participant.session = Some(session);
+        participant.deadlines.join = Some(now.instant + JOIN_TIMEOUT);
+        participant.deadlines.refresh = Some(now.instant + REFRESH_INTERVAL);
+        info!(room = %self.options.name, participant = %participant.sid, "Participant joins");
+        self.visited = true;
+        self.ends_at = None;
+        self.identities.insert(participant.identity.clone(), key);
+        self.sessions.insert(session, key);
+        self.transports.insert(participant.publisher.id, (key, TransportRole::Publisher));
+        if let Some(subscriber) = &participant.subscriber {
+            self.transports.insert(subscriber.id, (key, TransportRole::Subscriber));
+        }
+        self.participants.insert(key, participant);
+        let response = self.join_response(key);
+        self.send(key, signal_response::Message::Join(response));
+        self.refresh_token(key, now);
+        if let Some(participant) = self.participants.get_mut(&key) {
+            participant.state = State::Joined;
+        }
+        self.broadcast_participant(key, false);
+        self.count_changed(now);
+        for request in requests {
+            self.add_track(key, request);
+        }
+        if let Some(offer) = offer {
+            self.handle_offer(key, &offer);
+        }
+        self.sync_subscriptions(key);
+        self.dirty.insert(key);
+        let dual = self.participants.get(&key).is_some_and(|p| p.subscriber.is_some());
+        if dual {
+            self.negotiate(key, now);
+        }
+        session
+    }
+
+    fn join_response(&self, key: ParticipantKey) -> proto::JoinResponse {
+        let participant = self.participants.get(&key);
+        let other_participants = self
+            .participants
+            .iter()
+            .filter(|(other, p)| **other != key && !p.permission.hidden)
+            .map(|(_, other)| other.info())
+            .collect();
+        proto::JoinResponse {
+            room: Some(self.info()),
+            participant: participant.map(Participant::info),
+            other_participants,
+            server_version: COMPATIBLE_VERSION.to_owned(),
+            ice_servers: self.options.ice_servers.clone(),
+            subscriber_primary: participant.is_some_and(|p| p.subscriber.is_some()),
+            client_configuration: None,
+            ping_timeout: PING_TIMEOUT_SECONDS,
+            ping_interval: PING_INTERVAL_SECONDS,
+            server_info: Some(self.server_info()),
+            sif_trailer: Vec::new(),
+            enabled_publish_codecs: enabled_codecs(),
+            fast_publish: participant.is_some_and(|p| p.permission.can_publish),
+            alternative_url: String::new(),
+            server_region: String::new(),
+        }
+    }
+
+    fn server_info(&self) -> proto::ServerInfo {
+        proto::ServerInfo {
+            edition: proto::server_info::Edition::Standard.into(),
+            version: COMPATIBLE_VERSION.to_owned(),
+            protocol: PROTOCOL_VERSION,
+            region: String::new(),
+            node_id: self.options.node_id.to_string(),
+            debug_info: format!(
+                "livecluster {} on {}",
+                env!("CARGO_PKG_VERSION"),
+                self.options.node_name
+            ),
+            agent_protocol: AGENT_PROTOCOL_VERSION,
+        }
+    }
+
+    /// A new connection of a known session; anything else has to join anew.
+    fn resume(&mut self, params: &JoinParams, reconnect: Reconnect, now: Now) -> SessionId {
+        let session = SessionId(self.next_id());
+        let known = self.identities.get(&params.identity).copied().filter(|key| {
+            self.participants.get(key).is_some_and(|participant| {
+                let sid = reconnect.participant_sid.as_deref();
+                participant.mode == params.mode
+                    && sid.is_none_or(|sid| sid == participant.sid.as_str())
+            })
+        });
+        let Some(key) = known else {
+            self.refuse_resume(session);
+            return session;
+        };
+        if let Some(old) = self.participants.get_mut(&key).and_then(|p| p.session.replace(session))
+        {
+            self.sessions.remove(&old);
+            self.output.push_back(RoomOutput::CloseSession { session: old });
+        }
+        self.sessions.insert(session, key);
+        self.welcome_back(key, params, now);
+        if let Some(state) = reconnect.sync_state {
+            self.sync_state(key, &state);
+        }
+        if params.mode == PeerConnectionMode::Dual {
+            self.restart_subscriber(key, now);
+        }
+        if let Some(offer) = &params.publisher_offer {
+            self.handle_offer(key, offer);
+        }
+        session
+    }
+
+    fn refuse_resume(&mut self, session: SessionId) {
+        let leave = super::leaving::leave_request(
+            DisconnectReason::StateMismatch,
+            leave_request::Action::Reconnect,
+        );
+        self.send_to(session, signal_response::Message::Leave(leave));
+        self.output.push_back(RoomOutput::CloseSession { session });
+    }
+
+    fn welcome_back(&mut self, key: ParticipantKey, params: &JoinParams, now: Now) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        info!(room = %self.options.name, participant = %participant.sid, "Participant resumes");
+        participant.client = params.client.clone();
+        participant.deadlines.signal = None;
+        // What was asked on the old connection is asked again.
+        participant.negotiation.pending = None;
+        let lost = participant.deadlines.media.is_some();
+        participant.deadlines.media = lost.then(|| now.instant + RESUME_TIMEOUT);
+        let last_message_seq = participant.last_sequence;
+        let response = proto::ReconnectResponse {
+            ice_servers: self.options.ice_servers.clone(),
+            client_configuration: None,
+            server_info: Some(self.server_info()),
+            last_message_seq,
+        };
+        self.send(key, signal_response::Message::Reconnect(response));
+        let present = self
+            .participants
+            .iter()
+            .filter(|(other, p)| **other == key || !p.permission.hidden)
+            .map(|(_, p)| p.info());
+        let gone = self
+            .departed
+            .iter()
+            .map(|(_, info)| info.clone())
+            .filter(|info| info.identity != params.identity.as_str());
+        let participants = gone.chain(present).collect();
+        let update = proto::ParticipantUpdate { participants };
+        self.send(key, signal_response::Message::Update(update));
+        let update = proto::RoomUpdate { room: Some(self.info()) };
+        self.send(key, signal_response::Message::RoomUpdate(update));
+        self.refresh_token(key, now);
+        self.dirty.insert(key);
+    }
+
+    /// What a client that resumes says it has.
+    pub(super) fn sync_state(&mut self, key: ParticipantKey, state: &proto::SyncState) {
+        if let Some(subscription) = &state.subscription {
+            self.update_subscription(key, subscription);
+        }
+        self.replay_data(key, &state.datachannel_receive_states);
+    }
+
+    pub(super) fn refresh_token(&mut self, key: ParticipantKey, now: Now) {
+        let Some(participant) = self.participants.get(&key) else { return };
+        if let Some(session) = participant.session {
+            let claims = Box::new(participant.refreshed_claims(now.unix_seconds()));
+            self.output.push_back(RoomOutput::RefreshToken { session, claims });
+        }
+    }
+
+    /// Tells the others the number of participants, a little later.
+    pub(super) fn count_changed(&mut self, now: Now) {
+        const DELAY: Duration = Duration::from_secs(5);
+        self.update_at.get_or_insert(now.instant + DELAY);
+    }
+}
+
+/// Codecs that may be published.
+pub(super) fn enabled_codecs() -> Vec<proto::Codec> {
+    [CodecKind::Opus, CodecKind::Vp8, CodecKind::H264, CodecKind::Vp9, CodecKind::Av1]
+        .into_iter()
+        .filter_map(super::publishing::mime_type)
+        .map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() })
+        .collect()
+}

@@ -1,0 +1,280 @@
+//! A participant: identity, rights, transports, tracks, subscriptions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use contract::access_token::Claims;
+use contract::ids::{Identity, ParticipantSid, generate_id};
+use livekit_protocol::participant_info::{Kind, State};
+use livekit_protocol::{
+    ClientInfo, DisconnectReason, ParticipantInfo, ParticipantPermission, SubscriptionPermission,
+    TrackSource,
+};
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+use super::SessionId;
+use super::negotiation::{Inbound, Negotiation};
+use super::publishing::Track;
+use super::sections::SendSection;
+use super::subscribing::Subscription;
+use crate::media::{
+    IceCredentials, MediaKind, Receiver, RemoteTransport, Sender, TrackKey, TransportId,
+};
+use crate::signal::join::{JoinParams, PeerConnectionMode};
+
+/// A participant within its room; rises with every join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ParticipantKey(pub(super) u64);
+
+/// Which of a participant's transports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum TransportRole {
+    /// The client offers; the only one of a single peer connection.
+    Publisher,
+    /// We offer.
+    Subscriber,
+}
+
+/// One peer connection of a participant.
+#[derive(Debug)]
+pub(super) struct PeerTransport {
+    pub(super) id: TransportId,
+    pub(super) local: IceCredentials,
+    pub(super) remote: Option<RemoteTransport>,
+    pub(super) connected: bool,
+    /// Session id and version of our descriptions.
+    pub(super) sdp_id: u64,
+    pub(super) sdp_version: u64,
+    /// What the engine was told last.
+    pub(super) receivers: Vec<Receiver>,
+    /// What the engine was told last.
+    pub(super) senders: Vec<Sender>,
+}
+
+impl PeerTransport {
+    pub(super) fn new(rng: &mut StdRng) -> Self {
+        Self {
+            id: TransportId(rng.random()),
+            local: credentials(rng),
+            remote: None,
+            connected: false,
+            sdp_id: rng.random(),
+            sdp_version: 0,
+            receivers: Vec::new(),
+            senders: Vec::new(),
+        }
+    }
+}
+
+/// New credentials: 69 bits of name, 138 of password.
+pub(super) fn credentials(rng: &mut StdRng) -> IceCredentials {
+    IceCredentials {
+        ufrag: generate_id("", rng),
+        pwd: format!("{}{}", generate_id("", rng), generate_id("", rng)),
+    }
+}
+
+/// When something is due.
+#[derive(Debug, Default)]
+pub(super) struct Deadlines {
+    /// Not active until then: removed.
+    pub(super) join: Option<Instant>,
+    /// The media connection was lost and did not come back until then: removed.
+    pub(super) media: Option<Instant>,
+    /// The signal connection was lost without media until then: removed.
+    pub(super) signal: Option<Instant>,
+    /// The next token.
+    pub(super) refresh: Option<Instant>,
+}
+
+/// A participant of a room.
+#[derive(Debug)]
+pub(super) struct Participant {
+    pub(super) sid: ParticipantSid,
+    pub(super) identity: Identity,
+    pub(super) name: String,
+    pub(super) metadata: String,
+    pub(super) attributes: HashMap<String, String>,
+    pub(super) kind: Kind,
+    pub(super) claims: Claims,
+    pub(super) permission: ParticipantPermission,
+    pub(super) client: ClientInfo,
+    pub(super) mode: PeerConnectionMode,
+    pub(super) auto_subscribe: bool,
+    pub(super) state: State,
+    pub(super) version: u32,
+    pub(super) joined_at_ms: u64,
+    pub(super) session: Option<SessionId>,
+    pub(super) publisher: PeerTransport,
+    pub(super) subscriber: Option<PeerTransport>,
+    /// Announced and published tracks.
+    pub(super) tracks: Vec<Track>,
+    /// Sections of the client's last offer on which it sends.
+    pub(super) inbound: Vec<Inbound>,
+    /// Sections on which we may send.
+    pub(super) outbound: Vec<SendSection>,
+    pub(super) negotiation: Negotiation,
+    pub(super) subscriptions: BTreeMap<TrackKey, Subscription>,
+    /// Who may subscribe to this participant's tracks; everybody when `None`.
+    pub(super) subscribers: Option<SubscriptionPermission>,
+    /// Highest sequence of a reliable packet that came.
+    pub(super) last_sequence: u32,
+    pub(super) deadlines: Deadlines,
+}
+
+impl Participant {
+    pub(super) fn new(params: JoinParams, joined_at_ms: u64, rng: &mut StdRng) -> Self {
+        let permission = permission(&params.claims);
+        let dual = params.mode == PeerConnectionMode::Dual && permission.can_subscribe;
+        Self {
+            sid: ParticipantSid::generate(rng),
+            identity: params.identity,
+            name: params.claims.name.clone(),
+            metadata: params.metadata,
+            attributes: params.attributes,
+            kind: kind(&params.claims.kind),
+            claims: params.claims,
+            permission,
+            client: params.client,
+            mode: params.mode,
+            auto_subscribe: params.auto_subscribe,
+            state: State::Joining,
+            version: 0,
+            joined_at_ms,
+            session: None,
+            publisher: PeerTransport::new(rng),
+            subscriber: dual.then(|| PeerTransport::new(rng)),
+            tracks: Vec::new(),
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            negotiation: Negotiation::default(),
+            subscriptions: BTreeMap::new(),
+            subscribers: None,
+            last_sequence: 0,
+            deadlines: Deadlines::default(),
+        }
+    }
+
+    pub(super) fn transports(&self) -> impl Iterator<Item = &PeerTransport> {
+        std::iter::once(&self.publisher).chain(&self.subscriber)
+    }
+
+    pub(super) fn transport_mut(&mut self, role: TransportRole) -> Option<&mut PeerTransport> {
+        match role {
+            TransportRole::Publisher => Some(&mut self.publisher),
+            TransportRole::Subscriber => self.subscriber.as_mut(),
+        }
+    }
+
+    /// The transport on which we send media and data.
+    pub(super) fn sending_transport(&self) -> &PeerTransport {
+        self.subscriber.as_ref().unwrap_or(&self.publisher)
+    }
+
+    /// The transport whose connection makes the participant active.
+    pub(super) fn primary(&self) -> TransportRole {
+        if self.subscriber.is_some() { TransportRole::Subscriber } else { TransportRole::Publisher }
+    }
+
+    pub(super) fn is_publisher(&self) -> bool {
+        self.tracks.iter().any(|track| track.mid.is_some())
+    }
+
+    /// Egress and agents are not counted against a room's limit.
+    pub(super) fn is_dependent(&self) -> bool {
+        matches!(self.kind, Kind::Egress | Kind::Agent)
+    }
+
+    pub(super) fn may_publish(&self, source: TrackSource) -> bool {
+        let sources = &self.permission.can_publish_sources;
+        self.permission.can_publish && (sources.is_empty() || sources.contains(&source.into()))
+    }
+
+    pub(super) fn info(&self) -> ParticipantInfo {
+        ParticipantInfo {
+            sid: self.sid.to_string(),
+            identity: self.identity.to_string(),
+            state: self.state.into(),
+            tracks: self
+                .tracks
+                .iter()
+                .filter(|track| track.mid.is_some())
+                .map(|track| track.info.clone())
+                .collect(),
+            metadata: self.metadata.clone(),
+            joined_at: i64::try_from(self.joined_at_ms / 1000).unwrap_or(i64::MAX),
+            joined_at_ms: i64::try_from(self.joined_at_ms).unwrap_or(i64::MAX),
+            name: self.name.clone(),
+            version: self.version,
+            permission: Some(self.permission.clone()),
+            is_publisher: self.is_publisher(),
+            kind: self.kind.into(),
+            attributes: self.attributes.clone(),
+            client_protocol: self.client.client_protocol,
+            capabilities: self.client.capabilities.clone(),
+            ..ParticipantInfo::default()
+        }
+    }
+
+    /// How the others see that this participant left.
+    pub(super) fn departed_info(&self, reason: DisconnectReason) -> ParticipantInfo {
+        ParticipantInfo {
+            state: State::Disconnected.into(),
+            version: self.version + 1,
+            tracks: Vec::new(),
+            is_publisher: false,
+            disconnect_reason: reason.into(),
+            ..self.info()
+        }
+    }
+
+    /// Claims of a new token: as now, valid for at least ten minutes more.
+    pub(super) fn refreshed_claims(&self, unix_seconds: u64) -> Claims {
+        const LEAST_SECONDS: u64 = 600;
+        let least = usize::try_from(unix_seconds + LEAST_SECONDS).unwrap_or(usize::MAX);
+        Claims {
+            exp: self.claims.exp.max(least),
+            nbf: usize::try_from(unix_seconds).unwrap_or_default(),
+            name: self.name.clone(),
+            metadata: self.metadata.clone(),
+            attributes: self.attributes.clone(),
+            ..self.claims.clone()
+        }
+    }
+}
+
+fn permission(claims: &Claims) -> ParticipantPermission {
+    let video = &claims.video;
+    #[expect(deprecated, reason = "older clients read these flags")]
+    ParticipantPermission {
+        can_subscribe: video.can_subscribe(),
+        can_publish: video.can_publish(),
+        can_publish_data: video.can_publish_data(),
+        can_publish_sources: video
+            .can_publish_sources
+            .iter()
+            .filter_map(|name| TrackSource::from_str_name(&name.to_ascii_uppercase()))
+            .map(i32::from)
+            .collect(),
+        hidden: video.hidden,
+        recorder: video.recorder,
+        can_update_metadata: video.can_update_own_metadata(),
+        agent: video.agent,
+        can_subscribe_metrics: false,
+        can_manage_agent_session: false,
+    }
+}
+
+fn kind(name: &str) -> Kind {
+    Kind::from_str_name(&name.to_ascii_uppercase()).unwrap_or(Kind::Standard)
+}
+
+/// LiveKit's track type as a media kind; data has none.
+pub(super) fn media_kind(track_type: livekit_protocol::TrackType) -> Option<MediaKind> {
+    match track_type {
+        livekit_protocol::TrackType::Audio => Some(MediaKind::Audio),
+        livekit_protocol::TrackType::Video => Some(MediaKind::Video),
+        livekit_protocol::TrackType::Data => None,
+    }
+}
