@@ -79,7 +79,7 @@ lints: web build-tools
 
 units: web build-tools
 	@$(CLUSTER) install tests
-	@$(STAGE) "unit tests" $(CARGO) test --workspace --exclude e2e
+	@$(STAGE) "unit tests" $(CARGO) test --no-fail-fast --workspace --exclude e2e
 	@$(STAGE) "unit tests of the harness" $(CARGO) test --package e2e --lib
 
 arrows:
@@ -112,4 +112,4 @@ licenses:
 e2e-tests: images
 	@$(STAGE) "cluster" $(CLUSTER) up
 	@$(STAGE) "load images" $(CLUSTER) load
-	@$(STAGE) "end-to-end tests" $(CARGO) test --package e2e --test '*'
+	@$(STAGE) "end-to-end tests" $(CARGO) test --no-fail-fast --package e2e --test '*'

@@ -29,8 +29,8 @@ pub use self::choice::Kind;
 pub use self::clients::HostMapping;
 use self::state::State;
 use crate::artifact_cache;
-use crate::process::Run as _;
-use crate::stage::stage;
+use crate::process::{ProcessIdentity, Run as _};
+use crate::stage::{say, stage};
 
 /// How an image gets into a cluster of somebody else's: a shell command that finds the
 /// archive in `$1`, for example `minikube image load "$1"`.
@@ -188,9 +188,11 @@ fn take_down(state: &State) -> Result<()> {
             Kind::Existing => {}
             Kind::Kind => kind::delete(state)?,
             Kind::Bare => {
-                // Containers of a dead engine are deleted when it starts again.
-                if state.engine.as_ref().is_some_and(|engine| engine.is_alive()) {
-                    kind::delete(state)?;
+                // Containers of a dead or broken engine are deleted when it starts again.
+                if state.engine.as_ref().is_some_and(ProcessIdentity::is_alive)
+                    && let Err(error) = kind::delete(state)
+                {
+                    say(&format!("    the engine is killed with its containers: {error:#}"));
                 }
                 engine::stop(state)?;
             }
