@@ -1,3 +1,13 @@
 //! The media node: sockets, threads, HTTP and Redis around the decisions of `sfu-core`.
 
+pub mod http;
+pub mod keys;
+pub mod metrics;
+pub mod node;
+pub mod peer;
+pub mod placement;
+pub mod program;
+pub mod rooms;
 pub mod rtc;
+pub mod session;
+pub mod settings;

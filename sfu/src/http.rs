@@ -1,0 +1,176 @@
+//! The public HTTP surface: signalling, server API, create-room, the web page.
+
+mod admin;
+mod create_room;
+mod pages;
+mod room_service;
+mod signal;
+mod twirp;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use contract::access_token::Claims;
+use contract::redis::NodeRecord;
+use tower::{Layer as _, ServiceExt as _, util::MapRequestLayer};
+use tower_http::cors::{Any, CorsLayer};
+
+pub use admin::router as admin_router;
+
+use crate::node::Node;
+use crate::peer::{FORWARDED_BY, PeerServer};
+
+/// Most bytes of a request body (LiveKit's limit).
+const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
+/// How long browsers may keep the answer to a preflight request.
+const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(86_400);
+/// Seconds after which a client shall try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Where a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From a client: may be passed on to a room's home.
+    Client,
+    /// From another node, which found that the home is here.
+    Peer,
+}
+
+/// All public paths. `origin` says on which listener they are.
+pub fn router(node: Arc<Node>, origin: Origin) -> Router {
+    let settings = Arc::clone(&node.settings);
+    let mut router = Router::new()
+        .route("/rtc", get(signal::rtc))
+        .route("/rtc/v1", get(signal::rtc_v1))
+        .route("/rtc/validate", get(signal::validate))
+        .route("/rtc/v1/validate", get(signal::validate_v1))
+        .route("/twirp/livekit.RoomService/{method}", post(room_service::call))
+        .route("/api/create-room", post(create_room::create_room))
+        .fallback(pages::fallback)
+        .layer(axum::Extension(origin))
+        .with_state(Arc::clone(&node));
+    if settings.dev {
+        router = router.merge(admin_router(node));
+    }
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods(Any)
+        .allow_headers(Any)
+        .max_age(PREFLIGHT_LIFETIME);
+    router.layer(cors).layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+}
+
+/// Serves clients until `stopped` ends; open connections go on until they end or the process
+/// does.
+///
+/// # Errors
+///
+/// When accepting fails for good.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    router: Router,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let service = MapRequestLayer::new(without_double_slashes).layer(router);
+    let service = axum::ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(
+        service.map_response(|response: Response| response),
+    );
+    axum::serve(listener, service).with_graceful_shutdown(stopped).await
+}
+
+/// Serves other nodes.
+pub async fn serve_peers(server: PeerServer, node: Arc<Node>) {
+    server.run(router(node, Origin::Peer)).await;
+}
+
+/// Clients that join a URL ending in `/` with a path make `//rtc` of it.
+fn without_double_slashes(mut request: Request) -> Request {
+    let uri = request.uri();
+    if uri.path().contains("//") {
+        let mut path = uri.path().to_owned();
+        while path.contains("//") {
+            path = path.replace("//", "/");
+        }
+        if let Some(query) = uri.query() {
+            path = format!("{path}?{query}");
+        }
+        if let Ok(uri) = Uri::try_from(path) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
+}
+
+/// A plain text answer with a status.
+fn text(status: u16, message: impl Into<String>) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, message.into()).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
+}
+
+/// The query's parameters, decoded.
+fn query(uri: &Uri) -> Vec<(String, String)> {
+    axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map(|query| query.0)
+        .unwrap_or_default()
+}
+
+/// The token of a request: `Authorization: Bearer`, else the parameter `access_token`.
+fn token<'a>(headers: &'a HeaderMap, query: &'a [(String, String)]) -> Option<&'a str> {
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")));
+    let parameter =
+        || query.iter().find(|(key, _)| key == "access_token").map(|(_, value)| value.as_str());
+    bearer.or_else(parameter).map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// The verified claims of a request, or the text of a 401.
+fn claims(node: &Node, headers: &HeaderMap, query: &[(String, String)]) -> Result<Claims, String> {
+    let token = token(headers, query)
+        .ok_or_else(|| "invalid authorization token: none was sent".to_owned())?;
+    node.keys.verify(token).map_err(|error| format!("invalid authorization token: {error}"))
+}
+
+/// Passes a request on to the home of its room.
+async fn forward(node: &Node, origin: Origin, home: &NodeRecord, request: Request) -> Response {
+    let is_forwarded = origin == Origin::Peer || request.headers().contains_key(FORWARDED_BY);
+    let Some(peers) = node.peers.as_ref().filter(|_| origin == Origin::Client) else {
+        // The sender's view of the home was older than ours: it asks again.
+        tracing::info!(home = home.name, is_forwarded, "Request for a room that is not here");
+        return text(503, "the room is moving, try again");
+    };
+    match peers.forward(home.address, &node.settings.node_name, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(home = home.name, error, "Home of a room not reached");
+            text(503, "the room's node does not answer, try again")
+        }
+    }
+}
+
+/// The address a request came from.
+fn client_address(request: &Parts) -> Option<SocketAddr> {
+    request.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0)
+}
+
+/// Whether a request wants a page rather than data.
+fn wants_page(method: &Method, headers: &HeaderMap) -> bool {
+    let accepts_html = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("text/html"));
+    (method == Method::GET || method == Method::HEAD) && accepts_html
+}

@@ -1,0 +1,42 @@
+//! JSON replies with nothing set: the names that Twirp's servers in Go always write.
+
+use serde_json::{Value, json};
+
+pub(super) fn empty() -> Value {
+    json!({})
+}
+
+pub(super) fn room() -> Value {
+    json!({
+        "sid": "", "name": "", "empty_timeout": 0, "departure_timeout": 0, "max_participants": 0,
+        "creation_time": "0", "creation_time_ms": "0", "turn_password": "", "enabled_codecs": [],
+        "metadata": "", "num_participants": 0, "num_publishers": 0, "active_recording": false,
+        "version": null
+    })
+}
+
+pub(super) fn rooms() -> Value {
+    json!({ "rooms": [room()] })
+}
+
+pub(super) fn participant() -> Value {
+    json!({
+        "sid": "", "identity": "", "state": "JOINING", "tracks": [track()], "metadata": "",
+        "joined_at": "0", "joined_at_ms": "0", "name": "", "version": 0, "permission": null,
+        "region": "", "is_publisher": false, "kind": "STANDARD", "attributes": {},
+        "disconnect_reason": "UNKNOWN_REASON", "kind_details": []
+    })
+}
+
+pub(super) fn participants() -> Value {
+    json!({ "participants": [participant()] })
+}
+
+fn track() -> Value {
+    json!({
+        "sid": "", "type": "AUDIO", "name": "", "muted": false, "width": 0, "height": 0,
+        "simulcast": false, "disable_dtx": false, "source": "UNKNOWN", "layers": [],
+        "mime_type": "", "mid": "", "codecs": [], "stereo": false, "disable_red": false,
+        "encryption": "NONE", "stream": "", "version": null, "audio_features": []
+    })
+}

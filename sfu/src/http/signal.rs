@@ -1,0 +1,273 @@
+//! The signalling WebSocket. The room answers before the connection is upgraded, so that every
+//! refusal is an HTTP status, which clients show and act on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{FromRequestParts as _, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::Response;
+use sfu_core::room::SessionId;
+use sfu_core::signal::codec::{self, Frame, FrameFormat, MAX_FRAME_BYTES};
+use sfu_core::signal::join::{JoinError, JoinParams};
+use tokio::sync::mpsc;
+
+use super::{Origin, claims, client_address, forward, query, text};
+use crate::node::{Node, Route};
+use crate::session::{Outgoing, RoomHandle};
+
+/// Time between WebSocket pings.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// A client that sent nothing for this long is gone: it answers pings and sends its own.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a client gets to answer a closing frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// `/rtc`: parameters in the query.
+    V0,
+    /// `/rtc/v1`: a join request in the query.
+    V1,
+}
+
+pub(super) async fn rtc(
+    State(node): State<Arc<Node>>,
+    Extension(origin): Extension<Origin>,
+    request: Request,
+) -> Response {
+    join(node, origin, Version::V0, request).await
+}
+
+pub(super) async fn rtc_v1(
+    State(node): State<Arc<Node>>,
+    Extension(origin): Extension<Origin>,
+    request: Request,
+) -> Response {
+    join(node, origin, Version::V1, request).await
+}
+
+pub(super) async fn validate(
+    State(node): State<Arc<Node>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    validated(&node, Version::V0, &uri, &headers).await
+}
+
+pub(super) async fn validate_v1(
+    State(node): State<Arc<Node>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    validated(&node, Version::V1, &uri, &headers).await
+}
+
+/// Clients ask here why their WebSocket was refused.
+async fn validated(node: &Node, version: Version, uri: &Uri, headers: &HeaderMap) -> Response {
+    let checked = match params(node, version, uri, headers) {
+        Ok(params) => check_room(node, &params).await,
+        Err(error) => Err(error),
+    };
+    match checked {
+        Ok(()) => text(200, "success"),
+        Err(error) => text(error.status, error.message),
+    }
+}
+
+fn params(
+    node: &Node,
+    version: Version,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<JoinParams, JoinError> {
+    let query = query(uri);
+    let claims = claims(node, headers, &query).map_err(|message| JoinError::new(401, message))?;
+    match version {
+        Version::V0 => JoinParams::from_query(&query, claims),
+        Version::V1 => {
+            let encoded = query.iter().find(|(key, _)| key == "join_request");
+            let (_, encoded) =
+                encoded.ok_or_else(|| JoinError::new(400, "join_request is required"))?;
+            JoinParams::from_join_request(encoded, claims)
+        }
+    }
+}
+
+/// A room that joining may not make must exist.
+async fn check_room(node: &Node, params: &JoinParams) -> Result<(), JoinError> {
+    if node.settings.config.room.auto_create || params.claims.video.room_create {
+        return Ok(());
+    }
+    node.find(&params.room).await?.map(|_| ()).ok_or_else(JoinError::room_not_found)
+}
+
+async fn join(node: Arc<Node>, origin: Origin, version: Version, request: Request) -> Response {
+    let is_websocket = request
+        .headers()
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if !is_websocket {
+        return text(404, "");
+    }
+    let (parts, body) = request.into_parts();
+    match route(&node, origin, version, &parts).await {
+        Ok((params, Route::Local(handle))) => admit(node, params, handle, parts).await,
+        Ok((_, Route::Remote(home))) => {
+            forward(&node, origin, &home, Request::from_parts(parts, body)).await
+        }
+        Err(error) => text(error.status, error.message),
+    }
+}
+
+async fn route(
+    node: &Node,
+    origin: Origin,
+    version: Version,
+    request: &Parts,
+) -> Result<(JoinParams, Route), JoinError> {
+    let params = params(node, version, &request.uri, &request.headers)?;
+    if node.is_draining() {
+        return Err(JoinError::new(503, "the node is going away, try again"));
+    }
+    check_room(node, &params).await?;
+    let route = node.route(&params.room).await?;
+    if origin == Origin::Client {
+        node.metrics.count_join(matches!(route, Route::Local(_)));
+    }
+    let address = client_address(request);
+    tracing::debug!(room = %params.room, identity = %params.identity, ?address, "Join");
+    Ok((params, route))
+}
+
+/// Joins the room and, when it accepted, upgrades the connection.
+async fn admit(
+    node: Arc<Node>,
+    params: JoinParams,
+    handle: RoomHandle,
+    mut parts: Parts,
+) -> Response {
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
+        Ok(upgrade) => upgrade.max_message_size(MAX_FRAME_BYTES).max_frame_size(MAX_FRAME_BYTES),
+        Err(refused) => return axum::response::IntoResponse::into_response(refused),
+    };
+    match node.join(params, handle).await {
+        Ok((handle, session, messages)) => {
+            let failed = handle.clone();
+            upgrade
+                .on_failed_upgrade(move |error| {
+                    tracing::debug!(%error, "Client left before it was upgraded");
+                    tokio::spawn(async move { failed.closed(session).await });
+                })
+                .on_upgrade(move |socket| async move {
+                    Connection { socket, handle, session, format: FrameFormat::default() }
+                        .run(messages)
+                        .await;
+                })
+        }
+        Err(error) => text(error.status, error.message),
+    }
+}
+
+/// A client's WebSocket.
+struct Connection {
+    socket: WebSocket,
+    handle: RoomHandle,
+    session: SessionId,
+    /// Form of the client's last frame, in which it is answered.
+    format: FrameFormat,
+}
+
+/// Why the loop of a connection ends.
+enum End {
+    /// The client went, or is not understood.
+    Gone,
+    /// The room closes it.
+    Closed,
+}
+
+impl Connection {
+    async fn run(mut self, mut messages: mpsc::Receiver<Outgoing>) {
+        let mut pings = tokio::time::interval(PING_INTERVAL);
+        let mut last_heard = Instant::now();
+        let end = loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => {
+                        if let Some(end) = self.send(message).await {
+                            break end;
+                        }
+                    }
+                    None => break End::Gone,
+                },
+                received = self.socket.recv() => {
+                    last_heard = Instant::now();
+                    if self.receive(received).await.is_err() {
+                        break End::Gone;
+                    }
+                }
+                _ = pings.tick() => {
+                    let is_idle = last_heard.elapsed() > IDLE_TIMEOUT;
+                    if is_idle || self.socket.send(Message::Ping(Default::default())).await.is_err() {
+                        break End::Gone;
+                    }
+                }
+            }
+        };
+        match end {
+            End::Gone => self.handle.closed(self.session).await,
+            End::Closed => self.close().await,
+        }
+    }
+
+    async fn send(&mut self, message: Outgoing) -> Option<End> {
+        let response = match message {
+            Outgoing::Response(response) => response,
+            Outgoing::Close => return Some(End::Closed),
+        };
+        let frame = match codec::encode(&response, self.format) {
+            Ok(Frame::Binary(bytes)) => Message::Binary(bytes.into()),
+            Ok(Frame::Text(text)) => Message::Text(text.into()),
+            Err(error) => {
+                tracing::error!(%error, "Failed to write a signal message");
+                return None;
+            }
+        };
+        self.socket.send(frame).await.is_err().then_some(End::Gone)
+    }
+
+    async fn receive(&mut self, received: Option<Result<Message, axum::Error>>) -> Result<(), ()> {
+        let request = match received {
+            Some(Ok(Message::Binary(bytes))) => {
+                self.format = FrameFormat::Binary;
+                codec::decode_binary(&bytes)
+            }
+            Some(Ok(Message::Text(text))) => {
+                self.format = FrameFormat::Text;
+                codec::decode_text(&text)
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(()),
+        };
+        match request {
+            Ok(request) => self.handle.signal(self.session, request).await.map_err(|_| ()),
+            Err(error) => {
+                tracing::debug!(%error, "Signal message not understood");
+                Ok(())
+            }
+        }
+    }
+
+    /// Closes in order: our frame, then the client's.
+    async fn close(mut self) {
+        let frame = CloseFrame { code: close_code::NORMAL, reason: Default::default() };
+        if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
+            let answered = async { while let Some(Ok(_)) = self.socket.recv().await {} };
+            // A client that does not answer is gone all the same.
+            let _late = tokio::time::timeout(CLOSE_TIMEOUT, answered).await;
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The API keys of the cluster, read again when their file changes.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use contract::access_token::{ApiKeys, Claims, TokenError};
+use parking_lot::RwLock;
+
+use crate::settings::{Settings, SettingsError};
+
+/// How often the file is looked at; a Secret that changes takes about a minute to arrive.
+const RELOAD: Duration = Duration::from_secs(10);
+
+/// The current API keys.
+pub struct Keys {
+    current: RwLock<ApiKeys>,
+    file: Option<PathBuf>,
+}
+
+impl Keys {
+    /// Reads them.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or holds no key.
+    pub fn load(settings: &Settings) -> Result<Self, SettingsError> {
+        let current = RwLock::new(settings.load_keys()?);
+        let file = (!settings.dev).then(|| settings.config.keys_file.clone());
+        Ok(Self { current, file })
+    }
+
+    /// Checks a token at this moment.
+    ///
+    /// # Errors
+    ///
+    /// With why it is not accepted.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.current.read().verify(token, unix_time)
+    }
+
+    /// Signs with the key that the claims name as issuer, else with the first.
+    ///
+    /// # Errors
+    ///
+    /// When there is no key.
+    pub fn sign(&self, claims: Claims) -> Result<String, TokenError> {
+        let keys = self.current.read();
+        let key = match keys.secret(&claims.iss) {
+            Some(_) => claims.iss.clone(),
+            None => keys.signing().map(|(key, _)| key.to_owned()).unwrap_or_default(),
+        };
+        keys.sign(&key, claims)
+    }
+
+    /// Reads the file again whenever it changed. A bad file leaves the old keys in force.
+    pub async fn watch(&self, settings: &Settings) {
+        let Some(file) = &self.file else { return };
+        let mut known = std::fs::read(file).ok();
+        let mut ticks = tokio::time::interval(RELOAD);
+        loop {
+            ticks.tick().await;
+            let content = tokio::fs::read(file).await.ok();
+            if content == known {
+                continue;
+            }
+            match settings.load_keys() {
+                Ok(keys) => {
+                    *self.current.write() = keys;
+                    known = content;
+                    tracing::info!("API keys were read again");
+                }
+                Err(error) => tracing::warn!(%error, "Changed API keys were not taken"),
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Prometheus metrics of the node; names are in `contract::metrics`.
+
+use contract::metrics::{
+    BYTES, DIRECTION, FRONT_DOOR_JOINS, PACKETS, PARTICIPANTS, ROOMS, ROUTE, SUBSCRIBERS,
+    SUBSCRIPTIONS,
+};
+use prometheus::{Encoder as _, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::rooms::NodeCounts;
+use crate::rtc::MediaCounters;
+
+/// The node's metrics.
+pub struct Metrics {
+    registry: Registry,
+    rooms: IntGauge,
+    participants: IntGauge,
+    subscribers: IntGauge,
+    subscriptions: IntGauge,
+    // Counters of the workers: they count themselves, so the values are set, not added.
+    packets: IntGaugeVec,
+    bytes: IntGaugeVec,
+    front_door_joins: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    ///
+    /// When a name is registered twice.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let by_direction = |name: &str, help: &str| -> Result<IntGaugeVec, prometheus::Error> {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &[DIRECTION])?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok(gauges)
+        };
+        let joins = Opts::new(FRONT_DOOR_JOINS, "Joins that this node took in, by route.");
+        let front_door_joins = IntCounterVec::new(joins, &[ROUTE])?;
+        registry.register(Box::new(front_door_joins.clone()))?;
+        Ok(Self {
+            rooms: gauge(ROOMS, "Rooms that have their home on this node.")?,
+            participants: gauge(PARTICIPANTS, "Participants in rooms of this node.")?,
+            subscribers: gauge(SUBSCRIBERS, "Participants that receive at least one track.")?,
+            subscriptions: gauge(SUBSCRIPTIONS, "Tracks forwarded, one for each subscriber.")?,
+            packets: by_direction(PACKETS, "Media datagrams.")?,
+            bytes: by_direction(BYTES, "Bytes of media datagrams.")?,
+            front_door_joins,
+            registry,
+        })
+    }
+
+    /// Counts a join that came in here.
+    pub fn count_join(&self, is_local: bool) {
+        let route = if is_local { "local" } else { "proxied" };
+        self.front_door_joins.with_label_values(&[route]).inc();
+    }
+
+    /// All metrics in Prometheus' text form.
+    pub fn render(&self, rooms: NodeCounts, media: MediaCounters) -> String {
+        let set =
+            |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.rooms, rooms.rooms);
+        set(&self.participants, rooms.participants);
+        set(&self.subscribers, rooms.subscribers);
+        set(&self.subscriptions, rooms.subscriptions);
+        for (direction, packets, bytes) in
+            [("in", media.packets_in, media.bytes_in), ("out", media.packets_out, media.bytes_out)]
+        {
+            set(&self.packets.with_label_values(&[direction]), packets);
+            set(&self.bytes.with_label_values(&[direction]), bytes);
+        }
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "Failed to write metrics");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_contract_is_written() {
+        let metrics = Metrics::new().unwrap();
+        metrics.count_join(true);
+        let rooms = NodeCounts { rooms: 2, ..NodeCounts::default() };
+        let text = metrics.render(rooms, MediaCounters::default());
+        for name in
+            [ROOMS, PARTICIPANTS, SUBSCRIBERS, SUBSCRIPTIONS, PACKETS, BYTES, FRONT_DOOR_JOINS]
+        {
+            assert!(text.contains(name), "{name} is missing");
+        }
+        assert!(text.contains("livecluster_rooms 2"));
+    }
+}

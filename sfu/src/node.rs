@@ -1,0 +1,246 @@
+//! One media node: what all requests share, and the way to a room's home.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use contract::ids::RoomName;
+use contract::redis::NodeRecord;
+use sfu_core::room::SessionId;
+use sfu_core::signal::join::{JoinError, JoinParams};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::peer::{PeerClient, PeerError};
+use crate::placement::{Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError};
+use crate::rooms::Rooms;
+use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
+use crate::session::{OUTBOX, Outgoing, RoomHandle};
+use crate::settings::{Settings, SettingsError};
+
+/// A room that is just ending is asked again this often, with [`ENDING_PAUSE`] between.
+const ENDING_TRIES: u32 = 50;
+const ENDING_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why the node did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Configuration or a file it names.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Sockets or threads of the media path.
+    #[error(transparent)]
+    Media(#[from] MediaPlaneError),
+    /// The configuration of Redis.
+    #[error("failed to prepare Redis")]
+    Redis(#[from] StoreError),
+    /// Certificates of pod-to-pod requests.
+    #[error("failed to prepare pod-to-pod requests")]
+    Peer(#[from] PeerError),
+    /// Redis without `peer`: a room's home could not be reached from other nodes.
+    #[error("redis needs peer: nodes that share rooms must reach each other")]
+    NoPeer,
+    /// Metrics registered twice.
+    #[error("failed to register metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// A listener.
+    #[error("failed to listen on {address}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Where a request for a room is to be served.
+pub enum Route {
+    /// Here.
+    Local(RoomHandle),
+    /// On another node.
+    Remote(NodeRecord),
+}
+
+/// What all requests share.
+pub struct Node {
+    /// What this process is.
+    pub settings: Arc<Settings>,
+    /// API keys.
+    pub keys: Arc<Keys>,
+    /// Where rooms live.
+    pub placement: Arc<Placement>,
+    /// Workers.
+    pub media: Arc<MediaPlane>,
+    /// Rooms of this node.
+    pub rooms: Arc<Rooms>,
+    /// Reaches other nodes.
+    pub peers: Option<PeerClient>,
+    /// Counters.
+    pub metrics: Metrics,
+    packets_per_second: AtomicU64,
+    is_draining: AtomicBool,
+}
+
+impl Node {
+    /// Starts the workers and prepares everything else.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong in the configuration or taken on the machine.
+    pub fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let settings = Arc::new(settings);
+        let keys = Arc::new(Keys::load(&settings)?);
+        let advertise = Arc::clone(&settings);
+        let media = Arc::new(MediaPlane::start(MediaPlaneOptions {
+            bind: settings.bind,
+            udp_ports: settings.udp_ports.clone(),
+            advertise: Arc::new(move || advertise.advertised()),
+        })?);
+        let config = &settings.config;
+        let peers = config.peer.as_ref().map(PeerClient::new).transpose()?;
+        let placement = Arc::new(match (&config.redis, &config.peer) {
+            (None, _) => Placement::Memory(MemoryStore::new(&settings.node_name)),
+            (Some(_), None) => return Err(StartError::NoPeer),
+            (Some(redis), Some(peer)) => {
+                let address = (settings.pod_ip, peer.port).into();
+                let store =
+                    RedisStore::new(redis, &config.cluster_uid, &settings.node_name, address)?;
+                Placement::Redis(Box::new(store))
+            }
+        });
+        let rooms = Arc::new(Rooms::new(
+            Arc::clone(&settings),
+            Arc::clone(&keys),
+            Arc::clone(&placement),
+            Arc::clone(&media),
+        ));
+        let metrics = Metrics::new()?;
+        Ok(Arc::new(Self {
+            settings,
+            keys,
+            placement,
+            media,
+            rooms,
+            peers,
+            metrics,
+            packets_per_second: AtomicU64::new(0),
+            is_draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// Tasks that go on for the life of the node.
+    pub fn spawn_background(self: &Arc<Self>) {
+        let node = Arc::clone(self);
+        tokio::spawn(async move { node.keys.watch(&node.settings).await });
+        let node = Arc::clone(self);
+        tokio::spawn(async move { node.measure_rate().await });
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Placement::Redis(store) = &*node.placement {
+                let rate = || node.packets_per_second.load(Ordering::Relaxed);
+                store.run(|| node.rooms.load(rate())).await;
+            }
+        });
+    }
+
+    async fn measure_rate(&self) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        let mut before = 0;
+        loop {
+            ticks.tick().await;
+            let sent = self.media.counters().packets_out;
+            self.packets_per_second.store(sent - before, Ordering::Relaxed);
+            before = sent;
+        }
+    }
+
+    /// Whether the node takes new rooms and joins.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Ready: sockets are bound and clients can be told where. Redis has no part in it.
+    pub fn is_ready(&self) -> bool {
+        self.media.has_address()
+    }
+
+    /// Finds the home of a room, which gets one if it has none.
+    ///
+    /// # Errors
+    ///
+    /// With an HTTP status: 503 when it cannot be placed now.
+    pub async fn route(&self, room: &RoomName) -> Result<Route, JoinError> {
+        if let Some(handle) = self.rooms.get(room)
+            && self.placement.may_admit()
+        {
+            return Ok(Route::Local(handle));
+        }
+        let home = self.placement.claim(room).await.map_err(|error| {
+            tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
+            JoinError::new(503, error.to_string())
+        })?;
+        Ok(self.at(room, home))
+    }
+
+    /// Finds the home of a room; `None` when it has none.
+    ///
+    /// # Errors
+    ///
+    /// With an HTTP status: 503 when Redis cannot be asked.
+    pub async fn find(&self, room: &RoomName) -> Result<Option<Route>, JoinError> {
+        if let Some(handle) = self.rooms.get(room) {
+            return Ok(Some(Route::Local(handle)));
+        }
+        let found = self.placement.find(room).await;
+        let home = found.map_err(|error: PlacementError| JoinError::new(503, error.to_string()))?;
+        // A row that says "here" without a room is what a claim left whose join failed.
+        Ok(home
+            .filter(|home| home.node.id != self.placement.node_id())
+            .map(|home| Route::Remote(home.node)))
+    }
+
+    fn at(&self, room: &RoomName, home: Home) -> Route {
+        if home.node.id == self.placement.node_id() {
+            Route::Local(self.rooms.get_or_start(room, &home))
+        } else {
+            Route::Remote(home.node)
+        }
+    }
+
+    /// Joins a room that lives here; messages for the client come on the receiver.
+    ///
+    /// # Errors
+    ///
+    /// With the HTTP status that the client shall see.
+    pub async fn join(
+        &self,
+        params: JoinParams,
+        mut handle: RoomHandle,
+    ) -> Result<(RoomHandle, SessionId, mpsc::Receiver<Outgoing>), JoinError> {
+        for _ in 0..ENDING_TRIES {
+            let (outbox, messages) = mpsc::channel(OUTBOX);
+            if let Ok(joined) = handle.join(params.clone(), outbox).await {
+                return Ok((handle, joined?, messages));
+            }
+            // The room was ending: the next one begins when its home is released.
+            tokio::time::sleep(ENDING_PAUSE).await;
+            match self.route(&params.room).await? {
+                Route::Local(next) => handle = next,
+                Route::Remote(_) => break,
+            }
+        }
+        Err(JoinError::new(503, "the room is moving, try again"))
+    }
+
+    /// Ends gracefully: no new rooms, clients are sent to other nodes, the lease ends.
+    pub async fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+        self.placement.cordon();
+        // First the lease, so that clients that come back at once find another home.
+        self.placement.leave().await;
+        self.rooms.drain().await;
+    }
+}

@@ -1,0 +1,48 @@
+//! The store of a node that is alone: every room lives here.
+
+use std::collections::HashMap;
+
+use contract::ids::{NodeId, RoomName, RoomSid};
+use contract::redis::{NodeLoad, NodeRecord, NodeState};
+use parking_lot::Mutex;
+use sfu_core::placement::Candidate;
+
+use super::Home;
+
+/// Room ids of this process.
+pub struct MemoryStore {
+    record: NodeRecord,
+    rooms: Mutex<HashMap<RoomName, RoomSid>>,
+}
+
+impl MemoryStore {
+    /// A store for the node `name`.
+    pub fn new(name: &str) -> Self {
+        let record = NodeRecord {
+            id: NodeId::generate(&mut rand::rng()),
+            name: name.to_owned(),
+            address: ([127, 0, 0, 1], 0).into(),
+            state: NodeState::Open,
+            load: NodeLoad::default(),
+        };
+        Self { record, rooms: Mutex::default() }
+    }
+
+    pub(super) fn claim(&self, room: &RoomName) -> Home {
+        let sid = self
+            .rooms
+            .lock()
+            .entry(room.clone())
+            .or_insert_with(|| RoomSid::generate(&mut rand::rng()))
+            .clone();
+        Home { node: self.record.clone(), epoch: "1".to_owned(), sid, metadata: String::new() }
+    }
+
+    pub(super) fn release(&self, room: &RoomName) {
+        self.rooms.lock().remove(room);
+    }
+
+    pub(super) fn node(&self) -> Candidate {
+        Candidate { record: self.record.clone(), reservations: 0 }
+    }
+}

@@ -1,0 +1,156 @@
+//! The rooms that have their home on this node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use contract::ids::RoomName;
+use contract::redis::NodeLoad;
+use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use sfu_core::room::{Room, RoomCloseReason, RoomCounts, RoomOptions};
+use tokio::sync::mpsc;
+
+use crate::keys::Keys;
+use crate::placement::{Home, Placement};
+use crate::rtc::MediaPlane;
+use crate::session::{RoomHandle, RoomTask, now};
+use crate::settings::Settings;
+
+/// Media events that wait for a room.
+const EVENTS: usize = 4096;
+
+/// Counts of all rooms of the node.
+type Counts = Arc<Mutex<HashMap<RoomName, RoomCounts>>>;
+
+/// A room's part of the node's gauges; gone when dropped.
+pub struct RoomGauges {
+    room: RoomName,
+    counts: Counts,
+}
+
+impl RoomGauges {
+    /// Takes the room's numbers.
+    pub fn set(&self, counts: RoomCounts) {
+        self.counts.lock().insert(self.room.clone(), counts);
+    }
+}
+
+impl Drop for RoomGauges {
+    fn drop(&mut self) {
+        self.counts.lock().remove(&self.room);
+    }
+}
+
+/// Sums over the rooms of the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeCounts {
+    /// Rooms.
+    pub rooms: u64,
+    /// Participants.
+    pub participants: u64,
+    /// Participants that receive at least one track.
+    pub subscribers: u64,
+    /// Tracks that go to somebody, counted a subscriber.
+    pub subscriptions: u64,
+}
+
+/// The rooms of this node.
+pub struct Rooms {
+    settings: Arc<Settings>,
+    keys: Arc<Keys>,
+    placement: Arc<Placement>,
+    media: Arc<MediaPlane>,
+    handles: Mutex<HashMap<RoomName, RoomHandle>>,
+    counts: Counts,
+}
+
+impl Rooms {
+    /// A node without rooms.
+    pub fn new(
+        settings: Arc<Settings>,
+        keys: Arc<Keys>,
+        placement: Arc<Placement>,
+        media: Arc<MediaPlane>,
+    ) -> Self {
+        let (handles, counts) = (Mutex::default(), Counts::default());
+        Self { settings, keys, placement, media, handles, counts }
+    }
+
+    /// The room, if it lives here.
+    pub fn get(&self, name: &RoomName) -> Option<RoomHandle> {
+        self.handles.lock().get(name).cloned()
+    }
+
+    /// All rooms that live here.
+    pub fn all(&self) -> Vec<RoomHandle> {
+        self.handles.lock().values().cloned().collect()
+    }
+
+    /// The room, which begins here if it does not live yet.
+    pub fn get_or_start(self: &Arc<Self>, name: &RoomName, home: &Home) -> RoomHandle {
+        let mut handles = self.handles.lock();
+        if let Some(handle) = handles.get(name) {
+            return handle.clone();
+        }
+        let handle = self.start(name, home);
+        handles.insert(name.clone(), handle.clone());
+        handle
+    }
+
+    fn start(self: &Arc<Self>, name: &RoomName, home: &Home) -> RoomHandle {
+        let (sender, events) = mpsc::channel(EVENTS);
+        let media = self.media.attach(sender);
+        let options = RoomOptions {
+            name: name.clone(),
+            sid: home.sid.clone(),
+            config: self.settings.config.room.clone(),
+            metadata: home.metadata.clone(),
+            candidates: media.candidates().to_vec(),
+            fingerprint: self.media.fingerprint(),
+            node_id: self.placement.node_id(),
+            node_name: self.settings.node_name.clone(),
+            ice_servers: Vec::new(),
+        };
+        let task = RoomTask {
+            room: Room::new(options, StdRng::from_rng(&mut rand::rng()), now()),
+            name: name.clone(),
+            epoch: home.epoch.clone(),
+            media,
+            events,
+            keys: Arc::clone(&self.keys),
+            placement: Arc::clone(&self.placement),
+            gauges: RoomGauges { room: name.clone(), counts: Arc::clone(&self.counts) },
+        };
+        let (rooms, name) = (Arc::clone(self), name.clone());
+        task.spawn(move || {
+            rooms.handles.lock().remove(&name);
+        })
+    }
+
+    /// Sends every client away to another node; their rooms end here.
+    pub async fn drain(&self) {
+        for handle in self.all() {
+            // A room that ended meanwhile has nobody to send away.
+            let _ended = handle.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+        }
+    }
+
+    /// Sums over all rooms.
+    pub fn counts(&self) -> NodeCounts {
+        let counts = self.counts.lock();
+        let mut sum = NodeCounts { rooms: counts.len() as u64, ..NodeCounts::default() };
+        for room in counts.values() {
+            sum.participants += u64::from(room.participants);
+            sum.subscribers += u64::from(room.subscribers);
+            sum.subscriptions += u64::from(room.subscriptions);
+        }
+        sum
+    }
+
+    /// What the node reports of its load.
+    pub fn load(&self, packets_per_second: u64) -> NodeLoad {
+        let counts = self.counts();
+        NodeLoad { rooms: counts.rooms, subscriptions: counts.subscriptions, packets_per_second }
+    }
+}

@@ -1,0 +1,262 @@
+//! The task that owns one room: feeds messages, media events and time into it and turns what
+//! it says into effects.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use contract::access_token::Claims;
+use contract::ids::RoomName;
+use contract::redis::ROOM_RENEWAL;
+use livekit_protocol::{SignalRequest, SignalResponse, signal_response};
+use sfu_core::media::MediaEvent;
+use sfu_core::room::{Room, RoomCloseReason, RoomOutput, SessionId};
+use sfu_core::signal::join::{JoinError, JoinParams};
+use sfu_core::time::Now;
+use std::collections::HashMap;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::keys::Keys;
+use crate::placement::Placement;
+use crate::rooms::RoomGauges;
+use crate::rtc::RoomMedia;
+
+/// Inputs that wait for a room.
+const INPUTS: usize = 1024;
+/// Messages that wait for a client; one that takes none for so long is closed.
+pub const OUTBOX: usize = 1024;
+
+/// A message on its way to a client's WebSocket.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A signal message.
+    Response(Box<SignalResponse>),
+    /// Close with code 1000.
+    Close,
+}
+
+type Call = Box<dyn FnOnce(&mut Room, Now) + Send>;
+
+enum Input {
+    Join {
+        params: Box<JoinParams>,
+        outbox: mpsc::Sender<Outgoing>,
+        answer: oneshot::Sender<Result<SessionId, JoinError>>,
+    },
+    Signal(SessionId, Box<SignalRequest>),
+    Closed(SessionId),
+    Call(Call),
+}
+
+/// Reaches a room's task. All of it fails when the room has ended.
+#[derive(Clone)]
+pub struct RoomHandle {
+    inputs: mpsc::Sender<Input>,
+}
+
+/// The room ended while it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomEnded;
+
+impl RoomHandle {
+    /// Asks to join or to resume; messages come on `outbox`.
+    pub async fn join(
+        &self,
+        params: JoinParams,
+        outbox: mpsc::Sender<Outgoing>,
+    ) -> Result<Result<SessionId, JoinError>, RoomEnded> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Join { params: Box::new(params), outbox, answer }).await?;
+        answered.await.map_err(|_| RoomEnded)
+    }
+
+    /// Hands in a message of a client.
+    pub async fn signal(
+        &self,
+        session: SessionId,
+        request: SignalRequest,
+    ) -> Result<(), RoomEnded> {
+        self.send(Input::Signal(session, Box::new(request))).await
+    }
+
+    /// Tells that a client's WebSocket is gone.
+    pub async fn closed(&self, session: SessionId) {
+        // A room that ended knows.
+        let _ended = self.send(Input::Closed(session)).await;
+    }
+
+    /// Asks the room something, or changes it.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Room, Now) -> T + Send + 'static,
+    ) -> Result<T, RoomEnded> {
+        let (answer, answered) = oneshot::channel();
+        let call: Call = Box::new(move |room, now| {
+            // The asker may have gone.
+            let _unheard = answer.send(question(room, now));
+        });
+        self.send(Input::Call(call)).await?;
+        answered.await.map_err(|_| RoomEnded)
+    }
+
+    async fn send(&self, input: Input) -> Result<(), RoomEnded> {
+        self.inputs.send(input).await.map_err(|_| RoomEnded)
+    }
+}
+
+/// What a room's task needs beside the room.
+pub struct RoomTask {
+    /// The room.
+    pub room: Room,
+    /// Its name.
+    pub name: RoomName,
+    /// The epoch under which this node is its home.
+    pub epoch: String,
+    /// Its hold on a media worker.
+    pub media: RoomMedia,
+    /// What the worker reports.
+    pub events: mpsc::Receiver<MediaEvent>,
+    /// Signs refreshed tokens.
+    pub keys: Arc<Keys>,
+    /// Where its home is kept.
+    pub placement: Arc<Placement>,
+    /// Its part of the node's gauges.
+    pub gauges: RoomGauges,
+}
+
+/// Reads both clocks.
+pub fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { instant: Instant::now(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+}
+
+impl RoomTask {
+    /// Starts the task. `ended` runs when the room is over and its home released.
+    pub fn spawn(self, ended: impl FnOnce() + Send + 'static) -> RoomHandle {
+        let (inputs, queue) = mpsc::channel(INPUTS);
+        tokio::spawn(async move {
+            self.run(queue).await;
+            ended();
+        });
+        RoomHandle { inputs }
+    }
+
+    async fn run(mut self, mut queue: mpsc::Receiver<Input>) {
+        let mut outboxes: HashMap<SessionId, mpsc::Sender<Outgoing>> = HashMap::new();
+        let mut metadata = self.room.info().metadata;
+        let mut renewal = tokio::time::interval(ROOM_RENEWAL);
+        renewal.reset();
+        tracing::info!(room = %self.name, epoch = self.epoch, "Room started");
+        loop {
+            let wake_at = self.room.poll_timeout().unwrap_or_else(far_away);
+            tokio::select! {
+                input = queue.recv() => match input {
+                    Some(input) => self.take(input, &mut outboxes),
+                    // Every handle is gone: the node ends.
+                    None => self.room.close(RoomCloseReason::Drain, now()),
+                },
+                Some(event) = self.events.recv() => self.room.handle_media(event, now()),
+                () = tokio::time::sleep_until(wake_at.into()) => self.room.handle_timeout(now()),
+                _ = renewal.tick() => self.keep_row().await,
+            }
+            let is_over = self.drain(&mut outboxes);
+            self.gauges.set(self.room.counts());
+            let current = self.room.info().metadata;
+            if current != metadata {
+                self.placement.update(&self.name, &self.epoch, &current).await;
+                metadata = current;
+            }
+            if is_over {
+                break;
+            }
+        }
+        self.placement.release(&self.name, &self.epoch).await;
+        tracing::info!(room = %self.name, "Room ended");
+    }
+
+    fn take(&mut self, input: Input, outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>) {
+        match input {
+            Input::Join { params, outbox, answer } => {
+                let joined = self.room.join(*params, now());
+                if let Ok(session) = joined {
+                    outboxes.insert(session, outbox);
+                }
+                if let Err(Ok(session)) = answer.send(joined) {
+                    // The client left before it was answered.
+                    self.room.handle_session_closed(session, now());
+                }
+            }
+            Input::Signal(session, request) => self.room.handle_signal(session, *request, now()),
+            Input::Closed(session) => {
+                outboxes.remove(&session);
+                self.room.handle_session_closed(session, now());
+            }
+            Input::Call(call) => call(&mut self.room, now()),
+        }
+    }
+
+    /// Does what the room wants; `true` when it is over.
+    fn drain(&mut self, outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>) -> bool {
+        let mut is_over = false;
+        while let Some(output) = self.room.poll_output() {
+            match output {
+                RoomOutput::Signal { session, response } => {
+                    self.deliver(outboxes, session, Outgoing::Response(response));
+                }
+                RoomOutput::CloseSession { session } => {
+                    self.deliver(outboxes, session, Outgoing::Close);
+                    outboxes.remove(&session);
+                }
+                RoomOutput::RefreshToken { session, claims } => {
+                    if let Some(token) = self.sign(*claims) {
+                        let message = Some(signal_response::Message::RefreshToken(token));
+                        let response = Box::new(SignalResponse { message });
+                        self.deliver(outboxes, session, Outgoing::Response(response));
+                    }
+                }
+                RoomOutput::Media(command) => self.media.send(command),
+                RoomOutput::Ended => is_over = true,
+            }
+        }
+        is_over
+    }
+
+    fn deliver(
+        &mut self,
+        outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>,
+        session: SessionId,
+        message: Outgoing,
+    ) {
+        let Some(outbox) = outboxes.get(&session) else { return };
+        if outbox.try_send(message).is_err() {
+            // Its connection takes nothing: dropping the outbox closes the WebSocket, and the
+            // client comes back.
+            tracing::info!(room = %self.name, ?session, "Client is too slow");
+            outboxes.remove(&session);
+            self.room.handle_session_closed(session, now());
+        }
+    }
+
+    fn sign(&self, claims: Claims) -> Option<String> {
+        match self.keys.sign(claims) {
+            Ok(token) => Some(token),
+            Err(error) => {
+                tracing::warn!(%error, "Failed to refresh a token");
+                None
+            }
+        }
+    }
+
+    /// Keeps the room's row alive, and ends the room if it lives elsewhere by now.
+    async fn keep_row(&mut self) {
+        if let Ok(home) = self.placement.claim(&self.name).await
+            && home.epoch != self.epoch
+        {
+            tracing::warn!(room = %self.name, "Room has another home");
+            self.room.close(RoomCloseReason::Drain, now());
+        }
+    }
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(24 * 3600)
+}
