@@ -53,6 +53,9 @@ enum Command {
     },
     /// Run a command where clients are.
     Client {
+        /// Domains that the command finds at the ingress.
+        #[arg(long = "domain")]
+        domains: Vec<String>,
         /// The command.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
@@ -109,7 +112,7 @@ fn run(command: Command) -> Result<()> {
         Command::Env => print_environment(),
         Command::Kubectl { arguments } => become_command(Cluster::attach()?.kubectl(), &arguments),
         Command::Helm { arguments } => become_command(Cluster::attach()?.helm(), &arguments),
-        Command::Client { command } => run_client(&command),
+        Command::Client { domains, command } => run_client(&domains, &command),
         Command::Doctor => doctor::examine(),
         Command::Demo => demo(),
         Command::Install { part } => doctor::install(part.requirements()),
@@ -165,10 +168,15 @@ fn print_environment() -> Result<()> {
     Ok(())
 }
 
-fn run_client(words: &[OsString]) -> Result<()> {
+fn run_client(domains: &[String], words: &[OsString]) -> Result<()> {
     let cluster = Cluster::attach()?;
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
-    become_command(cluster.client_command(&program.to_string_lossy()), arguments)
+    let program = program.to_string_lossy();
+    if domains.is_empty() {
+        return become_command(cluster.client_command(&program), arguments);
+    }
+    let mappings: Vec<_> = domains.iter().map(|domain| cluster.host_mapping(domain)).collect();
+    become_command(cluster.client_command_with_hosts(&program, &mappings)?, arguments)
 }
 
 /// The command takes the place of this process, with its input, output and exit status.
