@@ -89,7 +89,7 @@ impl Part {
 }
 
 /// Disk that the caches and a running cluster take, in GB.
-const DISK_GB: u64 = 30;
+const DISK_GB: u64 = 25;
 /// Memory that the cluster, two browsers and the compiler take, in GB.
 const MEMORY_GB: u64 = 6;
 /// The workspace itself, cold, on two cores, in seconds.
