@@ -111,3 +111,6 @@ pub struct Section {
     /// The client's part in the handshake.
     pub setup: Setup,
 }
+
+#[cfg(test)]
+mod tests;

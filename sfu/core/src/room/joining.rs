@@ -101,13 +101,14 @@ impl Room {
         }
         self.broadcast_participant(key, false);
         self.count_changed(now);
+        // Before the offer: its answer shall carry the tracks that are there.
+        self.sync_subscriptions(key);
         for request in requests {
             self.add_track(key, request);
         }
         if let Some(offer) = offer {
             self.handle_offer(key, &offer);
         }
-        self.sync_subscriptions(key);
         self.dirty.insert(key);
         let dual = self.participants.get(&key).is_some_and(|p| p.subscriber.is_some());
         if dual {

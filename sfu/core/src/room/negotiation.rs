@@ -172,6 +172,10 @@ impl Room {
     /// Offers, or asks for an offer.
     pub(super) fn negotiate(&mut self, key: ParticipantKey, now: Now) {
         let Some(participant) = self.participants.get(&key) else { return };
+        // Nobody hears it; when the client resumes, the state is compared again.
+        if participant.session.is_none() {
+            return;
+        }
         let wanted = self.wanted(participant);
         if participant.subscriber.is_some() {
             return self.offer(key, &wanted, now);

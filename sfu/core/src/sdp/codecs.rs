@@ -148,7 +148,7 @@ pub fn prefer(codecs: &mut [Codec], kind: CodecKind) {
 
 /// Payload types of our own offers, media and retransmissions, by codec and H264 profile with
 /// its packetization mode: in a bundle a number means the same codec in every section.
-const OFFERED: [(CodecKind, &str, u8, Option<u8>); 11] = [
+const OFFERED: [(CodecKind, &str, u8, Option<u8>); 12] = [
     (CodecKind::Opus, "minptime=10;useinbandfec=1", 111, None),
     (CodecKind::Vp8, "", 96, Some(97)),
     (CodecKind::Vp9, "profile-id=0", 98, Some(99)),
@@ -157,6 +157,7 @@ const OFFERED: [(CodecKind, &str, u8, Option<u8>); 11] = [
     (CodecKind::H264, "packetization-mode=1;profile-level-id=42e01f", 106, Some(107)),
     (CodecKind::H264, "packetization-mode=0;profile-level-id=42e01f", 108, Some(109)),
     (CodecKind::H264, "packetization-mode=1;profile-level-id=4d001f", 112, Some(113)),
+    (CodecKind::H264, "packetization-mode=0;profile-level-id=4d001f", 114, Some(115)),
     (CodecKind::H264, "packetization-mode=1;profile-level-id=640c1f", 116, Some(117)),
     (CodecKind::H264, "packetization-mode=1;profile-level-id=64001f", 118, Some(119)),
     (CodecKind::Av1, "", 45, Some(46)),
