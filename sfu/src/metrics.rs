@@ -4,7 +4,7 @@ use contract::metrics::{
     BYTES, DIRECTION, FRONT_DOOR_JOINS, PACKETS, PARTICIPANTS, ROOMS, ROUTE, SUBSCRIBERS,
     SUBSCRIPTIONS,
 };
-use prometheus::{Encoder as _, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 use crate::rooms::NodeCounts;
 use crate::rtc::MediaCounters;
@@ -16,9 +16,8 @@ pub struct Metrics {
     participants: IntGauge,
     subscribers: IntGauge,
     subscriptions: IntGauge,
-    // Counters of the workers: they count themselves, so the values are set, not added.
-    packets: IntGaugeVec,
-    bytes: IntGaugeVec,
+    packets: IntCounterVec,
+    bytes: IntCounterVec,
     front_door_joins: IntCounterVec,
 }
 
@@ -35,22 +34,23 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let by_direction = |name: &str, help: &str| -> Result<IntGaugeVec, prometheus::Error> {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), &[DIRECTION])?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok(gauges)
+        let counter = |name: &str, help: &str, label: &str| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
         };
-        let joins = Opts::new(FRONT_DOOR_JOINS, "Joins that this node took in, by route.");
-        let front_door_joins = IntCounterVec::new(joins, &[ROUTE])?;
-        registry.register(Box::new(front_door_joins.clone()))?;
         Ok(Self {
             rooms: gauge(ROOMS, "Rooms that have their home on this node.")?,
             participants: gauge(PARTICIPANTS, "Participants in rooms of this node.")?,
             subscribers: gauge(SUBSCRIBERS, "Participants that receive at least one track.")?,
             subscriptions: gauge(SUBSCRIPTIONS, "Tracks forwarded, one for each subscriber.")?,
-            packets: by_direction(PACKETS, "Media datagrams.")?,
-            bytes: by_direction(BYTES, "Bytes of media datagrams.")?,
-            front_door_joins,
+            packets: counter(PACKETS, "Media datagrams.", DIRECTION)?,
+            bytes: counter(BYTES, "Bytes of media datagrams.", DIRECTION)?,
+            front_door_joins: counter(
+                FRONT_DOOR_JOINS,
+                "Joins that this node took in, by route.",
+                ROUTE,
+            )?,
             registry,
         })
     }
@@ -72,8 +72,8 @@ impl Metrics {
         for (direction, packets, bytes) in
             [("in", media.packets_in, media.bytes_in), ("out", media.packets_out, media.bytes_out)]
         {
-            set(&self.packets.with_label_values(&[direction]), packets);
-            set(&self.bytes.with_label_values(&[direction]), bytes);
+            raise(&self.packets.with_label_values(&[direction]), packets);
+            raise(&self.bytes.with_label_values(&[direction]), bytes);
         }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -81,6 +81,11 @@ impl Metrics {
         }
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+/// Brings a counter to a value that the workers counted.
+fn raise(counter: &IntCounter, value: u64) {
+    counter.inc_by(value.saturating_sub(counter.get()));
 }
 
 #[cfg(test)]

@@ -1,0 +1,132 @@
+//! Several nodes with a real Redis: one home a room, whichever node is asked.
+
+use std::collections::HashSet;
+
+use crate::support::{
+    ClusterNode, Files, Redis, admin_token, eventually, get, join, join_token, open, twirp,
+};
+use contract::ids::RoomName;
+use serde_json::json;
+use sfu::peer::PeerClient;
+
+/// Two nodes that know each other.
+async fn two_nodes(files: &Files, redis: &Redis) -> [ClusterNode; 2] {
+    let nodes = [
+        ClusterNode::start(files.settings("a", "u1", redis.port)).await,
+        ClusterNode::start(files.settings("b", "u1", redis.port)).await,
+    ];
+    for node in &nodes {
+        eventually("the nodes know each other", || async {
+            node.running.node.placement.nodes().len() == 2
+        })
+        .await;
+    }
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_meets_on_one_node_whichever_was_asked() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let nodes = two_nodes(&files, &redis).await;
+    let mut homes = HashSet::new();
+    for number in 0..8 {
+        let room = format!("room {number}");
+        let (_anna, by_first) = join(&nodes[0].base, &room, "anna").await;
+        let (_bob, by_second) = join(&nodes[1].base, &room, "bob").await;
+        assert_eq!(by_first, by_second, "{room}");
+        let token = admin_token(&room);
+        for node in &nodes {
+            let people =
+                twirp(&node.base, "ListParticipants", &token, json!({"room": room})).await.json();
+            assert_eq!(people["participants"].as_array().unwrap().len(), 2, "{people}");
+            let rooms =
+                twirp(&node.base, "ListRooms", &token, json!({"names": [room]})).await.json();
+            assert_eq!(rooms["rooms"].as_array().unwrap().len(), 1, "{rooms}");
+        }
+        homes.insert(by_first);
+    }
+    let ids: HashSet<String> = nodes.iter().map(ClusterNode::id).collect();
+    assert_eq!(homes, ids, "both nodes are homes");
+    let metrics = get(&format!("http://{}/metrics", nodes[0].admin)).await.body;
+    assert!(metrics.contains("livecluster_front_door_joins_total"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_claims_agree() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let nodes = two_nodes(&files, &redis).await;
+    let rooms: Vec<RoomName> =
+        (0..500).map(|number| RoomName::new(format!("race {number}")).unwrap()).collect();
+    let claim_all = |node: usize| {
+        let placement = std::sync::Arc::clone(&nodes[node].running.node.placement);
+        let rooms = rooms.clone();
+        tokio::spawn(async move {
+            let mut homes = Vec::new();
+            for room in &rooms {
+                let home = placement.claim(room).await.unwrap();
+                homes.push((home.node.id, home.epoch, home.sid));
+            }
+            homes
+        })
+    };
+    let (first, second) = tokio::join!(claim_all(0), claim_all(1));
+    assert_eq!(first.unwrap(), second.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_whose_node_left_moves_and_keeps_its_id_and_metadata() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let [first, second] = two_nodes(&files, &redis).await;
+    let room = RoomName::new("moving").unwrap();
+    let token = admin_token("moving");
+    let body = json!({"name": "moving", "metadata": "kept"});
+    let before = twirp(&first.base, "CreateRoom", &token, body).await.json();
+    let home = first.running.node.placement.claim(&room).await.unwrap();
+    let (home_node, other) =
+        if home.node.id.as_str() == first.id() { (first, second) } else { (second, first) };
+    // The node dies without a word: its lease and its rooms' rows stay until they end.
+    let dead = home_node.id();
+    home_node.running.node.placement.leave().await;
+    let after = twirp(&other.base, "CreateRoom", &token, json!({"name": "moving"})).await;
+    assert_eq!(after.status, 200, "{after:?}");
+    assert_eq!(after.json()["sid"], before["sid"]);
+    assert_eq!(after.json()["metadata"], "kept");
+    let moved = other.running.node.placement.claim(&room).await.unwrap();
+    assert_ne!(moved.node.id.as_str(), dead);
+    let number = |epoch: &str| epoch.parse::<u64>().unwrap();
+    assert!(number(&moved.epoch) > number(&home.epoch));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_living_rooms_go_on_and_new_ones_wait() {
+    let (files, mut redis) = (Files::new(), Redis::start().await);
+    let node = ClusterNode::start(files.settings("a", "u1", redis.port)).await;
+    let (_anna, _) = join(&node.base, "living", "anna").await;
+    redis.stop();
+    // Longer than a lease: the node must know that Redis is away, not that it lost its rooms.
+    tokio::time::sleep(contract::redis::NODE_LEASE).await;
+    let (_bob, _) = join(&node.base, "living", "bob").await;
+    let token = join_token("new", "carl");
+    let refused = open(&node.base, &format!("/rtc?access_token={token}")).await.unwrap_err();
+    assert_eq!(refused.0, 503, "{refused:?}");
+    let ready = get(&format!("http://{}/readyz", node.admin)).await;
+    assert_eq!(ready.status, 200, "readiness does not depend on Redis");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_nodes_of_the_cluster_are_served() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let node = ClusterNode::start(files.settings("a", "u1", redis.port)).await;
+    files.write_certificates(&files.path(""), "stranger-");
+    let port = node.running.node.settings.config.peer.as_ref().unwrap().port;
+    let address = ([127, 0, 0, 1], port).into();
+    let ask = |prefix: &str| {
+        let client = PeerClient::new(&files.peer(port, prefix)).unwrap();
+        async move {
+            let request = axum::extract::Request::get("/").body(axum::body::Body::empty()).unwrap();
+            client.forward(address, "test", request).await
+        }
+    };
+    assert_eq!(ask("").await.unwrap().status(), 200);
+    assert!(ask("stranger-").await.is_err());
+}

@@ -1,0 +1,324 @@
+//! Nodes in this process, a real Redis, and plain HTTP and WebSocket clients.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use contract::access_token::{ApiKeys, Claims, VideoGrants, claims};
+use contract::sfu_config::{
+    AdminConfig, CreateRoom, HttpConfig, LogConfig, MediaConfig, PEER_NAME, PeerConfig,
+    RedisConfig, RoomConfig, SfuConfig,
+};
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use livekit_protocol::{SignalResponse, signal_response};
+use prost::Message as _;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use sfu::program::Running;
+use sfu::settings::Settings;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Time until something that must happen has happened.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+pub(crate) async fn request(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let mut request = Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = client.request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    }
+}
+
+pub(crate) async fn get(url: &str) -> Answer {
+    request(Method::GET, url, &[], "").await
+}
+
+/// Calls a method of `RoomService` with JSON.
+pub(crate) async fn twirp(
+    base: &str,
+    method: &str,
+    token: &str,
+    body: serde_json::Value,
+) -> Answer {
+    let url = format!("{base}/twirp/livekit.RoomService/{method}");
+    let bearer = format!("Bearer {token}");
+    let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+    request(Method::POST, &url, &headers, body.to_string()).await
+}
+
+pub(crate) fn keys() -> ApiKeys {
+    [("devkey".to_owned(), "secret".to_owned())].into_iter().collect()
+}
+
+pub(crate) fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
+pub(crate) fn sign(claims: Claims) -> String {
+    keys().sign("devkey", claims).unwrap()
+}
+
+/// A token to join `room`.
+pub(crate) fn join_token(room: &str, identity: &str) -> String {
+    let mut claims = claims(identity, unix_time(), HOUR);
+    claims.video = VideoGrants { room_join: true, room: room.to_owned(), ..VideoGrants::default() };
+    sign(claims)
+}
+
+/// A token of a server that may do everything with `room`.
+pub(crate) fn admin_token(room: &str) -> String {
+    let mut claims = claims("server", unix_time(), HOUR);
+    claims.video = VideoGrants {
+        room_create: true,
+        room_list: true,
+        room_admin: true,
+        room: room.to_owned(),
+        ..VideoGrants::default()
+    };
+    sign(claims)
+}
+
+/// A client's signalling connection.
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Opens the WebSocket; the error is the HTTP status and body.
+pub(crate) async fn open(base: &str, path: &str) -> Result<Socket, (u16, String)> {
+    let url = format!("{}{path}", base.replace("http://", "ws://"));
+    match tokio_tungstenite::connect_async(url).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(tungstenite::Error::Http(response)) => {
+            let body = response.body().clone().unwrap_or_default();
+            Err((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Joins as `identity` on two peer connections, and gives the join response's id of the node.
+pub(crate) async fn join(base: &str, room: &str, identity: &str) -> (Socket, String) {
+    let token = join_token(room, identity);
+    let path = format!("/rtc?access_token={token}&protocol=16&auto_subscribe=1&sdk=go");
+    let mut socket = open(base, &path).await.unwrap_or_else(|refused| panic!("{refused:?}"));
+    match next_message(&mut socket).await {
+        signal_response::Message::Join(join) => {
+            let node = join.server_info.unwrap_or_default().node_id;
+            (socket, node)
+        }
+        other => panic!("expected join, not {other:?}"),
+    }
+}
+
+pub(crate) async fn next_message(socket: &mut Socket) -> signal_response::Message {
+    let next = async {
+        loop {
+            match socket.next().await.expect("the connection is open").unwrap() {
+                tungstenite::Message::Binary(bytes) => {
+                    return SignalResponse::decode(bytes).unwrap().message.unwrap();
+                }
+                tungstenite::Message::Ping(_) | tungstenite::Message::Pong(_) => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, next).await.expect("a message comes in time")
+}
+
+/// Repeats `check` until it holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
+    let end = Instant::now() + PATIENCE;
+    while !check().await {
+        assert!(Instant::now() < end, "{what} did not happen in time");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A node as with `--dev`, on free ports.
+pub(crate) async fn dev_node() -> (Running, String) {
+    let running = Running::start(Settings::dev(None, 0)).await.unwrap();
+    let base = format!("http://{}", running.public);
+    (running, base)
+}
+
+/// A real Redis on a free port; ends with the test.
+pub(crate) struct Redis {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        let port = free_port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "no", "--daemonize", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (Debian package redis-server)");
+        let redis = Self { child, port };
+        eventually("Redis starts", || async {
+            TcpStream::connect((LOCALHOST, port)).await.is_ok()
+        })
+        .await;
+        redis
+    }
+
+    /// Ends it and waits until it is gone.
+    pub(crate) fn stop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Files of a cluster: keys, authority, one certificate for all nodes.
+pub(crate) struct Files {
+    directory: TempDir,
+}
+
+impl Files {
+    pub(crate) fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let files = Self { directory };
+        std::fs::write(files.path("keys.yaml"), "devkey: secret\n").unwrap();
+        files.write_certificates(&files.path(""), "");
+        files
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes an authority and a node's certificate, with `prefix` before the names.
+    pub(crate) fn write_certificates(&self, directory: &Path, prefix: &str) {
+        let authority_key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = authority.self_signed(&authority_key).unwrap();
+        let issuer = Issuer::new(authority, authority_key);
+        let key = KeyPair::generate().unwrap();
+        let node = CertificateParams::new(vec![PEER_NAME.to_owned()])
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
+        let write = |name: &str, pem: String| {
+            std::fs::write(directory.join(format!("{prefix}{name}")), pem).unwrap();
+        };
+        write("ca.pem", certificate.pem());
+        write("node.pem", node.pem());
+        write("node.key", key.serialize_pem());
+    }
+
+    pub(crate) fn peer(&self, port: u16, prefix: &str) -> PeerConfig {
+        PeerConfig {
+            port,
+            ca_file: self.path(&format!("{prefix}ca.pem")),
+            certificate_file: self.path(&format!("{prefix}node.pem")),
+            key_file: self.path(&format!("{prefix}node.key")),
+        }
+    }
+
+    /// Settings of a node of the cluster `uid`.
+    pub(crate) fn settings(&self, name: &str, uid: &str, redis: u16) -> Settings {
+        let config = SfuConfig {
+            cluster_uid: uid.to_owned(),
+            public_url: "https://live.example.com".to_owned(),
+            keys_file: self.path("keys.yaml"),
+            http: HttpConfig {
+                port: 0,
+                create_room: CreateRoom::Disabled,
+                ..HttpConfig::default()
+            },
+            admin: AdminConfig { port: 0 },
+            redis: Some(RedisConfig {
+                address: format!("127.0.0.1:{redis}"),
+                tls: false,
+                username: None,
+                password_file: None,
+            }),
+            peer: Some(self.peer(free_port(), "")),
+            media: MediaConfig::default(),
+            room: RoomConfig::default(),
+            log: LogConfig::default(),
+        };
+        Settings {
+            config,
+            dev: false,
+            bind: LOCALHOST,
+            node_name: name.to_owned(),
+            pod_ip: LOCALHOST,
+            udp_ports: vec![0],
+            host_addresses: vec![LOCALHOST],
+        }
+    }
+}
+
+/// A node of a cluster, known to its Redis.
+pub(crate) struct ClusterNode {
+    pub(crate) running: Running,
+    pub(crate) base: String,
+    pub(crate) admin: SocketAddr,
+}
+
+impl ClusterNode {
+    pub(crate) async fn start(settings: Settings) -> Self {
+        let running = Running::start(settings).await.unwrap();
+        let base = format!("http://{}", running.public);
+        let admin = running.admin;
+        eventually("the node has its lease", || async {
+            running.node.placement.may_admit() && !running.node.placement.nodes().is_empty()
+        })
+        .await;
+        Self { running, base, admin }
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.running.node.placement.node_id().to_string()
+    }
+}
