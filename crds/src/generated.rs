@@ -34,7 +34,10 @@ pub fn files() -> Result<Vec<GeneratedFile>, serde_saphyr::ser::Error> {
         GeneratedFile { path: "crds/livecluster.yaml", text: format!("# {NOTICE}\n{manifest}") },
         GeneratedFile {
             path: "charts/livecluster/templates/crd.yaml",
-            text: format!("# {NOTICE}\n{}", escape_for_helm(&manifest)),
+            text: format!(
+                "# {NOTICE}\n{{{{- if .Values.crds.install }}}}\n{}{{{{- end }}}}\n",
+                escape_for_helm(&manifest)
+            ),
         },
         GeneratedFile {
             path: "docs/api.md",

@@ -89,6 +89,7 @@ pub struct LiveClusterSpec {
     /// Desired media nodes (pods). Also the `replicas` of the scale subresource.
     #[serde(default = "default_nodes")]
     #[schemars(range(min = 1, max = 1000))]
+    #[schemars(extend("format" = "int32"))]
     pub nodes: u16,
     /// The pods of media nodes.
     #[serde(default)]

@@ -66,6 +66,7 @@ pub struct Member {
     /// Name of the pod.
     pub name: String,
     /// The slot, from which its ports derive.
+    #[schemars(extend("format" = "int32"))]
     pub slot: u16,
     /// What the node does.
     pub state: MemberState,

@@ -1,1 +1,34 @@
-fn main() {}
+//! The operator's program; see [`operator`].
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use operator::args::{Args, Command, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    match args.log_format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.init(),
+    }
+    // Several TLS back ends are linked; ours is ring. A second call would be harmless.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match args.command.unwrap_or_default() {
+        Command::Run(options) => run(*options).await,
+        Command::Crd => print_crd(),
+    }
+}
+
+async fn run(options: operator::args::RunOptions) -> Result<()> {
+    operator::controller::run(options).await.context("the operator ended")
+}
+
+fn print_crd() -> Result<()> {
+    use std::io::Write as _;
+    let manifest = crds::generated::manifest()?;
+    std::io::stdout().write_all(manifest.as_bytes())?;
+    Ok(())
+}

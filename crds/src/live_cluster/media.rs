@@ -54,10 +54,12 @@ pub struct PortRange {
     /// The first port.
     #[serde(default = "default_first")]
     #[schemars(range(min = 1024, max = 65535))]
+    #[schemars(extend("format" = "int32"))]
     pub first: u16,
     /// How many ports; enough for every node and one more while nodes are replaced.
     #[serde(default = "default_count")]
     #[schemars(range(min = 4, max = 64512))]
+    #[schemars(extend("format" = "int32"))]
     pub count: u16,
 }
 

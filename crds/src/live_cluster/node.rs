@@ -35,6 +35,7 @@ pub struct NodeSpec {
     /// request rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64))]
+    #[schemars(extend("format" = "int32"))]
     pub workers: Option<u16>,
 }
 

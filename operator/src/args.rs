@@ -1,0 +1,77 @@
+//! Arguments and environment of the operator.
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Runs media nodes for the LiveClusters of a Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// Least severe level that is logged, or a filter such as `info,operator=debug`.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true)]
+    pub log_level: String,
+    /// Form of a log line.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "json", global = true)]
+    pub log_format: LogFormat,
+    /// What to do; `run` when absent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person at a terminal.
+    Text,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch LiveClusters and act.
+    Run(Box<RunOptions>),
+    /// Print the CustomResourceDefinition.
+    Crd,
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        // Without a subcommand everything comes from the environment.
+        Self::Run(Box::new(RunOptions::parse_from(["operator"])))
+    }
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Parser)]
+pub struct RunOptions {
+    /// Image of media nodes whose LiveCluster names none.
+    #[arg(long, env = "SFU_IMAGE", default_value = concat!("livecluster/sfu:", env!("CARGO_PKG_VERSION")))]
+    pub sfu_image: String,
+    /// Image of the managed Redis.
+    #[arg(long, env = "REDIS_IMAGE", default_value = "redis:7.0.15")]
+    pub redis_image: String,
+    /// Watch one namespace only; all when absent.
+    #[arg(long, env = "WATCH_NAMESPACE")]
+    pub watch_namespace: Option<String>,
+    /// Port of `/healthz`, `/readyz` and `/metrics`.
+    #[arg(long, env = "ADMIN_PORT", default_value_t = 9600)]
+    pub admin_port: u16,
+    /// Namespace of the Lease by which one of several operators leads.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub lease_namespace: String,
+    /// Name of this operator among several; the host's name when absent.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn arguments_are_well_formed() {
+        Args::command().debug_assert();
+    }
+}

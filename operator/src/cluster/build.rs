@@ -1,0 +1,132 @@
+//! Third step: from a valid cluster to Kubernetes objects. Pure: the same input gives the same
+//! objects, whatever is in the cluster.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use crds::names::{self, component};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use thiserror::Error;
+
+use super::material::Material;
+use super::validate::{ValidCluster, ValidRedis};
+
+pub mod config;
+pub mod ingress;
+pub mod node;
+pub mod redis;
+pub mod secret;
+pub mod service;
+pub mod volume;
+
+pub use node::NodeTemplate;
+
+/// Why objects could not be built.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The configuration of media nodes cannot be written.
+    #[error("failed to write the configuration of media nodes: {0}")]
+    Config(String),
+    /// A pod cannot be written.
+    #[error("failed to write a media pod")]
+    Pod(#[from] serde_json::Error),
+}
+
+/// The objects are built, not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prepared;
+
+/// The objects are in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied;
+
+/// Everything that one LiveCluster consists of, media pods as a template.
+#[derive(Debug, Clone)]
+pub struct KubernetesResources<State> {
+    /// Secrets that the operator makes.
+    pub secrets: Vec<Secret>,
+    /// Names of Secrets that were not there.
+    pub absent_secrets: std::collections::BTreeSet<String>,
+    /// Configuration of media nodes.
+    pub config_maps: Vec<ConfigMap>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// The managed Redis.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// The way of signalling.
+    pub ingresses: Vec<Ingress>,
+    /// What media pods are made from.
+    pub node: NodeTemplate,
+    /// Hash of what media pods are made from.
+    pub revision: String,
+    /// Written or not.
+    pub state: PhantomData<State>,
+}
+
+/// Builds every object.
+pub fn build(
+    valid: &ValidCluster,
+    material: &Material,
+) -> Result<KubernetesResources<Prepared>, BuildError> {
+    let config = config::sfu_config(valid).to_yaml().map_err(BuildError::Config)?;
+    let node = NodeTemplate::new(valid);
+    let revision = node.revision(&config, material)?;
+    let (redis_services, stateful_sets) = match &valid.redis {
+        ValidRedis::Managed { resources, image } => (
+            vec![redis::service(valid)],
+            vec![redis::stateful_set(valid, resources, image, material)],
+        ),
+        ValidRedis::External(_) => (Vec::new(), Vec::new()),
+    };
+    let mut services = vec![service::signalling(valid)];
+    services.extend(redis_services);
+    Ok(KubernetesResources {
+        secrets: secret::secrets(valid, material),
+        absent_secrets: material.absent.clone(),
+        config_maps: vec![config::config_map(valid, &config)],
+        services,
+        stateful_sets,
+        ingresses: vec![ingress::ingress(valid)],
+        node,
+        revision,
+        state: PhantomData,
+    })
+}
+
+/// Metadata of an owned object.
+fn metadata(valid: &ValidCluster, name: String, part: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(valid.namespace.clone()),
+        labels: Some(labels(&valid.name, part)),
+        owner_references: Some(vec![valid.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Labels of an owned object.
+fn labels(cluster: &str, part: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(cluster, part);
+    labels.insert("app.kubernetes.io/name".to_owned(), "livecluster".to_owned());
+    labels.insert(names::MANAGED_BY.to_owned(), names::MANAGER.to_owned());
+    labels
+}
+
+/// Labels that select the pods of a part.
+fn selector(cluster: &str, part: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (names::CLUSTER.to_owned(), cluster.to_owned()),
+        (names::COMPONENT.to_owned(), part.to_owned()),
+    ])
+}
+
+/// Metadata of what belongs to the cluster as a whole.
+fn cluster_metadata(valid: &ValidCluster, name: String) -> ObjectMeta {
+    metadata(valid, name, component::CLUSTER)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The configuration of media nodes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use contract::sfu_config::{
+    AdminConfig, HttpConfig, LogConfig, MediaConfig, PeerConfig, RedisConfig, RoomConfig, SfuConfig,
+};
+use crds::live_cluster::CreateRoom;
+use crds::names::{self, component};
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::{metadata, redis};
+use crate::cluster::validate::{ValidCluster, ValidRedis};
+
+/// Directory of all files of a media node.
+pub const DIRECTORY: &str = "/etc/livecluster";
+/// Entry of the ConfigMap, and the file in [`DIRECTORY`].
+pub const CONFIG: &str = "sfu.yaml";
+/// File of the API keys.
+pub const KEYS: &str = "keys/keys.yaml";
+/// File of the bearer token for `POST /api/create-room`.
+pub const TOKEN: &str = "http/token";
+/// File of Redis's password.
+pub const REDIS_PASSWORD: &str = "redis/password";
+/// Directory of the pod-to-pod certificates.
+pub const PEER: &str = "peer";
+/// File of the addresses to tell clients.
+pub const ADVERTISE: &str = "pod/advertise-addresses";
+/// Port of pod-to-pod requests.
+pub const PEER_PORT: u16 = 7890;
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(DIRECTORY).join(name)
+}
+
+/// What every media node of the cluster reads.
+#[must_use]
+pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
+    let spec = &valid.spec;
+    let by_token = spec.http.create_room == CreateRoom::Token;
+    SfuConfig {
+        cluster_uid: valid.uid.clone(),
+        public_url: valid.url(),
+        keys_file: file(KEYS),
+        http: HttpConfig {
+            create_room: valid.create_room(),
+            create_room_token_file: by_token.then(|| file(TOKEN)),
+            pages: spec.http.pages,
+            ..HttpConfig::default()
+        },
+        admin: AdminConfig::default(),
+        redis: Some(redis_config(valid)),
+        peer: Some(PeerConfig {
+            port: PEER_PORT,
+            ca_file: file(PEER).join("ca.crt"),
+            certificate_file: file(PEER).join("tls.crt"),
+            key_file: file(PEER).join("tls.key"),
+        }),
+        media: MediaConfig { advertise_file: Some(file(ADVERTISE)), ..valid.media_config() },
+        room: RoomConfig::default(),
+        log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
+    }
+}
+
+fn redis_config(valid: &ValidCluster) -> RedisConfig {
+    match &valid.redis {
+        ValidRedis::Managed { .. } => RedisConfig {
+            address: redis::address(valid),
+            tls: false,
+            username: None,
+            password_file: Some(file(REDIS_PASSWORD)),
+        },
+        ValidRedis::External(external) => RedisConfig {
+            // The schema lets exactly one pass.
+            address: external.addresses.first().cloned().unwrap_or_default(),
+            tls: external.tls,
+            username: external.username.clone(),
+            password_file: external.secret_name.as_ref().map(|_| file(REDIS_PASSWORD)),
+        },
+    }
+}
+
+/// The ConfigMap with `config`.
+pub fn config_map(valid: &ValidCluster, config: &str) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(valid, names::config_map(&valid.name), component::NODE),
+        data: Some(BTreeMap::from([(CONFIG.to_owned(), config.to_owned())])),
+        ..ConfigMap::default()
+    }
+}

@@ -1,0 +1,256 @@
+//! Media pods.
+
+use std::collections::BTreeMap;
+
+use contract::sfu_config::env;
+use crds::live_cluster::{Resources, Toleration};
+use crds::names::{self, component};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    LocalObjectReference, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecurityContext, TopologySpreadConstraint, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sha2::{Digest as _, Sha256};
+
+use super::config::{self, DIRECTORY};
+use super::service::{HTTP, HTTP_PORT};
+use super::{metadata, selector, volume};
+use crate::cluster::material::Material;
+use crate::cluster::validate::ValidCluster;
+
+/// Admin port of media nodes: probes and metrics.
+pub const ADMIN_PORT: u16 = 9600;
+const ADMIN: &str = "admin";
+/// Nobody in particular, with no rights to any file.
+const NON_ROOT: i64 = 65_532;
+/// Seconds between SIGTERM and SIGKILL: clients are told to go elsewhere.
+const GRACE_SECONDS: i64 = 60;
+/// Bytes of a revision's hash: short enough to read, long enough not to repeat.
+const REVISION_BYTES: usize = 8;
+
+/// What the media pods of a cluster are made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeTemplate {
+    valid: ValidCluster,
+}
+
+impl NodeTemplate {
+    /// Takes what a pod depends on.
+    #[must_use]
+    pub fn new(valid: &ValidCluster) -> Self {
+        Self { valid: valid.clone() }
+    }
+
+    /// Hash of everything that a pod reads once, when it starts. API keys are not among it: media
+    /// nodes read them again.
+    pub fn revision(&self, config: &str, material: &Material) -> Result<String, serde_json::Error> {
+        let mut hash = Sha256::new();
+        // Any slot stands for all.
+        hash.update(serde_json::to_vec(&self.pod(0, ""))?);
+        hash.update(config);
+        hash.update(&material.peer.certificate);
+        hash.update(material.redis_password.as_deref().unwrap_or_default());
+        Ok(hex::encode(&hash.finalize()[..REVISION_BYTES]))
+    }
+
+    /// The pod of a slot.
+    #[must_use]
+    pub fn pod(&self, slot: u16, revision: &str) -> Pod {
+        let valid = &self.valid;
+        let mut metadata = metadata(valid, names::node(&valid.name, slot), component::NODE);
+        metadata.labels.get_or_insert_default().insert(names::SLOT.to_owned(), slot.to_string());
+        metadata.annotations =
+            Some(BTreeMap::from([(names::REVISION.to_owned(), revision.to_owned())]));
+        let node = &valid.spec.node;
+        let scheduling = &node.scheduling;
+        let secrets = node.image_pull_secrets.iter();
+        Pod {
+            metadata,
+            spec: Some(PodSpec {
+                automount_service_account_token: Some(false),
+                enable_service_links: Some(false),
+                security_context: Some(pod_security()),
+                termination_grace_period_seconds: Some(GRACE_SECONDS),
+                image_pull_secrets: non_empty(
+                    secrets.map(|s| LocalObjectReference { name: s.name.clone() }).collect(),
+                ),
+                node_selector: (!scheduling.node_selector.is_empty())
+                    .then(|| scheduling.node_selector.clone()),
+                tolerations: non_empty(scheduling.tolerations.iter().map(toleration).collect()),
+                priority_class_name: scheduling.priority_class_name.clone(),
+                topology_spread_constraints: Some(spread(&valid.name)),
+                containers: vec![self.container(slot)],
+                volumes: Some(vec![volume::files(valid)]),
+                ..PodSpec::default()
+            }),
+            status: None,
+        }
+    }
+
+    fn container(&self, slot: u16) -> Container {
+        let valid = &self.valid;
+        Container {
+            name: "sfu".to_owned(),
+            image: Some(valid.image.clone()),
+            image_pull_policy: Some(valid.spec.node.image_pull_policy.as_str().to_owned()),
+            args: Some(vec!["--config".to_owned(), format!("{DIRECTORY}/{}", config::CONFIG)]),
+            env: Some(vec![
+                EnvVar {
+                    name: env::SLOT.to_owned(),
+                    value: Some(slot.to_string()),
+                    value_from: None,
+                },
+                from_field(env::POD_NAME, "metadata.name"),
+                from_field(env::POD_IP, "status.podIP"),
+                from_field(env::HOST_IP, "status.hostIP"),
+            ]),
+            ports: Some(self.ports(slot)),
+            // A first start may wait for Redis's name to resolve.
+            startup_probe: Some(probe("/healthz", 1, 60)),
+            readiness_probe: Some(probe("/readyz", 2, 3)),
+            liveness_probe: Some(probe("/healthz", 10, 3)),
+            resources: Some(requirements(&valid.spec.node.resources)),
+            security_context: Some(container_security()),
+            volume_mounts: Some(vec![VolumeMount {
+                name: volume::FILES.to_owned(),
+                mount_path: DIRECTORY.to_owned(),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            }]),
+            ..Container::default()
+        }
+    }
+
+    /// Signalling, administration, pod to pod, and the slot's media ports, which are ports of the
+    /// Kubernetes node too.
+    fn ports(&self, slot: u16) -> Vec<ContainerPort> {
+        let media = self.valid.media_config();
+        let mut ports = vec![
+            port(HTTP, HTTP_PORT, "TCP", false),
+            port(ADMIN, ADMIN_PORT, "TCP", false),
+            port("peer", config::PEER_PORT, "TCP", false),
+        ];
+        if media.tcp
+            && let Some(number) = media.tcp_port(slot)
+        {
+            ports.push(port("media-tcp", number, "TCP", true));
+        }
+        let numbers = (0..media.workers).filter_map(|worker| media.udp_port(slot, worker));
+        let numbers = numbers.enumerate();
+        ports.extend(numbers.map(|(i, number)| port(&format!("media-{i}"), number, "UDP", true)));
+        ports
+    }
+}
+
+fn port(name: &str, number: u16, protocol: &str, on_host: bool) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(number),
+        host_port: on_host.then_some(i32::from(number)),
+        protocol: Some(protocol.to_owned()),
+        host_ip: None,
+    }
+}
+
+fn from_field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                api_version: Some("v1".to_owned()),
+                field_path: path.to_owned(),
+            }),
+            ..EnvVarSource::default()
+        }),
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(ADMIN.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+/// One node to each machine, and to each zone, as far as it goes.
+fn spread(cluster: &str) -> Vec<TopologySpreadConstraint> {
+    ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+        .into_iter()
+        .map(|key| TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: key.to_owned(),
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            label_selector: Some(LabelSelector {
+                match_labels: Some(selector(cluster, component::NODE)),
+                ..LabelSelector::default()
+            }),
+            ..TopologySpreadConstraint::default()
+        })
+        .collect()
+}
+
+fn toleration(toleration: &Toleration) -> k8s_openapi::api::core::v1::Toleration {
+    let Toleration { key, operator, value, effect, toleration_seconds } = toleration;
+    k8s_openapi::api::core::v1::Toleration {
+        key: key.clone(),
+        operator: Some(operator.as_str().to_owned()),
+        value: value.clone(),
+        effect: effect.map(|effect| effect.as_str().to_owned()),
+        toleration_seconds: *toleration_seconds,
+    }
+}
+
+fn non_empty<T>(items: Vec<T>) -> Option<Vec<T>> {
+    (!items.is_empty()).then_some(items)
+}
+
+/// CPU and memory of a container.
+pub(super) fn requirements(resources: &Resources) -> ResourceRequirements {
+    let amounts = |amounts: &BTreeMap<String, crds::quantity::Quantity>| {
+        let amounts = amounts.iter();
+        let amounts: BTreeMap<_, _> =
+            amounts.map(|(name, q)| (name.clone(), Quantity(q.as_str().to_owned()))).collect();
+        (!amounts.is_empty()).then_some(amounts)
+    };
+    ResourceRequirements {
+        requests: amounts(&resources.requests),
+        limits: amounts(&resources.limits),
+        claims: None,
+    }
+}
+
+/// Pod security `restricted`, the pod's half.
+pub(super) fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(NON_ROOT),
+        run_as_group: Some(NON_ROOT),
+        fs_group: Some(NON_ROOT),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
+        }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// Pod security `restricted`, the container's half.
+pub(super) fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) }),
+        ..SecurityContext::default()
+    }
+}

@@ -1,0 +1,88 @@
+//! The one volume of a media pod: configuration, keys, certificates and what the operator tells
+//! the pod, in one directory.
+
+use crds::names;
+use k8s_openapi::api::core::v1::{
+    ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
+    ObjectFieldSelector, ProjectedVolumeSource, SecretProjection, Volume, VolumeProjection,
+};
+
+use super::config;
+use crate::cluster::material::{AUTHORITY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY};
+use crate::cluster::validate::{KEYS_ENTRY, PASSWORD_ENTRY, TOKEN_ENTRY, ValidCluster, ValidRedis};
+
+/// Name of the volume.
+pub const FILES: &str = "files";
+/// For the group of the pod's user only.
+const MODE: i32 = 0o440;
+
+/// All files of a media pod.
+pub fn files(valid: &ValidCluster) -> Volume {
+    let mut sources = vec![
+        VolumeProjection {
+            config_map: Some(ConfigMapProjection {
+                name: names::config_map(&valid.name),
+                items: Some(vec![item(config::CONFIG, config::CONFIG)]),
+                optional: None,
+            }),
+            ..VolumeProjection::default()
+        },
+        secret(&valid.keys_secret, vec![item(KEYS_ENTRY, config::KEYS)]),
+        secret(&names::peer_secret(&valid.name), peer_items()),
+    ];
+    let redis = match &valid.redis {
+        ValidRedis::Managed { .. } => Some(names::redis_secret(&valid.name)),
+        ValidRedis::External(external) => external.secret_name.clone(),
+    };
+    if let Some(name) = redis {
+        sources.push(secret(&name, vec![item(PASSWORD_ENTRY, config::REDIS_PASSWORD)]));
+    }
+    if let Some(name) = &valid.spec.http.token_secret_name {
+        sources.push(secret(name, vec![item(TOKEN_ENTRY, config::TOKEN)]));
+    }
+    sources.push(advertise());
+    Volume {
+        name: FILES.to_owned(),
+        projected: Some(ProjectedVolumeSource { default_mode: Some(MODE), sources: Some(sources) }),
+        ..Volume::default()
+    }
+}
+
+fn peer_items() -> Vec<KeyToPath> {
+    [AUTHORITY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY]
+        .into_iter()
+        .map(|entry| item(entry, &format!("{}/{entry}", config::PEER)))
+        .collect()
+}
+
+fn item(entry: &str, path: &str) -> KeyToPath {
+    KeyToPath { key: entry.to_owned(), path: path.to_owned(), mode: None }
+}
+
+fn secret(name: &str, items: Vec<KeyToPath>) -> VolumeProjection {
+    VolumeProjection {
+        secret: Some(SecretProjection {
+            name: name.to_owned(),
+            items: Some(items),
+            optional: None,
+        }),
+        ..VolumeProjection::default()
+    }
+}
+
+/// The annotation that the operator writes once it knows the Kubernetes node.
+fn advertise() -> VolumeProjection {
+    VolumeProjection {
+        downward_api: Some(DownwardAPIProjection {
+            items: Some(vec![DownwardAPIVolumeFile {
+                path: config::ADVERTISE.to_owned(),
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: format!("metadata.annotations['{}']", names::ADVERTISE_ADDRESSES),
+                }),
+                ..DownwardAPIVolumeFile::default()
+            }]),
+        }),
+        ..VolumeProjection::default()
+    }
+}

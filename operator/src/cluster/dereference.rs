@@ -1,0 +1,139 @@
+//! First step: reads what a LiveCluster names and what is already there of it.
+
+use std::sync::Arc;
+
+use crds::{LiveCluster, names};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
+use thiserror::Error;
+
+use crate::controller::Context;
+
+/// What could not be read.
+#[derive(Debug, Error)]
+pub enum DereferenceError {
+    /// A namespaced object without a namespace.
+    #[error("the LiveCluster has no {field}")]
+    Incomplete {
+        /// The field of the metadata.
+        field: &'static str,
+    },
+    /// A Secret could not be read.
+    #[error("failed to read the Secret {name}")]
+    Secret {
+        /// Its name.
+        name: String,
+        /// The API server's answer.
+        source: Box<kube::Error>,
+    },
+    /// The media pods could not be listed.
+    #[error("failed to list media pods")]
+    Pods(#[source] Box<kube::Error>),
+    /// The managed Redis could not be read.
+    #[error("failed to read the StatefulSet of Redis")]
+    Redis(#[source] Box<kube::Error>),
+}
+
+/// A LiveCluster with what it names and owns.
+#[derive(Debug, Clone)]
+pub struct Dereferenced {
+    /// The LiveCluster.
+    pub cluster: Arc<LiveCluster>,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its unique id.
+    pub uid: String,
+    /// The Secret of API keys: the user's, or the generated one.
+    pub keys: Option<Secret>,
+    /// The Secret of the bearer token for `POST /api/create-room`.
+    pub token: Option<Secret>,
+    /// The Secret with the password of Redis: the user's, or the generated one.
+    pub redis: Option<Secret>,
+    /// The authority for pod-to-pod certificates.
+    pub authority: Option<Secret>,
+    /// The certificate of media pods.
+    pub peer: Option<Secret>,
+    /// The managed Redis.
+    pub redis_set: Option<StatefulSet>,
+    /// The media pods that this LiveCluster controls.
+    pub pods: Vec<Pod>,
+}
+
+/// Reads everything from the API server, not from a cache: decisions about pods count them.
+pub async fn dereference(
+    cluster: &Arc<LiveCluster>,
+    context: &Context,
+) -> Result<Dereferenced, DereferenceError> {
+    let name = cluster.name_any();
+    let namespace =
+        cluster.namespace().ok_or(DereferenceError::Incomplete { field: "namespace" })?;
+    let uid = cluster.uid().ok_or(DereferenceError::Incomplete { field: "uid" })?;
+    let spec = &cluster.spec;
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let secret = |name: Option<String>| {
+        let secrets = secrets.clone();
+        async move {
+            let Some(name) = name else { return Ok(None) };
+            let found = secrets.get_opt(&name).await;
+            found.map_err(|e| DereferenceError::Secret { name, source: Box::new(e) })
+        }
+    };
+    let keys = spec.keys.secret_name.clone().unwrap_or_else(|| names::keys_secret(&name));
+    let redis = match &spec.redis.external {
+        Some(external) => external.secret_name.clone(),
+        None => Some(names::redis_secret(&name)),
+    };
+    let (keys, token, redis, authority, peer) = futures::try_join!(
+        secret(Some(keys)),
+        secret(spec.http.token_secret_name.clone()),
+        secret(redis),
+        secret(Some(names::authority_secret(&name))),
+        secret(Some(names::peer_secret(&name))),
+    )?;
+    let (redis_set, pods) = futures::try_join!(
+        redis_set(context, &namespace, &name),
+        pods(context, &namespace, &name, &uid)
+    )?;
+    let cluster = Arc::clone(cluster);
+    Ok(Dereferenced {
+        cluster,
+        namespace,
+        uid,
+        keys,
+        token,
+        redis,
+        authority,
+        peer,
+        redis_set,
+        pods,
+    })
+}
+
+async fn redis_set(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<StatefulSet>, DereferenceError> {
+    let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
+    sets.get_opt(&names::redis(name)).await.map_err(|e| DereferenceError::Redis(Box::new(e)))
+}
+
+/// Pods with our labels that another object controls, or none, are neither counted nor touched.
+async fn pods(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+) -> Result<Vec<Pod>, DereferenceError> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let list = pods.list(&ListParams::default().labels(&names::node_selector(name))).await;
+    let mut pods = list.map_err(|e| DereferenceError::Pods(Box::new(e)))?.items;
+    pods.retain(|pod| {
+        pod.owner_references()
+            .iter()
+            .any(|owner| owner.controller == Some(true) && owner.uid == uid)
+    });
+    Ok(pods)
+}

@@ -1,0 +1,161 @@
+//! Reads counts from the media nodes' metrics. A node that does not answer keeps its last counts:
+//! silence is not emptiness.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, to_bytes};
+use contract::metrics::{PARTICIPANTS, ROOMS, SUBSCRIBERS};
+use futures::StreamExt as _;
+use hyper::Request;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+use super::build::node::ADMIN_PORT;
+use super::nodes::{NodePhase, NodePod};
+
+/// Requests at the same time.
+const CONCURRENCY: usize = 16;
+/// A node that takes longer does not count this time.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Metrics of a node are a few KiB.
+const MAX_BODY: usize = 1 << 20;
+/// Counts younger than this are not read again.
+const MIN_AGE: Duration = Duration::from_secs(2);
+/// Counts of pods that nobody asked for in this time are forgotten.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// Counts of one media node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rooms that have their home there.
+    pub rooms: i64,
+    /// Participants in these rooms.
+    pub participants: i64,
+    /// Participants that subscribe to at least one track.
+    pub subscribers: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    counts: Counts,
+    at: Instant,
+}
+
+/// Reads and remembers counts.
+#[derive(Debug)]
+pub struct Poller {
+    client: Client<HttpConnector, Body>,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+impl Default for Poller {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Poller {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(TIMEOUT));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(1)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(connector);
+        Self { client, known: Mutex::default() }
+    }
+
+    /// Counts of the pods by their unique id; pods never heard of are absent.
+    pub async fn poll(&self, pods: &[NodePod]) -> HashMap<String, Counts> {
+        let due: Vec<_> = pods.iter().filter_map(|pod| self.due(pod)).collect();
+        let reads = futures::stream::iter(due)
+            .map(|(uid, address)| async move { (uid, self.read(address).await) })
+            .buffer_unordered(CONCURRENCY);
+        let answers: Vec<_> = reads.collect().await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (uid, counts) in answers {
+            if let Some(counts) = counts {
+                known.insert(uid, Known { counts, at: Instant::now() });
+            }
+        }
+        known.retain(|_, known| known.at.elapsed() < MAX_AGE);
+        let of = |pod: &NodePod| Some((pod.uid.clone(), known.get(&pod.uid)?.counts));
+        pods.iter().filter_map(of).collect()
+    }
+
+    /// Whom to ask at which address.
+    fn due(&self, pod: &NodePod) -> Option<(String, IpAddr)> {
+        let address = pod.ip.as_ref()?.parse().ok()?;
+        let runs = matches!(pod.phase, NodePhase::Ready | NodePhase::Terminating);
+        (runs && !self.is_young(&pod.uid)).then_some((pod.uid.clone(), address))
+    }
+
+    fn is_young(&self, uid: &str) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(uid).is_some_and(|known| known.at.elapsed() < MIN_AGE)
+    }
+
+    async fn read(&self, address: IpAddr) -> Option<Counts> {
+        let url = format!("http://{}/metrics", SocketAddr::new(address, ADMIN_PORT));
+        let request = Request::get(url).body(Body::empty()).ok()?;
+        let answer = async {
+            let answer = self.client.request(request).await.ok()?;
+            if !answer.status().is_success() {
+                return None;
+            }
+            to_bytes(Body::new(answer.into_body()), MAX_BODY).await.ok()
+        };
+        let body = tokio::time::timeout(TIMEOUT, answer).await.ok()??;
+        parse(std::str::from_utf8(&body).ok()?)
+    }
+}
+
+/// Reads the counts from Prometheus's text format; `None` when one is missing.
+fn parse(text: &str) -> Option<Counts> {
+    Some(Counts {
+        rooms: sum(text, ROOMS)?,
+        participants: sum(text, PARTICIPANTS)?,
+        subscribers: sum(text, SUBSCRIBERS)?,
+    })
+}
+
+/// The sum of a metric over its labels.
+fn sum(text: &str, name: &str) -> Option<i64> {
+    text.lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let value = match rest.strip_prefix('{') {
+                Some(labelled) => labelled.rsplit_once('}')?.1,
+                None => rest.strip_prefix(' ')?,
+            };
+            // Counts are whole numbers; a time stamp may follow.
+            value.split_whitespace().next()?.parse::<f64>().ok()
+        })
+        .map(|value| value as i64)
+        .reduce(|a, b| a.saturating_add(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_the_metrics_by_their_whole_name() {
+        let text = "# TYPE livecluster_rooms gauge\nlivecluster_rooms 3\n\
+                    livecluster_rooms_total 9\nlivecluster_participants{kind=\"a\"} 4\n\
+                    livecluster_participants{kind=\"b\"} 2 1700000000\nlivecluster_subscribers 5\n";
+        let counts = Counts { rooms: 3, participants: 6, subscribers: 5 };
+        assert_eq!(parse(text), Some(counts));
+    }
+
+    #[test]
+    fn a_missing_metric_is_not_zero() {
+        assert_eq!(parse("livecluster_rooms 3\n"), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! Last step: reports what was found.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::status::{MAX_MEMBERS, Member, MemberState, condition};
+use crds::{LiveCluster, LiveClusterStatus, names};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use super::ReconcileError;
+use super::conditions::{self, Finding, Truth};
+use super::dereference::Dereferenced;
+use super::nodes::{CarriedOut, NodePhase, NodePod, Plan};
+use super::poll::Counts;
+use super::validate::{Invalid, ValidCluster, ValidRedis};
+use crate::controller::Context;
+
+/// Time in which Redis must take a connection.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Everything that the status is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The cluster.
+    pub valid: &'a ValidCluster,
+    /// What was read.
+    pub found: &'a Dereferenced,
+    /// Hash of what pods should be made from.
+    pub revision: &'a str,
+    /// The media pods before the plan was carried out.
+    pub pods: &'a [NodePod],
+    /// The plan.
+    pub plan: &'a Plan,
+    /// What became of it.
+    pub done: &'a CarriedOut,
+    /// Counts by the pods' unique ids.
+    pub counts: &'a HashMap<String, Counts>,
+    /// Redis takes connections.
+    pub redis_reachable: bool,
+}
+
+/// Whether Redis takes connections: the managed one says so itself, another is dialled.
+pub async fn redis_reachable(valid: &ValidCluster, found: &Dereferenced) -> bool {
+    match &valid.redis {
+        ValidRedis::Managed { .. } => {
+            let status = found.redis_set.as_ref().and_then(|set| set.status.as_ref());
+            status.and_then(|status| status.ready_replicas).unwrap_or_default() > 0
+        }
+        ValidRedis::External(external) => {
+            let Some(address) = external.addresses.first() else { return false };
+            let dialled = tokio::time::timeout(REDIS_TIMEOUT, TcpStream::connect(address)).await;
+            matches!(dialled, Ok(Ok(_)))
+        }
+    }
+}
+
+/// Writes the status when it differs; says whether the cluster has come to rest.
+pub async fn update(
+    cluster: &Arc<LiveCluster>,
+    context: &Context,
+    view: &View<'_>,
+    now: Timestamp,
+) -> Result<bool, ReconcileError> {
+    let status = status_of(cluster, view, now);
+    let settled = status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == condition::PROGRESSING && c.status == Truth::False.as_str());
+    write(cluster, context, status).await?;
+    Ok(settled)
+}
+
+/// Reports that the spec cannot be acted upon; what is there goes on, and stays counted.
+pub async fn update_invalid(
+    cluster: &Arc<LiveCluster>,
+    context: &Context,
+    invalid: &Invalid,
+) -> Result<(), ReconcileError> {
+    let mut status = cluster.status.clone().unwrap_or_default();
+    let (reason, message) = (invalid.reason(), invalid.to_string());
+    let mut findings = vec![
+        Finding::new(condition::READY, false, reason, message.clone()),
+        Finding::new(condition::PROGRESSING, false, reason, message.clone()),
+        Finding::new(condition::DEGRADED, true, reason, message),
+    ];
+    if status.ready_nodes == 0 {
+        findings.push(Finding::new(condition::AVAILABLE, false, reason, "no node takes traffic"));
+    }
+    let generation = cluster.meta().generation;
+    let merged = conditions::merge(&status.conditions, findings, generation, Timestamp::now());
+    status.conditions.retain(|old| merged.iter().all(|new| new.type_ != old.type_));
+    status.conditions.extend(merged);
+    status.observed_generation = generation;
+    write(cluster, context, status).await
+}
+
+async fn write(
+    cluster: &Arc<LiveCluster>,
+    context: &Context,
+    status: LiveClusterStatus,
+) -> Result<(), ReconcileError> {
+    if cluster.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let api: Api<LiveCluster> =
+        Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": LiveCluster::api_version(&()),
+        "kind": LiveCluster::kind(&()),
+        // Of this very object, never of one that took its name.
+        "metadata": {"uid": cluster.uid()},
+        "status": status,
+    });
+    let params = PatchParams::apply(names::MANAGER).force();
+    match api.patch_status(&cluster.name_any(), &params, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(()),
+        // Deleted meanwhile.
+        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
+        Err(error) => Err(ReconcileError::Status(Box::new(error))),
+    }
+}
+
+/// The status that a view amounts to.
+#[must_use]
+pub fn status_of(cluster: &LiveCluster, view: &View<'_>, now: Timestamp) -> LiveClusterStatus {
+    let old = cluster.status.clone().unwrap_or_default();
+    let alive = view.pods.iter().filter(|pod| is_alive(pod)).count();
+    let members: Vec<_> = view.pods.iter().map(|pod| member(pod, view, &old)).collect();
+    let generation = cluster.meta().generation;
+    LiveClusterStatus {
+        observed_generation: generation,
+        url: Some(view.valid.url()),
+        nodes: as_i32(alive.min(usize::from(view.valid.spec.nodes))),
+        ready_nodes: as_i32(view.pods.iter().filter(|pod| pod.serves()).count()),
+        rooms: members.iter().map(|member| member.rooms).sum(),
+        participants: members.iter().map(|member| member.participants).sum(),
+        subscribers: members.iter().map(|member| member.subscribers).sum(),
+        selector: Some(names::open_node_selector(&view.valid.name)),
+        conditions: conditions::merge(&old.conditions, findings(view), generation, now),
+        members: members.into_iter().take(MAX_MEMBERS).collect(),
+    }
+}
+
+fn is_alive(pod: &NodePod) -> bool {
+    matches!(pod.phase, NodePhase::Starting | NodePhase::Ready)
+}
+
+fn as_i32(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+/// A node that never answered this operator keeps the counts that the last one reported.
+fn member(pod: &NodePod, view: &View<'_>, old: &LiveClusterStatus) -> Member {
+    let before = old.members.iter().find(|member| member.name == pod.name);
+    let before = before.map(|member| Counts {
+        rooms: member.rooms,
+        participants: member.participants,
+        subscribers: member.subscribers,
+    });
+    let counts = match pod.phase {
+        NodePhase::Ended => Counts::default(),
+        NodePhase::Starting if pod.ip.is_none() => Counts::default(),
+        NodePhase::Starting | NodePhase::Ready | NodePhase::Terminating => {
+            view.counts.get(&pod.uid).copied().or(before).unwrap_or_default()
+        }
+    };
+    let addresses = pod.told_addresses.as_deref().unwrap_or_default();
+    Member {
+        name: pod.name.clone(),
+        slot: pod.slot.unwrap_or_default(),
+        state: match pod.phase {
+            NodePhase::Ready if pod.open => MemberState::Open,
+            NodePhase::Ready | NodePhase::Starting => MemberState::Starting,
+            NodePhase::Ended | NodePhase::Terminating => MemberState::Terminating,
+        },
+        host: pod.host.clone(),
+        addresses: addresses.split(',').filter(|a| !a.is_empty()).map(str::to_owned).collect(),
+        rooms: counts.rooms,
+        participants: counts.participants,
+        subscribers: counts.subscribers,
+    }
+}
+
+/// The conditions that a view amounts to.
+fn findings(view: &View<'_>) -> Vec<Finding> {
+    let desired = usize::from(view.valid.spec.nodes);
+    let serving = view.pods.iter().filter(|pod| pod.serves()).count();
+    let settled = view.done.changes == 0
+        && view.done.refusal.is_none()
+        && serving == desired
+        && view.pods.len() == desired
+        && view.pods.iter().all(|pod| pod.revision == view.revision);
+    let progress = format!("{serving} of {desired} nodes take traffic");
+    let trouble = trouble(view);
+    let mut findings = vec![ready(view, serving, desired, &progress, trouble.as_ref())];
+    let reason = if serving > 0 { "NodesOpen" } else { "NoNodeOpen" };
+    findings.push(Finding::new(condition::AVAILABLE, serving > 0, reason, progress.clone()));
+    let reason = match (settled, serving < desired) {
+        (true, _) => "Settled",
+        (false, true) => "NodesStarting",
+        (false, false) => "NodesReplaced",
+    };
+    findings.push(Finding::new(condition::PROGRESSING, !settled, reason, progress));
+    findings.push(match trouble {
+        Some((reason, message)) => Finding::new(condition::DEGRADED, true, reason, message),
+        None => Finding::new(condition::DEGRADED, false, "AsExpected", ""),
+    });
+    findings.extend(surroundings(view));
+    findings
+}
+
+fn ready(
+    view: &View<'_>,
+    serving: usize,
+    desired: usize,
+    progress: &str,
+    trouble: Option<&(String, String)>,
+) -> Finding {
+    let current =
+        view.pods.iter().filter(|pod| pod.serves() && pod.revision == view.revision).count();
+    let (holds, reason) = if !view.redis_reachable {
+        (false, "RedisUnreachable".to_owned())
+    } else if current >= desired && serving == current {
+        (true, "Ready".to_owned())
+    } else if let Some((reason, _)) = trouble {
+        (false, reason.clone())
+    } else if serving < desired {
+        (false, "NodesStarting".to_owned())
+    } else {
+        (false, "NodesReplaced".to_owned())
+    };
+    Finding::new(condition::READY, holds, reason, progress)
+}
+
+/// What needs a person: reason and message.
+fn trouble(view: &View<'_>) -> Option<(String, String)> {
+    if let Some(refusal) = &view.done.refusal {
+        return Some((refusal.reason().to_owned(), refusal.message(&view.valid.namespace)));
+    }
+    if view.plan.slots_exhausted {
+        let count = view.valid.spec.media.ports.count;
+        let message = format!(
+            "spec.media.ports.count is {count}, room for {} nodes, those that end included",
+            view.valid.slots
+        );
+        return Some(("SlotsExhausted".to_owned(), message));
+    }
+    view.pods.iter().filter(|pod| is_alive(pod)).find_map(|pod| {
+        let trouble = pod.trouble.as_ref()?;
+        let reason = if trouble.reason.is_empty() { "NodeFailing" } else { &trouble.reason };
+        Some((reason.to_owned(), format!("{}: {}", pod.name, trouble.message)))
+    })
+}
+
+/// Redis, addresses, TLS.
+fn surroundings(view: &View<'_>) -> [Finding; 3] {
+    let redis = if view.redis_reachable { "Connected" } else { "NoAnswer" };
+    let alive: Vec<_> = view.pods.iter().filter(|pod| is_alive(pod)).collect();
+    let told = alive.iter().filter(|pod| pod.told_addresses.is_some()).count();
+    let discovered = match (alive.len(), told) {
+        (0, _) => Truth::Unknown,
+        (alive, told) => Truth::from(alive == told),
+    };
+    let reason = match discovered {
+        Truth::True => "NodeAddresses",
+        Truth::False | Truth::Unknown => "NodesStarting",
+    };
+    let message = format!("{told} of {} nodes know their addresses", alive.len());
+    let tls = view.valid.spec.ingress.tls.is_some();
+    let (tls_reason, tls_message) = if tls {
+        ("SecretGiven", "")
+    } else {
+        (
+            "NoSecret",
+            "spec.ingress.tls is absent: browsers give camera and microphone over https only, *.localhost apart",
+        )
+    };
+    [
+        Finding::new(condition::REDIS_REACHABLE, view.redis_reachable, redis, ""),
+        Finding::new(condition::ADDRESSES_DISCOVERED, discovered, reason, message),
+        Finding::new(condition::TLS_CONFIGURED, tls, tls_reason, tls_message),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! Watches LiveClusters and what belongs to them, and starts reconciles.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crds::{LiveCluster, names};
+use futures::StreamExt as _;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::args::RunOptions;
+use crate::cluster::apply::AppliedCache;
+use crate::cluster::poll::Poller;
+use crate::cluster::validate::Images;
+use crate::cluster::{self, ReconcileError};
+use crate::leader::Election;
+use crate::metrics::{Metrics, Outcome};
+
+/// Reconciles at the same time; each holds a few objects and makes a few requests.
+const CONCURRENCY: u16 = 8;
+/// Events of an object within this time make one reconcile.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// First wait after a failure; it doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest wait after a failure.
+const MAX_BACKOFF: Duration = Duration::from_secs(120);
+
+/// Why the operator ends.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// No API server is configured.
+    #[error("failed to make a client of the Kubernetes API")]
+    Client(#[source] Box<kube::Error>),
+    /// The CustomResourceDefinition is missing, or may not be read.
+    #[error("failed to list LiveClusters; is the CustomResourceDefinition installed?")]
+    List(#[source] Box<kube::Error>),
+    /// Metrics clash.
+    #[error("failed to register metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// The Lease is not to be had.
+    #[error("failed to stand for election")]
+    Election(#[from] kube_lease_manager::LeaseManagerError),
+    /// The admin port is taken.
+    #[error("failed to serve the admin port")]
+    Admin(#[source] std::io::Error),
+}
+
+/// What every reconcile needs.
+pub struct Context {
+    /// Client of the Kubernetes API.
+    pub client: Client,
+    /// Publishes Events.
+    pub recorder: Recorder,
+    /// Images that a LiveCluster need not name.
+    pub images: Images,
+    /// Kubernetes nodes, without what we do not read.
+    pub hosts: Store<Node>,
+    /// Reads the media nodes' metrics.
+    pub poller: Poller,
+    /// What was applied last.
+    pub applied: AppliedCache,
+    /// The operator's own metrics.
+    pub metrics: Metrics,
+    failures: Mutex<HashMap<ObjectRef<LiveCluster>, u32>>,
+}
+
+impl Context {
+    /// Makes a context; `hosts` is filled by [`watch_hosts`].
+    #[must_use]
+    pub fn new(client: Client, images: Images, hosts: Store<Node>, metrics: Metrics) -> Self {
+        let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: hostname() };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            images,
+            hosts,
+            poller: Poller::new(),
+            applied: AppliedCache::default(),
+            metrics,
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Counts a failure and returns how long to wait.
+    fn backoff(&self, object: ObjectRef<LiveCluster>) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(object).or_default();
+        let wait = FIRST_BACKOFF.saturating_mul(1 << (*count).min(10));
+        *count = count.saturating_add(1);
+        wait.min(MAX_BACKOFF)
+    }
+
+    fn succeeded(&self, object: &ObjectRef<LiveCluster>) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
+    }
+}
+
+fn hostname() -> Option<String> {
+    std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).ok()
+}
+
+/// Runs until a signal, the loss of the lead, or an error.
+pub async fn run(options: RunOptions) -> Result<(), RunError> {
+    let client = Client::try_default().await.map_err(|e| RunError::Client(Box::new(e)))?;
+    let metrics = Metrics::new()?;
+    let admin = Admin::new(metrics.clone());
+    let port = options.admin_port;
+    let mut serving = tokio::spawn(admin.clone().serve(port));
+    let clusters = namespaced::<LiveCluster>(&client, &options);
+    clusters.list(&Default::default()).await.map_err(|e| RunError::List(Box::new(e)))?;
+    admin.set_ready();
+
+    let identity = options.identity.clone().or_else(hostname);
+    let identity = identity.unwrap_or_else(|| names::MANAGER.to_owned());
+    let mut election = Election::join(client.clone(), &options.lease_namespace, &identity).await?;
+    tokio::select! {
+        won = election.won() => info!(won, %identity, "Election"),
+        result = &mut serving => return admin_ended(result),
+        () = signalled() => { election.leave().await; return Ok(()); }
+    }
+    metrics.set_leader(true);
+    tokio::select! {
+        () = control(client, options, metrics.clone()) => {}
+        () = election.lost() => warn!("Another operator leads"),
+        result = &mut serving => return admin_ended(result),
+        () = signalled() => info!("Ending by signal"),
+    }
+    metrics.set_leader(false);
+    election.leave().await;
+    Ok(())
+}
+
+fn admin_ended(
+    result: Result<std::io::Result<()>, tokio::task::JoinError>,
+) -> Result<(), RunError> {
+    match result {
+        Ok(result) => result.map_err(RunError::Admin),
+        Err(error) => Err(RunError::Admin(std::io::Error::other(error))),
+    }
+}
+
+/// Ends with SIGTERM or SIGINT.
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+fn namespaced<K>(client: &Client, options: &RunOptions) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match &options.watch_namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Keeps the Kubernetes nodes' addresses; ends only with the task.
+pub fn watch_hosts(client: Client) -> Store<Node> {
+    let (reader, writer) = reflector::store();
+    let stream = watcher(Api::<Node>::all(client), watcher::Config::default())
+        .default_backoff()
+        .modify(|node| {
+            node.managed_fields_mut().clear();
+            if let Some(status) = &mut node.status {
+                status.images = None;
+            }
+        })
+        .reflect(writer)
+        .touched_objects();
+    tokio::spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            if let Err(error) = event {
+                warn!(%error, "Watching Kubernetes nodes failed");
+            }
+        }
+    });
+    reader
+}
+
+/// Runs the controller.
+async fn control(client: Client, options: RunOptions, metrics: Metrics) {
+    let images = Images { sfu: options.sfu_image.clone(), redis: options.redis_image.clone() };
+    let hosts = watch_hosts(client.clone());
+    let context = Arc::new(Context::new(client.clone(), images, hosts, metrics));
+    let ours =
+        watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
+    let controller = Controller::new(namespaced(&client, &options), watcher::Config::default())
+        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE));
+    // Pods never change by us once they are made; their state is read in every reconcile.
+    controller
+        .watches(namespaced::<Pod>(&client, &options), ours.clone(), |pod| owner(&pod))
+        .watches(namespaced::<ConfigMap>(&client, &options), ours.clone(), touched(&context))
+        .watches(namespaced::<Service>(&client, &options), ours.clone(), touched(&context))
+        .watches(namespaced::<StatefulSet>(&client, &options), ours.clone(), touched(&context))
+        .watches(namespaced::<Ingress>(&client, &options), ours, touched(&context))
+        .run(reconcile, error_policy, context)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                warn!(%error, "Reconcile not done");
+            }
+        })
+        .await;
+}
+
+/// The LiveCluster that an object belongs to.
+fn owner<K: Resource>(object: &K) -> Option<ObjectRef<LiveCluster>> {
+    let meta = object.meta();
+    let owner = meta.owner_references.iter().flatten().find(|owner| {
+        owner.controller == Some(true) && owner.kind == LiveCluster::kind(&()).as_ref()
+    })?;
+    Some(ObjectRef::new(&owner.name).within(meta.namespace.as_deref()?))
+}
+
+/// Somebody changed an object of ours: the next reconcile writes all of them anew.
+fn touched<K: Resource>(
+    context: &Arc<Context>,
+) -> impl Fn(K) -> Option<ObjectRef<LiveCluster>> + Send + Sync + 'static {
+    let context = Arc::clone(context);
+    move |object| {
+        let owner = owner(&object)?;
+        context.applied.forget(&owner);
+        Some(owner)
+    }
+}
+
+async fn reconcile(
+    object: Arc<LiveCluster>,
+    context: Arc<Context>,
+) -> Result<Action, Arc<ReconcileError>> {
+    let start = Instant::now();
+    let result = cluster::reconcile(&object, &context).await;
+    let outcome = match &result {
+        Ok(report) => report.outcome,
+        Err(_) => Outcome::Failed,
+    };
+    context.metrics.reconciled(outcome, start.elapsed().as_secs_f64());
+    match result {
+        Ok(report) => {
+            context.succeeded(&ObjectRef::from_obj(&object));
+            Ok(Action::requeue(report.again_in))
+        }
+        Err(error) => Err(Arc::new(error)),
+    }
+}
+
+fn error_policy(
+    object: Arc<LiveCluster>,
+    error: &Arc<ReconcileError>,
+    context: Arc<Context>,
+) -> Action {
+    let reference = ObjectRef::from_obj(&*object);
+    let wait = context.backoff(reference);
+    let error: &dyn std::error::Error = error.as_ref();
+    let causes = std::iter::successors(error.source(), |cause| cause.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ");
+    warn!(
+        namespace = object.namespace().unwrap_or_default(),
+        name = object.name_any(),
+        %error,
+        causes,
+        wait_ms = wait.as_millis(),
+        "Reconcile failed"
+    );
+    Action::requeue(wait)
+}
