@@ -136,6 +136,8 @@ pub struct Room {
     transports: HashMap<TransportId, (ParticipantKey, TransportRole)>,
     /// Tracks that have a receiver in the engine.
     tracks: BTreeMap<TrackKey, LiveTrack>,
+    /// Senders may name tracks that are no longer there.
+    tracks_ended: bool,
     /// Participants whose part of the media may have to change.
     dirty: BTreeSet<ParticipantKey>,
     /// Who left lately: a client that resumes may have missed it.
@@ -167,6 +169,7 @@ impl Room {
             sessions: HashMap::new(),
             transports: HashMap::new(),
             tracks: BTreeMap::new(),
+            tracks_ended: false,
             dirty: BTreeSet::new(),
             departed: VecDeque::new(),
             replay: Replay::default(),

@@ -30,6 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the beginning of virtual time")]
     fn both_clocks_move_together() {
         let now = Now { instant: Instant::now(), unix_ms: 1_500 };
         let later = now.after(Duration::from_millis(700));

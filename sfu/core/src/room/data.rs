@@ -94,7 +94,9 @@ impl Room {
             .participants
             .iter()
             .filter(|(other, p)| **other != key && is_destination(p, &destinations))
-            .map(|(_, p)| p.sending_transport().id)
+            .map(|(_, p)| p.sending_transport())
+            .filter(|transport| transport.remote.is_some())
+            .map(|transport| transport.id)
             .collect();
         for transport in targets {
             self.media(MediaCommand::SendData { transport, channel, payload: payload.clone() });

@@ -27,6 +27,9 @@ impl Room {
 
     /// Stops sending tracks that ended.
     pub(super) fn prune_senders(&mut self) {
+        if !std::mem::take(&mut self.tracks_ended) {
+            return;
+        }
         let Self { participants, tracks, output, .. } = self;
         for participant in participants.values_mut() {
             let transport = participant.subscriber.as_mut().unwrap_or(&mut participant.publisher);

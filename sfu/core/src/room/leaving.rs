@@ -78,7 +78,9 @@ impl Room {
         }
         self.identities.remove(&participant.identity);
         self.dirty.remove(&key);
+        let before = self.tracks.len();
         self.tracks.retain(|_, track| track.publisher != key);
+        self.tracks_ended |= self.tracks.len() != before;
         self.prune_senders();
         for transport in participant.transports() {
             self.transports.remove(&transport.id);

@@ -103,7 +103,9 @@ impl Room {
         let gone = end_tracks(participant);
         let begun = begin_tracks(participant);
         let publisher_sid = participant.sid.to_string();
-        for (track, codecs) in &begun {
+        // Nobody sees a hidden participant or its tracks.
+        let visible = begun.iter().filter(|_| !participant.permission.hidden);
+        for (track, codecs) in visible {
             let Some(track) = participant.tracks.iter().find(|t| t.key == *track) else { continue };
             let Some(kind) = track.kind() else { continue };
             let layers = track.info.codecs.first().map(|c| c.layers.clone()).unwrap_or_default();
@@ -124,6 +126,7 @@ impl Room {
         }
         // The sections may have changed for tracks that stay, too.
         self.dirty.insert(key);
+        self.tracks_ended |= !gone.is_empty();
         if !gone.is_empty() || !begun.is_empty() {
             self.dirty.extend(self.participants.keys().copied());
             self.broadcast_participant(key, false);

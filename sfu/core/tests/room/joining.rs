@@ -230,3 +230,21 @@ fn an_offer_that_comes_with_the_join_is_answered_with_the_tracks_that_are_there(
     assert_eq!(answer.mid_to_track_id.len(), 2);
     assert_eq!(world.room.counts().subscriptions, 2);
 }
+
+#[test]
+fn a_hidden_participant_is_seen_by_nobody() {
+    let mut world = World::new();
+    let (ben, _, subscriber) = enter_dual(&mut world, "ben", None);
+    world.take(ben);
+    let mut hidden = params("ghost", Dual);
+    hidden.claims.video.hidden = true;
+    let ghost = world.join(hidden).unwrap();
+    publish(&mut world, ghost, DUAL_SIMULCAST);
+    world.settle();
+    world.signal(ghost, Request::Leave(Default::default()));
+    assert!(world.take(ben).is_empty());
+    assert!(world.engine[&subscriber].senders.is_empty());
+    let carl = world.join(params("carl", Single)).unwrap();
+    let Message::Join(join) = &world.take(carl)[0] else { panic!() };
+    assert_eq!(join.other_participants.len(), 1);
+}

@@ -1,5 +1,7 @@
 //! Scripted clients against a room: offers of Chromium in, messages and media commands out.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
+
 mod client;
 mod joining;
 mod publishing;

@@ -60,16 +60,11 @@ fn step() -> impl Strategy<Value = Step> {
 
 const OFFERS: [&str; 4] = [DUAL_SIMULCAST, DUAL_H264, SINGLE_SIMULCAST, SINGLE_START];
 
+fn session_of(who: usize, sessions: &[SessionId]) -> SessionId {
+    sessions.get(who % sessions.len().max(1)).copied().unwrap_or(SessionId(u64::MAX))
+}
+
 fn take_step(world: &mut World, sessions: &mut Vec<SessionId>, step: Step) {
-    let of = |who: usize, sessions: &[SessionId]| {
-        sessions.get(who % sessions.len().max(1)).copied().unwrap_or(SessionId(u64::MAX))
-    };
-    let all: Vec<String> = world
-        .room
-        .participants()
-        .iter()
-        .flat_map(|p| p.tracks.iter().map(|t| t.sid.clone()))
-        .collect();
     match step {
         Step::Join { name, dual } => {
             let mode = if dual { Dual } else { Single };
@@ -84,15 +79,15 @@ fn take_step(world: &mut World, sessions: &mut Vec<SessionId>, step: Step) {
         Step::Offer { who, which, unpublish } => {
             let sdp = OFFERS[which];
             let sdp = if unpublish { sdp.replace("a=sendonly", "a=inactive") } else { sdp.into() };
-            world.signal(of(who, sessions), offer(&sdp, 1));
+            world.signal(session_of(who, sessions), offer(&sdp, 1));
         }
         Step::AddTracks { who, which } => {
             let (video, audio) = cids(OFFERS[which]);
-            world.signal(of(who, sessions), add_track(&video, TrackType::Video));
-            world.signal(of(who, sessions), add_track(&audio, TrackType::Audio));
+            world.signal(session_of(who, sessions), add_track(&video, TrackType::Video));
+            world.signal(session_of(who, sessions), add_track(&audio, TrackType::Audio));
         }
         Step::Accept { who } => {
-            let session = of(who, sessions);
+            let session = session_of(who, sessions);
             let offered = world.find(session, |m| match m {
                 Message::Offer(offer) => Some(offer.clone()),
                 _ => None,
@@ -101,9 +96,22 @@ fn take_step(world: &mut World, sessions: &mut Vec<SessionId>, step: Step) {
                 world.signal(session, answer(&answer_to(&offered.sdp), offered.id));
             }
         }
+        step => change(world, sessions, step),
+    }
+}
+
+/// Steps on what is there already.
+fn change(world: &mut World, sessions: &[SessionId], step: Step) {
+    let all: Vec<String> = world
+        .room
+        .participants()
+        .iter()
+        .flat_map(|p| p.tracks.iter().map(|t| t.sid.clone()))
+        .collect();
+    match step {
         Step::Subscribe { who, subscribe } => {
             let update = UpdateSubscription { track_sids: all, subscribe, ..Default::default() };
-            world.signal(of(who, sessions), Request::Subscription(update));
+            world.signal(session_of(who, sessions), Request::Subscription(update));
         }
         Step::Settings { who, disabled, quality, width } => {
             let settings = UpdateTrackSettings {
@@ -114,11 +122,14 @@ fn take_step(world: &mut World, sessions: &mut Vec<SessionId>, step: Step) {
                 height: width,
                 ..Default::default()
             };
-            world.signal(of(who, sessions), Request::TrackSetting(settings));
+            world.signal(session_of(who, sessions), Request::TrackSetting(settings));
         }
         Step::Mute { who, muted } => {
             for sid in all {
-                world.signal(of(who, sessions), Request::Mute(MuteTrackRequest { sid, muted }));
+                world.signal(
+                    session_of(who, sessions),
+                    Request::Mute(MuteTrackRequest { sid, muted }),
+                );
             }
         }
         Step::Permission { who, all } => {
@@ -126,10 +137,14 @@ fn take_step(world: &mut World, sessions: &mut Vec<SessionId>, step: Step) {
                 all_participants: all,
                 ..Default::default()
             };
-            world.signal(of(who, sessions), Request::SubscriptionPermission(rules));
+            world.signal(session_of(who, sessions), Request::SubscriptionPermission(rules));
         }
-        Step::Leave { who } => world.signal(of(who, sessions), Request::Leave(Default::default())),
-        Step::Close { who } => world.room.handle_session_closed(of(who, sessions), world.now),
+        Step::Leave { who } => {
+            world.signal(session_of(who, sessions), Request::Leave(Default::default()))
+        }
+        Step::Close { who } => {
+            world.room.handle_session_closed(session_of(who, sessions), world.now)
+        }
         Step::Transport { which, connected } => {
             let state = if connected { TransportState::Connected } else { TransportState::Failed };
             if let Some(transport) = world.opened.get(which).copied() {
@@ -137,6 +152,11 @@ fn take_step(world: &mut World, sessions: &mut Vec<SessionId>, step: Step) {
             }
         }
         Step::Pass { millis } => world.pass(Duration::from_millis(millis)),
+        Step::Join { .. }
+        | Step::Resume { .. }
+        | Step::Offer { .. }
+        | Step::AddTracks { .. }
+        | Step::Accept { .. } => unreachable!("taken by the caller"),
     }
 }
 
