@@ -65,7 +65,14 @@ pub enum PeerError {
 /// Certificates as read from files that may change.
 struct Credentials {
     config: PeerConfig,
-    loaded: Mutex<Option<(SystemTime, Arc<ClientConfig>, Arc<ServerConfig>)>>,
+    loaded: Mutex<Option<Loaded>>,
+}
+
+/// What was made of the files, and when the certificate's file was last written.
+struct Loaded {
+    at: SystemTime,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
 }
 
 impl Credentials {
@@ -82,13 +89,14 @@ impl Credentials {
             .and_then(|metadata| metadata.modified())
             .map_err(|error| PeerError::File { path: path.clone(), reason: error.to_string() })?;
         let mut loaded = self.loaded.lock();
-        if let Some((at, client, server)) = &*loaded
-            && *at == changed
+        if let Some(loaded) = &*loaded
+            && loaded.at == changed
         {
-            return Ok((Arc::clone(client), Arc::clone(server)));
+            return Ok((Arc::clone(&loaded.client), Arc::clone(&loaded.server)));
         }
         let (client, server) = load(&self.config)?;
-        *loaded = Some((changed, Arc::clone(&client), Arc::clone(&server)));
+        let (shared_client, shared_server) = (Arc::clone(&client), Arc::clone(&server));
+        *loaded = Some(Loaded { at: changed, client: shared_client, server: shared_server });
         Ok((client, server))
     }
 }

@@ -1,5 +1,7 @@
 //! Whole nodes in this process, asked over their sockets.
 
+#![allow(clippy::unwrap_used)] // Tests may panic.
+
 mod cluster;
 mod http;
 mod support;

@@ -93,9 +93,7 @@ impl DataTransport {
     pub fn handle(&mut self, packet: Vec<u8>, now: Instant) {
         match self.endpoint.handle(now, NOWHERE, None, Bytes::from(packet)) {
             Some((handle, DatagramEvent::NewAssociation(association))) => {
-                if self.association.is_none() {
-                    self.association = Some((handle, association));
-                }
+                self.association.get_or_insert((handle, association));
             }
             Some((handle, DatagramEvent::AssociationEvent(event))) => {
                 if let Some((known, association)) = &mut self.association

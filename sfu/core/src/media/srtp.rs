@@ -131,7 +131,8 @@ impl Inbound {
         if source.is_none() && self.rtp_sources.len() >= MAX_SOURCES {
             return Err(SrtpError::TooManySources);
         }
-        let index = source.map_or(u64::from(sequence), |source| guess(source.highest, sequence));
+        let index =
+            source.map_or_else(|| u64::from(sequence), |source| guess(source.highest, sequence));
         if source.is_some_and(|source| !source.window.is_new(index)) {
             return Err(SrtpError::Replay);
         }

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(out[..4], [0x8F, 205, 0, 6]);
         assert_eq!(out[12..20], [0xFF, 0xFE, 0, 4, 0, 0, 5, 7]);
         // small, lost, large, large (negative).
-        assert_eq!(out[20..22], (0b11_01_00_10_10_000000u16).to_be_bytes());
+        assert_eq!(out[20..22], (0b1101_0010_1000_0000_u16).to_be_bytes());
         assert_eq!(out[22..27], [4, 0x01, 0x8C, 0xFF, 0xFF]);
         assert_eq!(out.len(), 28);
     }
