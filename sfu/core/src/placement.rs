@@ -93,8 +93,7 @@ mod tests {
     #[test]
     fn a_burst_of_claims_spreads_by_reservations() {
         let mut rng = StdRng::seed_from_u64(2);
-        let mut nodes: Vec<Candidate> =
-            (0..10).map(|id| node(id, NodeState::Open, 0)).collect();
+        let mut nodes: Vec<Candidate> = (0..10).map(|id| node(id, NodeState::Open, 0)).collect();
         for _ in 0..1000 {
             let id = choose_home(&nodes, &mut rng).unwrap().record.id.clone();
             nodes.iter_mut().find(|node| node.record.id == id).unwrap().reservations += 1;
