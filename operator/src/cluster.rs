@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crds::LiveCluster;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Resource as _, ResourceExt as _};
+use kube::Resource as _;
 use thiserror::Error;
 use tracing::info;
 
@@ -96,8 +96,9 @@ pub async fn reconcile(
         redis_reachable: status::redis_reachable(&valid, &found).await,
     };
     let settled = status::update(cluster, context, &view, now).await?;
-    if !settled {
-        info!(name = cluster.name_any(), actions = plan.actions.len(), "Nodes are changing");
+    if done.changes > 0 {
+        let namespace = &valid.namespace;
+        info!(%namespace, name = %valid.name, changes = done.changes, "Media nodes changed");
     }
     let again_in = if settled { PERIOD } else { PERIOD_OF_CHANGE };
     Ok(Report { outcome: Outcome::Done, again_in })

@@ -223,12 +223,12 @@ fn ready(
 ) -> Finding {
     let current =
         view.pods.iter().filter(|pod| pod.serves() && pod.revision == view.revision).count();
-    let (holds, reason) = if !view.redis_reachable {
+    let (holds, reason) = if let Some((reason, _)) = trouble {
+        (false, reason.clone())
+    } else if !view.redis_reachable {
         (false, "RedisUnreachable".to_owned())
     } else if current >= desired && serving == current {
         (true, "Ready".to_owned())
-    } else if let Some((reason, _)) = trouble {
-        (false, reason.clone())
     } else if serving < desired {
         (false, "NodesStarting".to_owned())
     } else {

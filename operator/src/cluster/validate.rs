@@ -267,4 +267,4 @@ pub fn text_of(secret: &Secret, entry: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

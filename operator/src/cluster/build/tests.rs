@@ -1,1 +1,151 @@
+//! Golden files: examples of the API in, all objects out, renewed with `UPDATE_EXPECT=1`.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use contract::sfu_config::SfuConfig;
+use serde_json::Value;
+
+use super::*;
+use crate::cluster::authority::Certified;
+use crate::cluster::validate::tests::{found, images, secret, with_spec};
+use crate::cluster::validate::{KEYS_ENTRY, PASSWORD_ENTRY, TOKEN_ENTRY, validate};
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn material(valid: &ValidCluster) -> Material {
+    let certified = |name: &str| Certified {
+        certificate: format!("certificate of {name}"),
+        key: format!("key of {name}"),
+    };
+    let managed = matches!(valid.redis, ValidRedis::Managed { .. });
+    Material {
+        keys: valid.spec.keys.secret_name.is_none().then(|| "key: secret\n".to_owned()),
+        redis_password: managed.then(|| "password".to_owned()),
+        authority: certified("authority"),
+        peer: certified("peer"),
+        absent: BTreeSet::new(),
+    }
+}
+
+fn example(name: &str) -> ValidCluster {
+    let path = repository().join("crds/examples").join(name);
+    let mut found = found(&std::fs::read_to_string(path).unwrap());
+    found.keys = Some(secret(KEYS_ENTRY, "key: a-secret-that-is-long-enough-for-hs256\n"));
+    found.token = Some(secret(TOKEN_ENTRY, "token"));
+    found.redis = Some(secret(PASSWORD_ENTRY, "password"));
+    validate(&found, &images()).unwrap()
+}
+
+fn built(valid: &ValidCluster) -> KubernetesResources<Prepared> {
+    build(valid, &material(valid)).unwrap()
+}
+
+fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
+    fn json<T: serde::Serialize>(objects: &[T]) -> impl Iterator<Item = Value> {
+        objects.iter().map(|object| serde_json::to_value(object).unwrap())
+    }
+    let pods = [0, 1].map(|slot| resources.node.pod(slot, &resources.revision));
+    json(&resources.secrets)
+        .chain(json(&resources.config_maps))
+        .chain(json(&resources.services))
+        .chain(json(&resources.stateful_sets))
+        .chain(json(&resources.ingresses))
+        .chain(json(&pods))
+        .collect()
+}
+
+#[test]
+fn examples_become_these_objects() {
+    for name in ["minimal.yaml", "development.yaml", "full.yaml"] {
+        let documents = documents(&built(&example(name)));
+        let texts: Vec<_> =
+            documents.iter().map(|value| serde_saphyr::to_string(value).unwrap()).collect();
+        let text = texts.join("---\n");
+        let path = repository().join("operator/tests/golden").join(name);
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            text == expected,
+            "{name} gives other objects: UPDATE_EXPECT=1 and look at the diff"
+        );
+    }
+}
+
+#[test]
+fn the_media_node_reads_the_configuration_that_is_written() {
+    for name in ["minimal.yaml", "development.yaml", "full.yaml"] {
+        let valid = example(name);
+        let map = &built(&valid).config_maps[0];
+        let text = &map.data.as_ref().unwrap()[config::CONFIG];
+        assert_eq!(SfuConfig::from_yaml(text).unwrap(), config::sfu_config(&valid));
+    }
+}
+
+#[test]
+fn every_object_has_its_owner_and_labels() {
+    for name in ["minimal.yaml", "full.yaml"] {
+        for object in documents(&built(&example(name))) {
+            let metadata = &object["metadata"];
+            assert_eq!(metadata["ownerReferences"][0]["controller"], true, "{metadata}");
+            assert_eq!(metadata["labels"][names::MANAGED_BY], names::MANAGER, "{metadata}");
+        }
+    }
+}
+
+#[test]
+fn a_revision_changes_with_what_a_pod_reads_once() {
+    let revision = |spec: &str| built(&validate(&with_spec(spec), &images()).unwrap()).revision;
+    let base = revision("nodes: 2");
+    assert_eq!(base, revision("nodes: 3"), "another number of nodes replaces nothing");
+    let changes = [
+        "node: {image: other}",
+        "log: {level: debug}",
+        "http: {createRoom: Open}",
+        "media: {ports: {first: 21000}}",
+        "node: {workers: 2}",
+        "redis: {external: {addresses: ['r:6379']}}",
+        "node: {scheduling: {nodeSelector: {a: b}}}",
+    ];
+    for change in changes {
+        assert_ne!(base, revision(change), "{change}");
+    }
+    let valid = validate(&with_spec("nodes: 2"), &images()).unwrap();
+    let mut renewed = material(&valid);
+    renewed.peer.certificate.push('2');
+    assert_ne!(base, build(&valid, &renewed).unwrap().revision, "a renewed certificate");
+    renewed = material(&valid);
+    renewed.keys = Some("key2: secret".to_owned());
+    assert_eq!(base, build(&valid, &renewed).unwrap().revision, "API keys are read again");
+}
+
+#[test]
+fn slots_have_ports_of_their_own() {
+    let valid = validate(&with_spec("node: {workers: 2}"), &images()).unwrap();
+    let node = NodeTemplate::new(&valid);
+    let mut taken = BTreeSet::new();
+    for slot in 0..5 {
+        let pod = node.pod(slot, "r");
+        let ports = pod.spec.unwrap().containers.remove(0).ports.unwrap();
+        let on_host = ports.iter().filter_map(|port| port.host_port);
+        let before = taken.len();
+        taken.extend(on_host);
+        assert_eq!(taken.len(), before + 3, "slot {slot}");
+    }
+    assert_eq!(taken.first(), Some(&20_000));
+}
+
+#[test]
+fn without_tcp_no_tcp_port_is_opened_on_the_host() {
+    let valid = validate(&with_spec("media: {tcp: false}"), &images()).unwrap();
+    let pod = NodeTemplate::new(&valid).pod(0, "r");
+    let ports = pod.spec.unwrap().containers.remove(0).ports.unwrap();
+    let on_host: Vec<_> = ports.iter().filter(|port| port.host_port.is_some()).collect();
+    assert_eq!(on_host.len(), 1);
+    assert_eq!(on_host[0].protocol.as_deref(), Some("UDP"));
+}

@@ -1,1 +1,181 @@
+use crds::LiveCluster;
 
+use super::*;
+use crate::cluster::nodes::{Refusal, Trouble};
+use crate::cluster::validate::tests::{images, with_spec};
+use crate::cluster::validate::validate;
+
+const REVISION: &str = "new";
+
+fn pod(slot: u16, phase: NodePhase, revision: &str) -> NodePod {
+    NodePod {
+        name: names::node("demo", slot),
+        uid: format!("uid-{slot}"),
+        slot: Some(slot),
+        revision: revision.to_owned(),
+        phase,
+        host: Some("host".to_owned()),
+        ip: Some("10.0.0.2".to_owned()),
+        host_addresses: Some("192.0.2.1".to_owned()),
+        told_addresses: Some("192.0.2.1".to_owned()),
+        open: true,
+        trouble: None,
+    }
+}
+
+struct Scene {
+    found: Dereferenced,
+    valid: ValidCluster,
+    pods: Vec<NodePod>,
+    plan: Plan,
+    done: CarriedOut,
+    counts: HashMap<String, Counts>,
+    redis: bool,
+}
+
+impl Scene {
+    fn new(pods: Vec<NodePod>) -> Self {
+        let found = with_spec("nodes: 2");
+        let valid = validate(&found, &images()).unwrap();
+        Self {
+            found,
+            valid,
+            pods,
+            plan: Plan::default(),
+            done: CarriedOut::default(),
+            counts: HashMap::new(),
+            redis: true,
+        }
+    }
+
+    fn status_after(&self, old: &LiveCluster) -> LiveClusterStatus {
+        let view = View {
+            valid: &self.valid,
+            found: &self.found,
+            revision: REVISION,
+            pods: &self.pods,
+            plan: &self.plan,
+            done: &self.done,
+            counts: &self.counts,
+            redis_reachable: self.redis,
+        };
+        status_of(old, &view, Timestamp::from_second(100).unwrap())
+    }
+
+    fn status(&self) -> LiveClusterStatus {
+        self.status_after(&self.found.cluster)
+    }
+
+    /// `Ready` and its reason, then the other conditions that hold.
+    fn summary(&self) -> String {
+        let status = self.status();
+        let ready = &status.conditions[0];
+        let others = status.conditions[1..].iter().filter(|c| c.status == "True");
+        let others: Vec<_> = others.map(|c| c.type_.as_str()).collect();
+        format!("{}/{}: {}", ready.status, ready.reason, others.join(" "))
+    }
+}
+
+#[test]
+fn conditions_tell_the_state() {
+    use NodePhase::{Ready, Starting, Terminating};
+    let ready = || vec![pod(0, Ready, REVISION), pod(1, Ready, REVISION)];
+    let redis_down = Scene { redis: false, ..Scene::new(ready()) };
+    let refused = Scene {
+        done: CarriedOut { changes: 0, refusal: Some(Refusal::PodSecurity("no".to_owned())) },
+        ..Scene::new(Vec::new())
+    };
+    let exhausted = Scene {
+        plan: Plan { actions: Vec::new(), slots_exhausted: true },
+        ..Scene::new(vec![pod(0, Ready, REVISION)])
+    };
+    let trouble = Trouble { reason: "ImagePullBackOff".to_owned(), message: "no image".to_owned() };
+    let pulling = NodePod { trouble: Some(trouble), ..pod(1, Starting, REVISION) };
+    let untold = NodePod { told_addresses: None, open: false, ..pod(1, Ready, REVISION) };
+    let cases = [
+        (Scene::new(ready()), "True/Ready: Available RedisReachable AddressesDiscovered"),
+        (redis_down, "False/RedisUnreachable: Available AddressesDiscovered"),
+        (Scene::new(Vec::new()), "False/NodesStarting: Progressing RedisReachable"),
+        (
+            Scene::new(vec![pod(0, Ready, REVISION), untold]),
+            "False/NodesStarting: Available Progressing RedisReachable",
+        ),
+        (
+            Scene::new(vec![pod(0, Ready, "old"), pod(1, Ready, REVISION)]),
+            "False/NodesReplaced: Available Progressing RedisReachable AddressesDiscovered",
+        ),
+        (
+            Scene::new([ready(), vec![pod(2, Terminating, "old")]].concat()),
+            "True/Ready: Available Progressing RedisReachable AddressesDiscovered",
+        ),
+        (refused, "False/PodSecurityForbidsHostPorts: Progressing Degraded RedisReachable"),
+        (
+            exhausted,
+            "False/SlotsExhausted: Available Progressing Degraded RedisReachable AddressesDiscovered",
+        ),
+        (
+            Scene::new(vec![pod(0, Ready, REVISION), pulling]),
+            "False/ImagePullBackOff: Available Progressing Degraded RedisReachable AddressesDiscovered",
+        ),
+    ];
+    for (scene, summary) in cases {
+        assert_eq!(scene.summary(), summary);
+    }
+}
+
+#[test]
+fn nodes_that_leave_are_not_counted() {
+    let mut scene = Scene::new(vec![
+        pod(0, NodePhase::Ready, REVISION),
+        pod(1, NodePhase::Terminating, REVISION),
+        pod(2, NodePhase::Starting, REVISION),
+    ]);
+    let status = scene.status();
+    assert_eq!((status.nodes, status.ready_nodes), (2, 1));
+    scene.pods.push(pod(3, NodePhase::Ready, REVISION));
+    assert_eq!(scene.status().nodes, 2, "a surge is not counted either");
+}
+
+#[test]
+fn counts_are_added_up_and_silence_keeps_the_last() {
+    let mut scene =
+        Scene::new(vec![pod(0, NodePhase::Ready, REVISION), pod(1, NodePhase::Ready, REVISION)]);
+    let counts = |rooms| Counts { rooms, participants: 2 * rooms, subscribers: rooms };
+    scene.counts =
+        HashMap::from([("uid-0".to_owned(), counts(3)), ("uid-1".to_owned(), counts(4))]);
+    let status = scene.status();
+    assert_eq!((status.rooms, status.participants, status.subscribers), (7, 14, 7));
+
+    let mut old = (*scene.found.cluster).clone();
+    old.status = Some(status);
+    scene.counts.remove("uid-1");
+    assert_eq!(scene.status_after(&old).rooms, 7);
+    // An operator that has just started knows nothing yet.
+    scene.counts.clear();
+    assert_eq!(scene.status_after(&old).rooms, 7);
+}
+
+#[test]
+fn the_same_view_gives_the_same_status() {
+    let scene = Scene::new(vec![pod(0, NodePhase::Ready, REVISION)]);
+    let mut old = (*scene.found.cluster).clone();
+    let first = scene.status();
+    old.status = Some(first.clone());
+    assert_eq!(scene.status_after(&old), first);
+}
+
+#[test]
+fn members_are_limited() {
+    let pods = (0..300).map(|slot| pod(slot, NodePhase::Ready, REVISION)).collect();
+    let status = Scene::new(pods).status();
+    assert_eq!((status.members.len(), status.ready_nodes), (MAX_MEMBERS, 300));
+}
+
+#[test]
+fn a_refused_pod_names_the_label_and_the_way_out() {
+    let message = Refusal::PodSecurity("violates".to_owned()).message("rooms");
+    assert!(message.contains(
+        "kubectl label namespace rooms --overwrite pod-security.kubernetes.io/enforce=privileged"
+    ));
+    assert!(message.contains("or create the LiveCluster in a namespace that has the label"));
+}
