@@ -8,7 +8,7 @@ mod codecs;
 mod parse;
 mod write;
 
-pub use codecs::{accepted_codecs, offered_codecs, prefer};
+pub use codecs::{accepted_codecs, offered_codecs, prefer, sending_extensions};
 pub use parse::{Description, SdpError};
 pub use write::{LocalMedia, LocalSection, LocalTransport, candidate_line, write};
 

@@ -416,7 +416,7 @@ fn confirm_single(outbound: &mut [SendSection], local: &[LocalSection]) {
         section.live = section.placed.is_some();
         section.ready = section.live && matches!(answer.body, LocalMedia::Send { .. });
         section.codecs.clone_from(&answer.codecs);
-        section.extensions = answer.extensions;
+        section.extensions = sdp::sending_extensions(answer.extensions);
     }
 }
 
@@ -430,7 +430,7 @@ fn confirm_dual(outbound: &mut [SendSection], answer: &Description) -> Vec<(Trac
         match (accepted, section.placed.as_ref()) {
             (Some(answer), Some(_)) => {
                 section.codecs.clone_from(&answer.codecs);
-                section.extensions = answer.extensions;
+                section.extensions = sdp::sending_extensions(answer.extensions);
                 section.ready = true;
             }
             (None, Some(placed)) => failed.push((placed.track, placed.sid.clone())),

@@ -116,9 +116,9 @@ pub(super) const EXTENSIONS: [(&str, Slot); 10] = [
     ("http://www.webrtc.org/experiments/rtp-hdrext/playout-delay", |ids| &mut ids.playout_delay),
 ];
 
-/// What we send to a subscriber: nothing that names the publisher's layers or asks for
-/// feedback that the engine does not use.
-pub(super) fn sending_extensions(offered: ExtensionIds) -> ExtensionIds {
+/// What we really send to a subscriber of what was negotiated: nothing that names the
+/// publisher's layers or asks for feedback that the engine does not use.
+pub fn sending_extensions(offered: ExtensionIds) -> ExtensionIds {
     ExtensionIds {
         mid: offered.mid,
         abs_capture_time: offered.abs_capture_time,
@@ -127,8 +127,9 @@ pub(super) fn sending_extensions(offered: ExtensionIds) -> ExtensionIds {
     }
 }
 
-/// What we take from a publisher.
-pub(super) fn receiving_extensions(offered: ExtensionIds) -> ExtensionIds {
+/// What an answer says in every section, whoever sends there: libwebrtc offers a track that is
+/// published later on the same connection only with extensions that were negotiated before.
+pub(super) fn answered_extensions(offered: ExtensionIds) -> ExtensionIds {
     ExtensionIds { abs_send_time: None, playout_delay: None, ..offered }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::codecs::{EXTENSIONS, OFFERED_EXTENSIONS, receiving_extensions, sending_extensions};
+use super::codecs::{EXTENSIONS, OFFERED_EXTENSIONS, answered_extensions};
 use super::{MAX_MESSAGE_SIZE, Section, SectionKind, Setup};
 use crate::media::{
     CandidateProtocol, Codec, CodecKind, ExtensionIds, Fingerprint, IceCredentials, LocalCandidate,
@@ -72,9 +72,8 @@ impl LocalSection {
         };
         let body = if offered.rejected || !usable { LocalMedia::Rejected } else { body };
         let extensions = match &body {
-            LocalMedia::Receive { .. } => receiving_extensions(offered.extensions),
-            LocalMedia::Send { .. } | LocalMedia::Inactive => {
-                sending_extensions(offered.extensions)
+            LocalMedia::Receive { .. } | LocalMedia::Send { .. } | LocalMedia::Inactive => {
+                answered_extensions(offered.extensions)
             }
             LocalMedia::Rejected | LocalMedia::Data => ExtensionIds::default(),
         };

@@ -74,6 +74,9 @@ fn one_connection_waits_for_the_client() {
     for line in ["a=ice-lite", "a=setup:passive", "a=end-of-candidates", "a=sctp-port:5000"] {
         assert!(answer.sdp.contains(line), "{line} is missing in {}", answer.sdp);
     }
+    // A simulcast track may follow: browsers then offer only what is negotiated here.
+    assert_eq!(answer.sdp.matches("sdes:rtp-stream-id").count(), 3);
+    assert_eq!(answer.sdp.matches("ssrc-audio-level").count(), 3);
     assert_eq!(answer.sdp.matches("\r\nm=").count(), SINGLE_START.matches("\nm=").count());
 }
 
