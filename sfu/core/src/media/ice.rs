@@ -25,10 +25,12 @@ pub enum Path {
 }
 
 impl Path {
-    /// The peer's address.
+    /// The peer's address; an IPv4 one as such, also where a dual-stack socket mapped it.
     pub fn peer(&self) -> SocketAddr {
         match *self {
-            Self::Udp(peer) | Self::Tcp { peer, .. } => peer,
+            Self::Udp(peer) | Self::Tcp { peer, .. } => {
+                SocketAddr::new(peer.ip().to_canonical(), peer.port())
+            }
         }
     }
 }

@@ -316,8 +316,12 @@ impl Transport {
         }
     }
 
-    /// Moves what SCTP and DTLS have to send into the batch.
+    /// Moves what SCTP and DTLS have to send into the batch, once there is a path: a first
+    /// flight waits for it, or it would be lost and come again only after a timeout.
     pub(super) fn collect_control(&mut self, now: Instant) {
+        if self.ice.path().is_none() {
+            return;
+        }
         let Some(dtls) = &mut self.dtls else { return };
         if let Some(data) = &mut self.data {
             while let Some(packets) = data.poll_transmit(now) {

@@ -35,6 +35,11 @@ impl Engine {
                 index
             }
         };
+        // Only the credentials that still count stay reachable, however often ICE restarts.
+        let agent = &self.transports[index].ice;
+        self.by_ufrag.retain(|known, owner| {
+            *owner != index || agent.ufrags().any(|valid| valid == known)
+        });
         self.by_ufrag.insert(ufrag, index);
         self.next_tick.get_or_insert(now + TICK);
     }
@@ -65,7 +70,7 @@ impl Engine {
             .collect();
         transport.set_receivers(receivers.clone());
         for key in gone {
-            self.tracks.remove(&key);
+            self.remove_track(key, index);
         }
         for receiver in receivers {
             let key = receiver.track;
@@ -141,10 +146,16 @@ impl Engine {
         self.by_path.retain(|_, owner| *owner != index);
         self.dirty.retain(|dirty| *dirty != index);
         for receiver in &transport.receivers {
-            self.tracks.remove(&receiver.track);
+            self.remove_track(receiver.track, index);
         }
         for sender in &transport.senders {
             self.refresh_routes(sender.config.track);
+        }
+    }
+    /// Forgets a track, unless another transport has taken it over.
+    fn remove_track(&mut self, key: TrackKey, publisher: usize) {
+        if self.tracks.get(&key).is_some_and(|track| track.publisher == publisher) {
+            self.tracks.remove(&key);
         }
     }
 }

@@ -1,244 +1,38 @@
-//! The engine with peers in memory. The handshake is a stub, everything else is real: checks,
-//! SRTP, RTP and RTCP.
+//! The engine between clients in memory.
 
-use std::net::SocketAddr;
+mod peer;
 
-use rand::SeedableRng as _;
+use std::time::Duration;
 
-use super::super::codec::Vp8Descriptor;
-use super::super::dtls::DtlsSession;
-use super::super::rtcp::SenderReport;
-use super::super::rtcp::{RtcpMessage, parse, write_nack, write_pli, write_sender_report};
-use super::super::rtp::{HeaderFields, RtpHeader, write_header};
-use super::super::srtp::{Inbound, Outbound, SrtpProfile, from_keying_material};
-use super::super::{
-    Codec, CodecKind, ExtensionIds, Fingerprint, IceCredentials, MediaKind, Mid, Receiver, Rid,
-    Sender, SsrcPair, VideoQuality, stun,
+use proptest::prelude::*;
+
+use crate::media::ice::CONSENT_TIMEOUT;
+use crate::media::rtcp::{RtcpMessage, parse, write_nack, write_pli};
+use crate::media::rtp::HeaderFields;
+use crate::media::{
+    AudioLevel, Codec, CodecKind, ExtensionIds, MediaCommand, MediaEvent, MediaKind, Mid, Receiver,
+    Rid, Sender, SsrcPair, TrackKey, TransportState, VideoQuality,
 };
-use super::*;
 
-const PROFILE: SrtpProfile = SrtpProfile::AeadAes128Gcm;
-const ROOM: RoomKey = RoomKey(1);
-const TRACK: TrackKey = TrackKey(10);
-const RID: u8 = 4;
-const REPAIRED_RID: u8 = 5;
-const MID: u8 = 3;
-/// Long enough for any timer of the engine.
-const SECOND: Duration = Duration::from_secs(1);
+use peer::{Got, World};
 
-fn material() -> Vec<u8> {
-    (0..PROFILE.keying_material_length() as u8).collect()
-}
-
-/// Is connected by the first datagram.
-struct Stub(Vec<DtlsEvent>);
-
-impl DtlsSession for Stub {
-    fn handle_datagram(&mut self, _: &[u8], _: Instant) {
-        let connected = DtlsEvent::Connected { profile: PROFILE, keying_material: material() };
-        self.0.push(connected);
-    }
-    fn handle_timeout(&mut self, _: Instant) {}
-    fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
-    fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        None
-    }
-    fn poll_event(&mut self) -> Option<DtlsEvent> {
-        self.0.pop()
-    }
-    fn send(&mut self, _: &[u8], _: Instant) {}
-    fn close(&mut self) {}
-}
-
-struct StubFactory;
-
-impl DtlsFactory for StubFactory {
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint([0; 32])
-    }
-    fn session(&mut self, _: DtlsRole, _: Fingerprint, _: Instant) -> Box<dyn DtlsSession> {
-        Box::new(Stub(Vec::new()))
-    }
-}
-
-/// A client's end of a transport.
-struct Peer {
-    id: TransportId,
-    path: Path,
-    inbound: Inbound,
-    outbound: Outbound,
-    /// Plain RTP packets that came.
-    media: Vec<Vec<u8>>,
-    /// Plain RTCP packets that came.
-    control: Vec<Vec<u8>>,
-}
-
-struct World {
-    engine: Engine,
-    now: Instant,
-    peers: Vec<Peer>,
-    events: Vec<MediaEvent>,
-}
-
-impl World {
-    fn new() -> Self {
-        let now = Instant::now();
-        let engine = Engine::new(Box::new(StubFactory), StdRng::seed_from_u64(1), now);
-        Self { engine, now, peers: Vec::new(), events: Vec::new() }
-    }
-
-    fn command(&mut self, command: MediaCommand) {
-        self.engine.handle_command(ROOM, command, self.now);
-        self.settle();
-    }
-
-    /// Opens a transport and brings it up; gives the peer's index.
-    fn connect(&mut self) -> usize {
-        let index = self.peers.len();
-        let id = TransportId(index as u64);
-        let local = IceCredentials {
-            ufrag: format!("ufrag{index}"),
-            pwd: format!("password-of-transport-{index}"),
-        };
-        let path = Path::Udp(SocketAddr::from(([192, 0, 2, 1], 1000 + index as u16)));
-        let (inbound, outbound) = from_keying_material(PROFILE, &material(), true).unwrap();
-        let (media, control) = (Vec::new(), Vec::new());
-        self.peers.push(Peer { id, path, inbound, outbound, media, control });
-        self.command(MediaCommand::OpenTransport { transport: id, local: local.clone() });
-        let remote = RemoteTransport {
-            ice: IceCredentials { ufrag: "peer".to_owned(), pwd: "p".repeat(24) },
-            fingerprint: Fingerprint([1; 32]),
-            role: DtlsRole::Server,
-        };
-        self.command(MediaCommand::ConnectTransport { transport: id, remote });
-        self.datagram(index, stun::write_check(&local, "peer", true));
-        self.datagram(index, vec![22]);
-        index
-    }
-
-    fn datagram(&mut self, peer: usize, mut datagram: Vec<u8>) {
-        let path = self.peers[peer].path;
-        self.engine.handle_datagram(path, &mut datagram, self.now);
-        self.settle();
-    }
-
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        while self.now < end {
-            self.now += TICK;
-            self.engine.handle_timeout(self.now);
-            self.settle();
-        }
-    }
-
-    fn settle(&mut self) {
-        while let Some((room, event)) = self.engine.poll_event() {
-            assert_eq!(room, ROOM);
-            self.events.push(event);
-        }
-        let peers = &mut self.peers;
-        self.engine.flush(|path, bytes, size| {
-            let Some(peer) = peers.iter_mut().find(|peer| peer.path == path) else { return };
-            for datagram in bytes.chunks(size) {
-                peer.receive(datagram.to_vec());
-            }
-        });
-    }
-
-    /// Sends a packet of a simulcast layer.
-    fn send(&mut self, peer: usize, layer: u8, sequence: u16, payload: &[u8]) {
-        let rid = [b"qhf"[usize::from(layer)]];
-        let extensions: [(u8, &[u8]); 2] = [(MID, b"0"), (RID, &rid)];
-        self.send_with(peer, 96, 100 + u32::from(layer), sequence, &extensions, payload);
-    }
-
-    fn send_with(
-        &mut self,
-        peer: usize,
-        payload_type: u8,
-        ssrc: u32,
-        sequence: u16,
-        extensions: &[(u8, &[u8])],
-        payload: &[u8],
-    ) {
-        let timestamp = u32::from(sequence) * 3000;
-        let fields = HeaderFields { marker: true, payload_type, sequence, timestamp, ssrc };
-        let mut packet = Vec::new();
-        let header = write_header(&mut packet, fields, extensions);
-        packet.extend_from_slice(payload);
-        let index = u64::from(sequence);
-        self.peers[peer].outbound.protect_rtp(&mut packet, 0, header, ssrc, index).unwrap();
-        self.datagram(peer, packet);
-    }
-
-    fn send_control(&mut self, peer: usize, mut compound: Vec<u8>) {
-        self.peers[peer].outbound.protect_rtcp(&mut compound).unwrap();
-        self.datagram(peer, compound);
-    }
-
-    /// A publisher of three simulcast layers and a subscriber of the best.
-    fn call(&mut self) -> (usize, usize) {
-        let (publisher, subscriber) = (self.connect(), self.connect());
-        self.command(MediaCommand::SetReceivers {
-            transport: self.peers[publisher].id,
-            receivers: vec![receiver()],
-        });
-        self.want(subscriber, Some(VideoQuality::High));
-        (publisher, subscriber)
-    }
-
-    fn want(&mut self, subscriber: usize, max_quality: Option<VideoQuality>) {
-        self.command(MediaCommand::SetSenders {
-            transport: self.peers[subscriber].id,
-            senders: vec![sender(max_quality)],
-        });
-    }
-}
-
-impl Peer {
-    fn receive(&mut self, mut datagram: Vec<u8>) {
-        if !(128..192).contains(&datagram[0]) {
-            return;
-        }
-        if (192..=223).contains(&datagram[1]) {
-            let length = self.inbound.unprotect_rtcp(&mut datagram).unwrap();
-            datagram.truncate(length);
-            self.control.push(datagram);
-        } else {
-            let header = RtpHeader::parse(&datagram).unwrap();
-            let (length, _) =
-                self.inbound.unprotect_rtp(&mut datagram, header.header_length).unwrap();
-            datagram.truncate(length);
-            self.media.push(datagram);
-        }
-    }
-
-    /// Header and payload of each packet that came.
-    fn packets(&self) -> Vec<(RtpHeader, &[u8])> {
-        let parsed = |packet| {
-            let header = RtpHeader::parse(packet).unwrap();
-            (header, header.payload(packet).unwrap())
-        };
-        self.media.iter().map(|packet| parsed(packet.as_slice())).collect()
-    }
-
-    /// What was asked of the peer: lost packets and key frames by source.
-    fn requests(&mut self) -> (Vec<(u32, u16)>, Vec<u32>) {
-        let (mut lost, mut key_frames) = (Vec::new(), Vec::new());
-        for compound in self.control.drain(..) {
-            parse(&compound, |message| match message {
-                RtcpMessage::Nack { ssrc, losses } => {
-                    lost.extend(losses.sequences().map(|sequence| (ssrc, sequence)));
-                }
-                RtcpMessage::KeyFrameRequest { ssrc } => key_frames.push(ssrc),
-                _ => {}
-            });
-        }
-        (lost, key_frames)
-    }
-}
+const TRACK: TrackKey = TrackKey(7);
+/// Payload types at the publisher and at the subscriber.
+const THEIRS: u8 = 96;
+const THEIRS_RTX: u8 = 97;
+const OURS: u8 = 106;
+const OURS_RTX: u8 = 107;
+/// Our sources towards the subscriber.
+const SSRC: u32 = 5000;
+const RTX_SSRC: u32 = 5001;
+/// Extension ids at the publisher.
+const MID_ID: u8 = 1;
+const RID_ID: u8 = 2;
+const REPAIRED_RID_ID: u8 = 3;
+const LEVEL_ID: u8 = 4;
+const TRANSPORT_ID: u8 = 5;
+const KEY: [u8; 3] = [0x10, 0x00, 0xAA];
+const DELTA: [u8; 3] = [0x10, 0x01, 0xBB];
 
 fn vp8(payload_type: u8, rtx: u8) -> Codec {
     Codec {
@@ -250,221 +44,402 @@ fn vp8(payload_type: u8, rtx: u8) -> Codec {
         fmtp: String::new(),
         nack: true,
         pli: true,
-        transport_cc: false,
+        transport_cc: true,
     }
 }
 
-fn receiver() -> Receiver {
-    let extensions = ExtensionIds {
-        mid: Some(MID),
-        rid: Some(RID),
-        repaired_rid: Some(REPAIRED_RID),
-        ..ExtensionIds::default()
-    };
+fn receiver(rids: &[&str]) -> Receiver {
     Receiver {
-        mid: Mid("0".to_owned()),
+        mid: Mid("v".to_owned()),
         track: TRACK,
         kind: MediaKind::Video,
-        codecs: vec![vp8(96, 97)],
-        extensions,
-        rids: ["q", "h", "f"].map(|rid| Rid(rid.to_owned())).to_vec(),
+        codecs: vec![vp8(THEIRS, THEIRS_RTX)],
+        extensions: ExtensionIds {
+            mid: Some(MID_ID),
+            rid: Some(RID_ID),
+            repaired_rid: Some(REPAIRED_RID_ID),
+            transport_cc: Some(TRANSPORT_ID),
+            ..ExtensionIds::default()
+        },
+        rids: rids.iter().map(|rid| Rid((*rid).to_owned())).collect(),
         ssrcs: Vec::new(),
     }
 }
 
 fn sender(max_quality: Option<VideoQuality>) -> Sender {
     Sender {
-        mid: Mid("1".to_owned()),
+        mid: Mid("0".to_owned()),
         track: TRACK,
         kind: MediaKind::Video,
-        ssrc: SsrcPair { ssrc: 900, rtx: Some(901) },
-        codecs: vec![vp8(120, 121)],
+        ssrc: SsrcPair { ssrc: SSRC, rtx: Some(RTX_SSRC) },
+        codecs: vec![vp8(OURS, OURS_RTX)],
         extensions: ExtensionIds::default(),
         max_quality,
     }
 }
 
-/// A VP8 packet with a 15-bit picture id.
-fn frame(picture: u16, is_key: bool) -> Vec<u8> {
-    let [high, low] = (picture | 0x8000).to_be_bytes();
-    vec![0x90, 0x80, high, low, u8::from(!is_key), 1, 2, 3]
+/// A source of the publisher.
+struct Source {
+    ssrc: u32,
+    payload_type: u8,
+    sequence: u16,
+    timestamp: u32,
+    extensions: Vec<(u8, Vec<u8>)>,
+}
+
+impl Source {
+    fn new(ssrc: u32, rid: Option<&str>) -> Self {
+        let mut extensions = vec![(MID_ID, b"v".to_vec())];
+        extensions.extend(rid.map(|rid| (RID_ID, rid.as_bytes().to_vec())));
+        let sequence = ssrc as u16;
+        Self { ssrc, payload_type: THEIRS, sequence, timestamp: ssrc * 3, extensions }
+    }
+
+    /// The next packet's header; the packet may be sent or lost.
+    fn next(&mut self) -> HeaderFields {
+        self.sequence += 1;
+        self.timestamp += 3000;
+        HeaderFields {
+            marker: true,
+            payload_type: self.payload_type,
+            sequence: self.sequence,
+            timestamp: self.timestamp,
+            ssrc: self.ssrc,
+        }
+    }
+
+    fn send(&mut self, world: &mut World, peer: usize, payload: &[u8]) {
+        let fields = self.next();
+        let extensions: Vec<(u8, &[u8])> =
+            self.extensions.iter().map(|(id, value)| (*id, &value[..])).collect();
+        world.send(peer, fields, &extensions, payload);
+    }
+}
+
+/// A publisher and a subscriber of its track, connected.
+fn call(rids: &[&str]) -> (World, usize, usize) {
+    let mut world = World::new();
+    let (publisher, subscriber) = (world.connect(), world.connect());
+    world.set_receivers(publisher, vec![receiver(rids)]);
+    world.set_senders(subscriber, vec![sender(Some(VideoQuality::High))]);
+    world.events.clear();
+    (world, publisher, subscriber)
+}
+
+/// What the engine asked a peer for: NACKs and key frames, as (ssrc, sequence or `None`).
+fn requests(world: &mut World, peer: usize) -> Vec<(u32, Option<u16>)> {
+    let mut found = Vec::new();
+    for compound in world.peers[peer].control.drain(..) {
+        parse(&compound, |message| match message {
+            RtcpMessage::Nack { ssrc, losses } => {
+                found.extend(losses.sequences().map(|sequence| (ssrc, Some(sequence))));
+            }
+            RtcpMessage::KeyFrameRequest { ssrc } => found.push((ssrc, None)),
+            RtcpMessage::SenderReport { .. }
+            | RtcpMessage::ReceptionReport { .. }
+            | RtcpMessage::Goodbye { .. } => {}
+        });
+    }
+    found
+}
+
+fn last_bytes(media: &[Got]) -> Vec<u8> {
+    media.iter().map(|got| *got.payload.last().unwrap()).collect()
+}
+
+fn assert_continuous(media: &[Got]) {
+    for pair in media.windows(2) {
+        assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
+        let step = pair[1].timestamp.wrapping_sub(pair[0].timestamp);
+        assert!((1..90_000).contains(&step), "timestamps step by {step}");
+    }
 }
 
 #[test]
-fn a_transport_comes_up_and_its_room_is_told() {
+fn a_transport_connects_and_dies_without_checks() {
     let mut world = World::new();
     let peer = world.connect();
-    let (transport, state) = (world.peers[peer].id, TransportState::Connected);
-    assert_eq!(world.events, [MediaEvent::Transport { transport, state }]);
+    let transport = world.peers[peer].id;
+    let connected = MediaEvent::Transport { transport, state: TransportState::Connected };
+    assert_eq!(world.events, [connected]);
+    assert_eq!(world.peers[peer].answers, 1);
+    world.advance(CONSENT_TIMEOUT / 2);
+    world.check(peer);
+    world.advance(CONSENT_TIMEOUT - Duration::from_millis(10));
+    assert_eq!(world.events.len(), 1);
+    world.advance(Duration::from_millis(20));
+    let failed = MediaEvent::Transport { transport, state: TransportState::Failed };
+    assert_eq!(world.events[1..], [failed]);
+    assert_eq!((world.engine.sizes(), world.engine.poll_timeout()), ((0, 0), None));
+    world.check(peer);
+    assert_eq!(world.peers[peer].answers, 2);
 }
 
 #[test]
-fn a_layer_is_forwarded_from_its_key_frame_under_the_subscribers_numbers() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.send(publisher, 0, 10, &frame(1, false));
-    assert!(world.peers[subscriber].media.is_empty(), "a decoder cannot start here");
-    world.send(publisher, 0, 11, &frame(2, true));
-    world.send(publisher, 0, 12, &frame(3, false));
-    let packets = world.peers[subscriber].packets();
-    assert_eq!(packets.len(), 2);
-    assert!(packets.iter().all(|(header, _)| (header.ssrc, header.payload_type) == (900, 120)));
-    assert_eq!(packets[1].0.sequence, packets[0].0.sequence + 1);
-    assert_eq!(packets[1].1, frame(3, false));
-    let transport = world.peers[subscriber].id;
-    let started = MediaEvent::ForwardingStarted { transport, track: TRACK };
-    assert!(world.events.contains(&started));
-    let layer =
-        MediaEvent::LayerActive { track: TRACK, layer: 0, ssrc: 100, codec: CodecKind::Vp8 };
-    assert!(world.events.contains(&layer));
-}
-
-#[test]
-fn a_better_layer_is_asked_for_and_taken_at_its_key_frame() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.send(publisher, 0, 1, &frame(1, true));
-    world.send(publisher, 2, 1, &frame(700, false));
-    world.peers[publisher].requests();
-    world.pass(SECOND);
-    let (_, key_frames) = world.peers[publisher].requests();
-    assert!(key_frames.contains(&102), "{key_frames:?}");
-    world.send(publisher, 2, 2, &frame(701, true));
-    world.send(publisher, 0, 2, &frame(2, false));
-    let packets = world.peers[subscriber].packets();
-    assert_eq!(packets.len(), 2);
-    assert_eq!(packets[1].0.sequence, packets[0].0.sequence + 1);
-    let picture = |payload: &[u8]| Vp8Descriptor::parse(payload).unwrap().picture_id.unwrap().0;
-    assert_eq!(picture(packets[1].1), picture(packets[0].1) + 1);
-}
-
-#[test]
-fn a_paused_track_sends_nothing() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.want(subscriber, None);
-    world.send(publisher, 0, 1, &frame(1, true));
+fn nothing_is_taken_from_an_address_that_passed_no_check() {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let dropped = world.engine.counters().dropped;
+    let other = world.add();
+    world.send_raw(other, vec![22]);
+    let mut source = Source::new(1000, None);
+    source.send(&mut world, other, &KEY);
+    assert_eq!(world.engine.counters().dropped, dropped + 2);
     assert!(world.peers[subscriber].media.is_empty());
-    world.want(subscriber, Some(VideoQuality::Low));
-    world.send(publisher, 0, 2, &frame(2, true));
+    source.send(&mut world, publisher, &KEY);
     assert_eq!(world.peers[subscriber].media.len(), 1);
 }
 
 #[test]
-fn what_the_publisher_lost_is_asked_for_and_its_repair_goes_on() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.send(publisher, 0, 1, &frame(1, true));
-    world.send(publisher, 0, 3, &frame(3, false));
-    world.pass(Duration::from_millis(20));
-    let (lost, _) = world.peers[publisher].requests();
-    assert_eq!(lost, [(100, 2)]);
-    // RFC 4588: on its own source, with the original number before the payload.
-    let mut repair = 2u16.to_be_bytes().to_vec();
-    repair.extend_from_slice(&frame(2, false));
-    let extensions: [(u8, &[u8]); 2] = [(MID, b"0"), (REPAIRED_RID, b"q")];
-    world.send_with(publisher, 97, 555, 1, &extensions, &repair);
-    let sequences: Vec<u16> =
-        world.peers[subscriber].packets().iter().map(|(header, _)| header.sequence).collect();
-    assert_eq!(sequences, [sequences[0], sequences[0] + 2, sequences[0] + 1]);
+fn a_peer_that_moves_is_followed_after_an_ice_restart() {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let mut source = Source::new(1000, None);
+    source.send(&mut world, publisher, &KEY);
+    world.restart_ice(subscriber, "restarted");
+    source.send(&mut world, publisher, &DELTA);
+    assert_eq!(world.peers[subscriber].media.len(), 2);
+    world.peers[subscriber].path = crate::media::ice::Path::Udp(([192, 0, 2, 9], 9).into());
+    world.check(subscriber);
+    source.send(&mut world, publisher, &DELTA);
+    assert_eq!(world.peers[subscriber].media.len(), 3);
 }
 
 #[test]
-fn what_a_subscriber_lost_is_sent_again_on_the_retransmission_stream() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.send(publisher, 0, 1, &frame(1, true));
-    let lost = world.peers[subscriber].packets()[0].0.sequence;
+fn a_published_track_reaches_its_subscriber_from_a_key_frame_on() {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let mut source = Source::new(1000, None);
+    source.send(&mut world, publisher, &DELTA);
+    assert!(world.peers[subscriber].media.is_empty());
+    world.advance(Duration::from_millis(10));
+    assert_eq!(requests(&mut world, publisher), [(1000, None)]);
+    for payload in [KEY, DELTA, DELTA] {
+        source.send(&mut world, publisher, &payload);
+    }
+    let media = &world.peers[subscriber].media;
+    assert_eq!(last_bytes(media), [0xAA, 0xBB, 0xBB]);
+    assert!(media.iter().all(|got| (got.ssrc, got.payload_type) == (SSRC, OURS)));
+    assert_continuous(media);
+    let transport = world.peers[subscriber].id;
+    assert_eq!(
+        world.events,
+        [
+            MediaEvent::LayerActive { track: TRACK, layer: 0, ssrc: 1000, codec: CodecKind::Vp8 },
+            MediaEvent::ForwardingStarted { transport, track: TRACK },
+        ]
+    );
+}
+
+#[test]
+fn a_lost_packet_is_sent_again_on_the_retransmission_stream() {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let mut source = Source::new(1000, None);
+    for payload in [KEY, [0x10, 0x01, 0xCC], DELTA] {
+        source.send(&mut world, publisher, &payload);
+    }
+    let lost = world.peers[subscriber].media[1].clone();
     let mut nack = Vec::new();
-    write_nack(&mut nack, 1, 900, &[lost]);
+    write_nack(&mut nack, 1, SSRC, &[lost.sequence]);
     world.send_control(subscriber, nack);
-    let packets = world.peers[subscriber].packets();
-    let (header, payload) = packets[1];
-    assert_eq!((header.ssrc, header.payload_type), (901, 121));
-    assert_eq!(payload[..2], lost.to_be_bytes());
-    assert_eq!(payload[2..], frame(1, true));
+    let again = world.peers[subscriber].media[3].clone();
+    assert_eq!((again.ssrc, again.payload_type), (RTX_SSRC, OURS_RTX));
+    assert_eq!(again.timestamp, lost.timestamp);
+    assert_eq!(again.payload[..2], lost.sequence.to_be_bytes());
+    assert_eq!(again.payload[2..], lost.payload);
     assert_eq!(world.engine.counters().retransmitted, 1);
+
+    let mut unknown = Vec::new();
+    write_nack(&mut unknown, 1, SSRC, &[lost.sequence.wrapping_sub(100)]);
+    world.send_control(subscriber, unknown);
+    assert_eq!(world.peers[subscriber].media.len(), 4);
+}
+
+#[test]
+fn a_hole_is_asked_of_the_publisher_and_its_repair_forwarded() {
+    let (mut world, publisher, subscriber) = call(&["q"]);
+    let mut source = Source::new(1000, Some("q"));
+    source.send(&mut world, publisher, &KEY);
+    let lost = source.next();
+    source.send(&mut world, publisher, &DELTA);
+    world.advance(Duration::from_millis(20));
+    assert_eq!(requests(&mut world, publisher), [(1000, Some(lost.sequence))]);
+
+    let mut repair = lost.sequence.to_be_bytes().to_vec();
+    repair.extend_from_slice(&[0x10, 0x01, 0xCC]);
+    let fields = HeaderFields { ssrc: 1001, payload_type: THEIRS_RTX, sequence: 1, ..lost };
+    world.send(publisher, fields, &[(MID_ID, b"v"), (REPAIRED_RID_ID, b"q")], &repair);
+    let media = &world.peers[subscriber].media;
+    assert_eq!(last_bytes(media), [0xAA, 0xBB, 0xCC]);
+    assert_eq!(media[2].sequence, media[0].sequence.wrapping_add(1));
+    world.advance(Duration::from_millis(200));
+    assert_eq!(requests(&mut world, publisher), []);
+}
+
+#[test]
+fn layers_are_switched_at_key_frames_without_a_gap() {
+    let (mut world, publisher, subscriber) = call(&["q", "h", "f"]);
+    let mut low = Source::new(1000, Some("q"));
+    let mut high = Source::new(3000, Some("f"));
+    low.send(&mut world, publisher, &[0x10, 0x00, 1]);
+    low.send(&mut world, publisher, &[0x10, 0x01, 2]);
+
+    // The best layer appears: it is asked for a key frame and taken from there on.
+    high.send(&mut world, publisher, &[0x10, 0x01, 10]);
+    world.advance(Duration::from_millis(30));
+    assert_eq!(requests(&mut world, publisher), [(3000, None)]);
+    low.send(&mut world, publisher, &[0x10, 0x01, 3]);
+    high.send(&mut world, publisher, &[0x10, 0x00, 11]);
+    low.send(&mut world, publisher, &[0x10, 0x01, 4]);
+    high.send(&mut world, publisher, &[0x10, 0x01, 12]);
+
+    // The subscriber wants less: the high layer goes on until the low one has a key frame.
+    world.set_senders(subscriber, vec![sender(Some(VideoQuality::Low))]);
+    world.advance(Duration::from_secs(1));
+    assert!(requests(&mut world, publisher).contains(&(1000, None)));
+    high.send(&mut world, publisher, &[0x10, 0x01, 13]);
+    low.send(&mut world, publisher, &[0x10, 0x00, 5]);
+    high.send(&mut world, publisher, &[0x10, 0x01, 14]);
+
+    // And nothing while paused.
+    world.set_senders(subscriber, vec![sender(None)]);
+    low.send(&mut world, publisher, &[0x10, 0x00, 6]);
+    world.set_senders(subscriber, vec![sender(Some(VideoQuality::Low))]);
+    low.send(&mut world, publisher, &[0x10, 0x01, 7]);
+    low.send(&mut world, publisher, &[0x10, 0x00, 8]);
+
+    let media = &world.peers[subscriber].media;
+    assert_eq!(last_bytes(media), [1, 2, 3, 11, 12, 13, 5, 8]);
+    for pair in media.windows(2) {
+        assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
+        assert!(pair[1].timestamp.wrapping_sub(pair[0].timestamp) < 1 << 31);
+    }
 }
 
 #[test]
 fn many_key_frame_requests_become_one() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.send(publisher, 0, 1, &frame(1, true));
-    world.pass(SECOND);
-    world.peers[publisher].requests();
-    for _ in 0..10 {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let mut source = Source::new(1000, None);
+    source.send(&mut world, publisher, &KEY);
+    for _ in 0..5 {
         let mut pli = Vec::new();
-        write_pli(&mut pli, 1, 900);
+        write_pli(&mut pli, 1, SSRC);
         world.send_control(subscriber, pli);
+        world.advance(Duration::from_millis(20));
     }
-    world.pass(Duration::from_millis(100));
-    assert_eq!(world.peers[publisher].requests().1, [100]);
+    assert_eq!(requests(&mut world, publisher), [(1000, None)]);
 }
 
 #[test]
-fn reports_carry_the_publishers_clock_in_the_subscribers_ticks() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.send(publisher, 0, 1, &frame(1, true));
-    let ntp = 5u64 << 32;
-    let report = SenderReport { ssrc: 100, ntp, rtp_timestamp: 3000, packets: 1, octets: 1 };
-    let mut compound = Vec::new();
-    write_sender_report(&mut compound, &report, "publisher");
-    world.send_control(publisher, compound);
-    let sent = world.peers[subscriber].packets()[0].0.timestamp;
-    world.pass(2 * SECOND);
-    let mut reports = Vec::new();
-    for compound in &world.peers[subscriber].control {
-        parse(compound, |message| {
-            if let RtcpMessage::SenderReport { ssrc: 900, ntp, rtp_timestamp } = message {
-                reports.push((ntp, rtp_timestamp));
+fn a_publisher_gets_transport_wide_feedback_and_reports() {
+    let (mut world, publisher, _) = call(&[]);
+    let mut source = Source::new(1000, None);
+    for sequence in 0..4u16 {
+        let fields = source.next();
+        let sequence = sequence.to_be_bytes();
+        world.send(publisher, fields, &[(MID_ID, b"v"), (TRANSPORT_ID, &sequence)], &KEY);
+    }
+    world.advance(Duration::from_millis(1100));
+    let mut kinds = Vec::new();
+    for compound in &world.peers[publisher].control {
+        let mut at = 0;
+        while at < compound.len() {
+            kinds.push((compound[at + 1], compound[at] & 0x1F));
+            at += 4 + 4 * usize::from(u16::from_be_bytes([compound[at + 2], compound[at + 3]]));
+        }
+    }
+    assert!(kinds.contains(&(205, 15)), "no transport-wide feedback in {kinds:?}");
+    assert!(kinds.contains(&(201, 1)), "no receiver report with a block in {kinds:?}");
+}
+
+#[test]
+fn the_loudness_of_audio_is_reported() {
+    let (mut world, publisher, _) = call(&[]);
+    let opus = Codec {
+        kind: CodecKind::Opus,
+        payload_type: 111,
+        rtx_payload_type: None,
+        clock_rate: 48_000,
+        channels: 2,
+        nack: false,
+        pli: false,
+        ..vp8(0, 0)
+    };
+    let extensions = ExtensionIds { audio_level: Some(LEVEL_ID), ..ExtensionIds::default() };
+    let audio =
+        Receiver { kind: MediaKind::Audio, codecs: vec![opus], extensions, ..receiver(&[]) };
+    world.set_receivers(publisher, vec![audio]);
+    let mut source = Source { payload_type: 111, ..Source::new(1000, None) };
+    for level in [0x80 | 20, 90, 60, 0x80 | 34] {
+        source.extensions = vec![(LEVEL_ID, vec![level])];
+        source.send(&mut world, publisher, b"sound");
+    }
+    world.advance(Duration::from_millis(900));
+    let level = AudioLevel { loudest_dbov: 20, active_percent: 50 };
+    let levels: Vec<_> =
+        world.events.iter().filter(|event| matches!(event, MediaEvent::AudioLevels(_))).collect();
+    assert_eq!(levels, [&MediaEvent::AudioLevels(vec![(TRACK, level)])]);
+}
+
+#[test]
+fn a_track_moves_to_another_transport_and_survives_the_end_of_the_old_one() {
+    let (mut world, publisher, subscriber) = call(&[]);
+    Source::new(1000, None).send(&mut world, publisher, &KEY);
+    let second = world.connect();
+    world.set_receivers(second, vec![receiver(&[])]);
+    world.hang_up(publisher);
+    let failed = TransportState::Failed;
+    let transport = world.peers[publisher].id;
+    assert!(world.events.contains(&MediaEvent::Transport { transport, state: failed }));
+    let mut source = Source::new(2000, None);
+    source.send(&mut world, second, &KEY);
+    source.send(&mut world, second, &DELTA);
+    assert_eq!(last_bytes(&world.peers[subscriber].media), [0xAA, 0xAA, 0xBB]);
+    assert_continuous(&world.peers[subscriber].media[1..]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Commands in any order, media and ends of transports between them: no table may point to
+    /// what is gone.
+    #[test]
+    fn any_order_of_commands_is_survived(
+        steps in prop::collection::vec((0u8..8, 0usize..4, 0usize..4), 1..60)
+    ) {
+        let mut world = World::new();
+        for _ in 0..4 {
+            world.connect();
+        }
+        let mut sources: Vec<Source> =
+            (0..4).map(|peer| Source::new(1000 * (peer + 1), Some("q"))).collect();
+        for (step, peer, other) in steps {
+            let track = TrackKey(other as u64);
+            let transport = world.peers[peer].id;
+            match step {
+                0 => {
+                    let receiver = Receiver { track, ..receiver(&["q", "h"]) };
+                    world.set_receivers(peer, vec![receiver]);
+                }
+                1 => world.set_receivers(peer, Vec::new()),
+                2 => {
+                    let sender = Sender { track, ..sender(Some(VideoQuality::High)) };
+                    world.set_senders(peer, vec![sender]);
+                }
+                3 => world.set_senders(peer, Vec::new()),
+                4 => world.command(MediaCommand::CloseTransport { transport }),
+                5 => world.advance(Duration::from_millis(100)),
+                _ => sources[peer].send(&mut world, peer, &KEY),
             }
-        });
+        }
+        world.advance(CONSENT_TIMEOUT + Duration::from_secs(1));
+        prop_assert_eq!(world.engine.sizes(), (0, 0));
     }
-    let (told_ntp, told_rtp) = reports[0];
-    let seconds = (told_ntp - ntp) as f64 / (1u64 << 32) as f64;
-    let ticks = f64::from(told_rtp.wrapping_sub(sent));
-    assert!((ticks - seconds * 90_000.0).abs() < 2.0, "{seconds} s are {ticks} ticks");
-}
 
-#[test]
-fn a_transport_without_consent_dies_and_takes_its_tracks() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    world.send(publisher, 0, 1, &frame(1, true));
-    world.events.clear();
-    world.pass(super::super::ice::CONSENT_TIMEOUT + SECOND);
-    let (transport, state) = (world.peers[publisher].id, TransportState::Failed);
-    assert!(world.events.contains(&MediaEvent::Transport { transport, state }));
-    assert_eq!(world.engine.sizes(), (0, 0));
-    world.send(publisher, 0, 2, &frame(2, true));
-    assert_eq!(world.peers[subscriber].media.len(), 1);
-}
-
-#[test]
-fn strangers_and_forgeries_change_nothing() {
-    let mut world = World::new();
-    let (publisher, subscriber) = world.call();
-    let stranger = Path::Udp(SocketAddr::from(([203, 0, 113, 9], 9)));
-    let mut forged = vec![0x90; 200];
-    world.engine.handle_datagram(stranger, &mut forged.clone(), world.now);
-    world.engine.handle_datagram(world.peers[publisher].path, &mut forged, world.now);
-    for first in 0..=255u8 {
-        world.engine.handle_datagram(stranger, &mut [first, 0, 0, 0], world.now);
-        world.engine.handle_datagram(stranger, &mut [first], world.now);
+    #[test]
+    fn random_datagrams_never_panic(
+        datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 1..20)
+    ) {
+        let (mut world, publisher, _) = call(&["q"]);
+        for datagram in datagrams {
+            world.send_raw(publisher, datagram);
+        }
     }
-    world.settle();
-    assert!(world.peers[subscriber].media.is_empty());
-    assert!(world.engine.counters().dropped > 200);
-}
-
-#[test]
-fn a_closed_room_leaves_nothing() {
-    let mut world = World::new();
-    world.call();
-    world.engine.close_room(ROOM);
-    assert_eq!(world.engine.sizes(), (0, 0));
-    assert!(world.engine.by_ufrag.is_empty() && world.engine.by_path.is_empty());
-    assert!(world.engine.tracks.is_empty());
 }
