@@ -1,0 +1,377 @@
+//! What a real API server makes of our manifests, and the operator of a real API server.
+//!
+//! Set `LIVECLUSTER_TEST_KUBECONFIG` to run these tests. They need no kubelet and no controllers: a
+//! bare kube-apiserver will do, and a whole cluster too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crds::{LiveCluster, generated, names};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::ApiResource;
+use kube::runtime::conditions::is_crd_established;
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client, Config, Resource as _, ResourceExt as _};
+use operator::cluster;
+use operator::cluster::validate::Images;
+use operator::controller::{Context, watch_hosts};
+use operator::metrics::Metrics;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+const KUBECONFIG: &str = "LIVECLUSTER_TEST_KUBECONFIG";
+const DEFINITION: &str = "liveclusters.livecluster.dev";
+
+/// Looks until something must have come to rest.
+const MAX_LOOKS: usize = 50;
+
+/// The definition is installed once for all tests of this file.
+static DEFINED: OnceCell<()> = OnceCell::const_new();
+
+/// A client of the cluster under test; `None` where none is configured.
+async fn client() -> Option<Client> {
+    let Some(path) = std::env::var_os(KUBECONFIG) else {
+        assert!(
+            std::env::var_os("LIVECLUSTER_E2E").is_none(),
+            "{KUBECONFIG} must name a kubeconfig where LIVECLUSTER_E2E is set"
+        );
+        println!("skipped: {KUBECONFIG} is not set");
+        return None;
+    };
+    let kubeconfig = Kubeconfig::read_from(path).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+    let client = Client::try_from(config).unwrap();
+    DEFINED.get_or_init(|| define(client.clone())).await;
+    Some(client)
+}
+
+/// Installs the definition where Helm has not: as Helm would, so that it may take it over.
+async fn define(client: Client) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client);
+    if definitions.get_opt(DEFINITION).await.unwrap().is_none() {
+        let mut definition: Value =
+            serde_saphyr::from_str(&generated::manifest().unwrap()).unwrap();
+        definition["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("Helm");
+        let annotations = &mut definition["metadata"]["annotations"];
+        annotations["meta.helm.sh/release-name"] = json!("livecluster");
+        annotations["meta.helm.sh/release-namespace"] = json!("livecluster-system");
+        let params = PatchParams::apply("operator-test");
+        definitions.patch(DEFINITION, &params, &Patch::Apply(&definition)).await.unwrap();
+    }
+    await_condition(definitions, DEFINITION, is_crd_established()).await.unwrap();
+}
+
+fn manifest(name: &str, spec: &Value) -> DynamicObject {
+    let object = json!({
+        "apiVersion": "livecluster.dev/v1alpha1",
+        "kind": "LiveCluster",
+        "metadata": {"name": name},
+        "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+async fn dry_run(client: &Client, object: &DynamicObject) -> Result<Value, String> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), "default", &ApiResource::erase::<LiveCluster>(&()));
+    let params = PostParams { dry_run: true, field_manager: None };
+    match api.create(&params, object).await {
+        Ok(created) => Ok(created.data["spec"].clone()),
+        Err(kube::Error::Api(status)) => Err(status.message),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A good spec with one field changed; the path has dots.
+fn changed(path: &str, value: Value) -> Value {
+    let mut spec = json!({"domain": "live.example.com"});
+    let mut at = &mut spec;
+    for field in path.split('.') {
+        at = &mut at[field];
+    }
+    *at = value;
+    spec
+}
+
+fn bad_specs() -> Vec<(Value, &'static str)> {
+    let two_redis = json!({"managed": {}, "external": {"addresses": ["r:6379"]}});
+    let few_ports = json!({"domain": "live.example.com", "nodes": 4, "node": {"workers": 2},
+        "media": {"ports": {"count": 14}}});
+    let external = |addresses: Value| changed("redis.external", json!({"addresses": addresses}));
+    vec![
+        (json!({}), "spec.domain: Required value"),
+        (
+            changed("domain", json!("Live.Example.com")),
+            "spec.domain must be a DNS name in lower case",
+        ),
+        (changed("domain", json!("https://live.example.com")), "without scheme, port or path"),
+        (changed("domain", json!("live.example.com:443")), "without scheme, port or path"),
+        (changed("domain", json!("live")), "spec.domain must have at least two labels"),
+        (
+            changed("domain", json!("192.0.2.1")),
+            "spec.domain must be a DNS name, not an IP address",
+        ),
+        (
+            changed("domain", json!("2001:db8::1")),
+            "spec.domain must be a DNS name, not an IP address",
+        ),
+        (changed("domain", json!("localhost")), "spec.domain must not be localhost"),
+        (
+            changed("domain", json!("demo.localhost")),
+            "spec.domain may end in .localhost only with spec.development: true",
+        ),
+        (
+            changed("nodes", json!(0)),
+            "spec.nodes: Invalid value: 0: spec.nodes in body should be greater than or equal to 1",
+        ),
+        (changed("nodes", json!(1001)), "should be less than or equal to 1000"),
+        (changed("redis", two_redis), "spec.redis must have either managed or external, not both"),
+        (external(json!([])), "spec.redis.external.addresses must hold exactly one host:port"),
+        (external(json!(["a:1", "b:2"])), "spec.redis.external.addresses must hold exactly one"),
+        (external(json!(["redis://r:6379"])), "spec.redis.external.addresses must be host:port"),
+        (
+            changed("media.ports", json!({"first": 65000, "count": 1000})),
+            "spec.media.ports must end at 65535 or below",
+        ),
+        (
+            changed("media.ports", json!({"first": 7000, "count": 1000})),
+            "spec.media.ports must not contain 7880",
+        ),
+        (changed("media.ports.first", json!(80)), "should be greater than or equal to 1024"),
+        (changed("media.ports.count", json!(1)), "should be greater than or equal to 4"),
+        (few_ports, "spec.media.ports.count is too small"),
+        (changed("media.exposure", json!("NodePort")), "supported values: \"HostPort\""),
+        (
+            changed("node.workers", json!(0)),
+            "spec.node.workers in body should be greater than or equal to 1",
+        ),
+        (
+            changed("node.image", json!("an image")),
+            "spec.node.image must be an image reference without spaces",
+        ),
+        (
+            changed("node.resources.requests", json!({"cpu": "lots"})),
+            "spec.node.resources.requests.cpu",
+        ),
+        (
+            changed("http.createRoom", json!("Maybe")),
+            "supported values: \"Disabled\", \"Token\", \"Open\"",
+        ),
+        (changed("http.createRoom", json!("Token")), "needs spec.http.tokenSecretName"),
+        (changed("http.tokenSecretName", json!("t")), "is for spec.http.createRoom: Token only"),
+        (
+            changed("log.level", json!("loud")),
+            "supported values: \"trace\", \"debug\", \"info\", \"warn\", \"error\"",
+        ),
+        (changed("keys.secretName", json!("My_Keys")), "spec.keys.secretName"),
+    ]
+}
+
+#[tokio::test]
+async fn bad_manifests_are_refused_with_the_reason() {
+    let Some(client) = client().await else { return };
+    let mut messages = BTreeSet::new();
+    for (spec, message) in bad_specs() {
+        let refused = dry_run(&client, &manifest("bad", &spec)).await;
+        let refused = refused.expect_err(&format!("{spec} was taken"));
+        assert!(refused.contains(message), "{spec}\nwas refused with: {refused}\nnot: {message}");
+        messages.insert(message);
+    }
+    assert!(messages.len() >= 15, "{messages:?}");
+
+    let spec = json!({"domain": "live.example.com"});
+    let names = [
+        ("1demo".to_owned(), "metadata.name must start with a letter"),
+        ("a.b".to_owned(), "metadata.name must start with a letter"),
+        ("a".repeat(41), "metadata.name must have at most 40 characters"),
+    ];
+    for (name, message) in names {
+        let refused = dry_run(&client, &manifest(&name, &spec)).await.unwrap_err();
+        assert!(refused.contains(message), "{name} was refused with: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn good_manifests_are_taken_with_the_same_defaults_as_our_types() {
+    let Some(client) = client().await else { return };
+    let specs = [
+        json!({"domain": "live.example.com"}),
+        json!({"domain": "demo.localhost", "development": true}),
+        json!({"domain": "a.b", "redis": {"external": {"addresses": ["[2001:db8::1]:6379"]}}}),
+        changed("media.ports", json!({"first": 65532, "count": 4})),
+        changed("node.resources.requests", json!({"cpu": 2, "memory": "1.5Gi"})),
+        changed("node.scheduling.tolerations", json!([{"operator": "Exists"}])),
+    ];
+    for mut spec in specs {
+        if spec.pointer("/media/ports/count") == Some(&json!(4)) {
+            spec["nodes"] = json!(1);
+        }
+        let stored = dry_run(&client, &manifest("good", &spec)).await;
+        let stored = stored.unwrap_or_else(|refused| panic!("{spec} was refused: {refused}"));
+        let by_server: crds::LiveClusterSpec = serde_json::from_value(stored).unwrap();
+        let by_types: crds::LiveClusterSpec = serde_json::from_value(spec.clone()).unwrap();
+        assert_eq!(by_server, by_types, "{spec}");
+    }
+}
+
+/// A LiveCluster in a namespace of its own, whose pods no Kubernetes node will take.
+struct Scene {
+    client: Client,
+    namespace: String,
+    context: Context,
+}
+
+impl Scene {
+    async fn new(client: Client, test: &str) -> Self {
+        let namespace = format!("operator-test-{test}-{}", std::process::id());
+        let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
+        let object = json!({"metadata": {"name": namespace, "labels": labels}});
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let object = serde_json::from_value(object).unwrap();
+        namespaces.create(&PostParams::default(), &object).await.unwrap();
+        let scene = Self { context: context(&client), client, namespace };
+        let spec = scene.spec(2, "example.invalid/sfu:1");
+        let params = PatchParams::apply("operator-test");
+        let api: Api<DynamicObject> = Api::namespaced_with(
+            scene.client.clone(),
+            &scene.namespace,
+            &ApiResource::erase::<LiveCluster>(&()),
+        );
+        api.patch("c", &params, &Patch::Apply(&manifest("c", &spec))).await.unwrap();
+        scene
+    }
+
+    /// Says everything, so that an operator with other defaults would do the same.
+    fn spec(&self, nodes: u16, image: &str) -> Value {
+        json!({
+            "domain": "live.example.com",
+            "nodes": nodes,
+            "node": {
+                "image": image,
+                "scheduling": {"nodeSelector": {"livecluster.dev/test": "nowhere"}},
+            },
+            "redis": {"external": {"addresses": ["127.0.0.1:1"]}},
+        })
+    }
+
+    async fn change(&self, nodes: u16, image: &str) {
+        let patch = json!({"spec": self.spec(nodes, image)});
+        let params = PatchParams::default();
+        self.api::<LiveCluster>().patch("c", &params, &Patch::Merge(&patch)).await.unwrap();
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn reconcile(&self) -> LiveCluster {
+        let cluster = Arc::new(self.api::<LiveCluster>().get("c").await.unwrap());
+        cluster::reconcile(&cluster, &self.context).await.unwrap();
+        self.api::<LiveCluster>().get("c").await.unwrap()
+    }
+
+    /// Reconciles until these are the media pods: where another operator is at work, or pods take
+    /// their time to go, one look is not enough.
+    async fn settles_to(&self, expected: &[(String, String)]) {
+        let mut found = Vec::new();
+        for _ in 0..MAX_LOOKS {
+            let cluster = Arc::new(self.api::<LiveCluster>().get("c").await.unwrap());
+            // What another operator was faster with is seen at the next look.
+            let _ = cluster::reconcile(&cluster, &self.context).await;
+            found = self.pods().await;
+            if found == expected {
+                return;
+            }
+        }
+        panic!("after {MAX_LOOKS} looks the pods are {found:?}, not {expected:?}");
+    }
+
+    /// Names of the media pods that are not being deleted, with their images.
+    async fn pods(&self) -> Vec<(String, String)> {
+        let list = ListParams::default().labels(&names::node_selector("c"));
+        let pods = self.api::<Pod>().list(&list).await.unwrap();
+        let alive = pods.items.into_iter().filter(|pod| pod.meta().deletion_timestamp.is_none());
+        let image = |pod: &Pod| pod.spec.as_ref()?.containers.first()?.image.clone();
+        alive.map(|pod| (pod.name_any(), image(&pod).unwrap_or_default())).collect()
+    }
+
+    /// Without controllers nobody else would.
+    async fn remove(self) {
+        let params = DeleteParams::background();
+        self.api::<LiveCluster>().delete("c", &params).await.unwrap();
+        let now = DeleteParams::default().grace_period(0);
+        self.api::<Pod>().delete_collection(&now, &ListParams::default()).await.unwrap();
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        namespaces.delete(&self.namespace, &params).await.unwrap();
+    }
+}
+
+fn context(client: &Client) -> Context {
+    let images = Images { sfu: "unused".to_owned(), redis: "unused".to_owned() };
+    let hosts = watch_hosts(client.clone());
+    Context::new(client.clone(), images, hosts, Metrics::new().unwrap())
+}
+
+fn node(slot: u16, image: &str) -> (String, String) {
+    (names::node("c", slot), image.to_owned())
+}
+
+#[tokio::test]
+async fn a_livecluster_becomes_objects_that_come_back_and_belong_to_it() {
+    let Some(client) = client().await else { return };
+    let scene = Scene::new(client, "objects").await;
+    let image = "example.invalid/sfu:1";
+    scene.settles_to(&[node(0, image), node(1, image)]).await;
+    let cluster = scene.reconcile().await;
+    let status = cluster.status.clone().unwrap();
+    assert_eq!(status.url.as_deref(), Some("http://live.example.com"));
+    assert_eq!(status.observed_generation, cluster.meta().generation);
+    assert!(status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "False"));
+
+    let uid = cluster.uid();
+    let keys = scene.api::<Secret>().get(&names::keys_secret("c")).await.unwrap();
+    assert_eq!(keys.owner_references()[0].uid, uid.clone().unwrap());
+    let map = scene.api::<ConfigMap>().get(&names::config_map("c")).await.unwrap();
+    assert_eq!(map.owner_references()[0].uid, uid.unwrap());
+
+    // A second look, by an operator that knows nothing: nothing changes, least of all secrets.
+    let again = Scene { context: context(&scene.client), ..scene };
+    again.reconcile().await;
+    let same = again.api::<Secret>().get(&names::keys_secret("c")).await.unwrap();
+    assert_eq!(same.data, keys.data);
+    let same = again.api::<ConfigMap>().get(&names::config_map("c")).await.unwrap();
+    assert_eq!(same.resource_version(), map.resource_version());
+
+    // What somebody deletes comes back.
+    let now = DeleteParams::default().grace_period(0);
+    again.api::<ConfigMap>().delete(&names::config_map("c"), &now).await.unwrap();
+    again.api::<Service>().delete(&names::signalling("c"), &now).await.unwrap();
+    again.api::<Pod>().delete(&names::node("c", 0), &now).await.unwrap();
+    let third = Scene { context: context(&again.client), ..again };
+    third.settles_to(&[node(0, image), node(1, image)]).await;
+    third.api::<ConfigMap>().get(&names::config_map("c")).await.unwrap();
+    third.api::<Service>().get(&names::signalling("c")).await.unwrap();
+    third.remove().await;
+}
+
+#[tokio::test]
+async fn a_livecluster_scales_and_a_correction_replaces_pods_that_never_started() {
+    let Some(client) = client().await else { return };
+    let scene = Scene::new(client, "scale").await;
+    let (first, second) = ("example.invalid/sfu:1", "example.invalid/sfu:2");
+    scene.settles_to(&[node(0, first), node(1, first)]).await;
+    scene.change(3, first).await;
+    scene.settles_to(&[node(0, first), node(1, first), node(2, first)]).await;
+    scene.change(1, first).await;
+    scene.settles_to(&[node(0, first)]).await;
+    scene.change(1, second).await;
+    scene.settles_to(&[node(0, second)]).await;
+    scene.remove().await;
+}
