@@ -13,6 +13,7 @@ use sfu_core::room::{Room, RoomCloseReason, RoomOutput, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use sfu_core::time::Now;
 use std::collections::HashMap;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::Keys;
@@ -227,10 +228,12 @@ impl RoomTask {
         message: Outgoing,
     ) {
         let Some(outbox) = outboxes.get(&session) else { return };
-        if outbox.try_send(message).is_err() {
-            // Its connection takes nothing: dropping the outbox closes the WebSocket, and the
-            // client comes back.
-            tracing::info!(room = %self.name, ?session, "Client is too slow");
+        if let Err(error) = outbox.try_send(message) {
+            // Either the client closed its connection first, or it takes nothing: then dropping
+            // the outbox closes the WebSocket, and the client comes back.
+            if matches!(error, TrySendError::Full(_)) {
+                tracing::info!(room = %self.name, ?session, "Client is too slow");
+            }
             outboxes.remove(&session);
             self.room.handle_session_closed(session, now());
         }

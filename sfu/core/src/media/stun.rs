@@ -118,9 +118,9 @@ impl<'a> BindingRequest<'a> {
     }
 }
 
-/// Writes a connectivity check to an agent with the credentials `to`.
-#[cfg(test)]
-pub(crate) fn write_check(to: &super::IceCredentials, from: &str, nominate: bool) -> Vec<u8> {
+/// Writes a connectivity check to an agent with the credentials `to`, as a client would: for
+/// peers of tests and load.
+pub fn write_check(to: &super::IceCredentials, from: &str, nominate: bool) -> Vec<u8> {
     let mut out = Vec::new();
     begin(BINDING_REQUEST, b"0123456789ab", &mut out);
     append(USERNAME, format!("{}:{from}", to.ufrag).as_bytes(), &mut out);
