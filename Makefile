@@ -112,4 +112,6 @@ licenses:
 e2e-tests: images
 	@$(STAGE) "cluster" $(CLUSTER) up
 	@$(STAGE) "load images" $(CLUSTER) load
+	@eval "$$($(CLUSTER) env)" && LIVECLUSTER_TEST_KUBECONFIG="$$KUBECONFIG" LIVECLUSTER_E2E=1 \
+		$(STAGE) "operator and API server" $(CARGO) test --package operator --test apiserver
 	@$(STAGE) "end-to-end tests" $(CARGO) test --no-fail-fast --package e2e --test '*'
