@@ -90,15 +90,17 @@ impl Node {
     /// # Errors
     ///
     /// With what is wrong in the configuration or taken on the machine.
-    pub fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
+    pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
         let settings = Arc::new(settings);
         let keys = Arc::new(Keys::load(&settings)?);
         let advertise = Arc::clone(&settings);
-        let media = Arc::new(MediaPlane::start(MediaPlaneOptions {
+        let options = MediaPlaneOptions {
             bind: settings.bind,
             udp_ports: settings.udp_ports.clone(),
+            tcp_port: settings.tcp_port,
             advertise: Arc::new(move || advertise.advertised()),
-        })?);
+        };
+        let media = Arc::new(MediaPlane::start(options).await?);
         let config = &settings.config;
         let peers = config.peer.as_ref().map(PeerClient::new).transpose()?;
         let placement = Arc::new(match (&config.redis, &config.peer) {

@@ -47,7 +47,7 @@ impl Running {
     ///
     /// With what is wrong in the configuration or taken on the machine.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let node = Node::start(settings)?;
+        let node = Node::start(settings).await?;
         let (stop, stopped) = watch::channel(false);
         let settings = Arc::clone(&node.settings);
         let (listener, public) = listen(&settings, settings.config.http.port).await?;

@@ -2,6 +2,7 @@
 //! [`sfu_core::media::engine::Engine`] of its own; rooms are attached to one worker each.
 
 mod dtls;
+mod tcp;
 mod worker;
 
 use std::net::{IpAddr, SocketAddr};
@@ -32,8 +33,10 @@ pub enum MediaPlaneError {
     #[error("failed to make the DTLS certificate")]
     Certificate(#[from] openssl::error::ErrorStack),
     /// A port is taken or not allowed.
-    #[error("failed to bind UDP {address}")]
+    #[error("failed to bind {protocol} {address}")]
     Bind {
+        /// UDP or TCP.
+        protocol: &'static str,
         /// Which one.
         address: SocketAddr,
         /// Why.
@@ -54,6 +57,8 @@ pub struct MediaPlaneOptions {
     pub bind: IpAddr,
     /// One port a worker.
     pub udp_ports: Vec<u16>,
+    /// Port of ICE over TCP, shared by the workers; `None` turns it off.
+    pub tcp_port: Option<u16>,
     /// Addresses to advertise.
     pub advertise: Advertise,
 }
@@ -101,6 +106,7 @@ pub struct MediaPlane {
     links: Vec<Arc<Link>>,
     threads: Vec<JoinHandle<()>>,
     ports: Vec<u16>,
+    tcp_port: Option<u16>,
     advertise: Advertise,
     fingerprint: Fingerprint,
     next_room: AtomicU64,
@@ -112,13 +118,13 @@ impl MediaPlane {
     /// # Errors
     ///
     /// When a port cannot be bound or a thread not started.
-    pub fn start(options: MediaPlaneOptions) -> Result<Self, MediaPlaneError> {
+    pub async fn start(options: MediaPlaneOptions) -> Result<Self, MediaPlaneError> {
         let factory = OpenSslFactory::new()?;
         let fingerprint = factory.fingerprint();
         let (mut links, mut threads, mut ports) = (Vec::new(), Vec::new(), Vec::new());
         for (index, &port) in options.udp_ports.iter().enumerate() {
             let address = SocketAddr::new(options.bind, port);
-            let bind_error = |source| MediaPlaneError::Bind { address, source };
+            let bind_error = |source| MediaPlaneError::Bind { protocol: "UDP", address, source };
             let (commands, queue) = crossbeam_channel::bounded(COMMANDS);
             let rng = StdRng::from_rng(&mut rand::rng());
             let (worker, waker, bound) =
@@ -132,9 +138,13 @@ impl MediaPlane {
             links.push(link);
             threads.push(thread);
         }
-        tracing::info!(?ports, "Media workers started");
-        let advertise = options.advertise;
-        Ok(Self { links, threads, ports, advertise, fingerprint, next_room: AtomicU64::new(1) })
+        let tcp_port = match options.tcp_port {
+            Some(port) => Some(listen(SocketAddr::new(options.bind, port), &links).await?),
+            None => None,
+        };
+        tracing::info!(?ports, ?tcp_port, "Media workers started");
+        let (advertise, next_room) = (options.advertise, AtomicU64::new(1));
+        Ok(Self { links, threads, ports, tcp_port, advertise, fingerprint, next_room })
     }
 
     /// Fingerprint of the certificate that all transports show.
@@ -160,14 +170,16 @@ impl MediaPlane {
         let link = Arc::clone(&self.links[index]);
         let room = RoomKey(self.next_room.fetch_add(1, Ordering::Relaxed));
         link.send(Command::Attach { room, events });
-        let port = self.ports[index];
-        let candidates = (self.advertise)()
-            .into_iter()
-            .map(|ip| LocalCandidate {
-                protocol: CandidateProtocol::Udp,
-                address: SocketAddr::new(ip, port),
-            })
-            .collect();
+        let ports = [
+            (CandidateProtocol::Udp, Some(self.ports[index])),
+            (CandidateProtocol::TcpPassive, self.tcp_port),
+        ];
+        let mut candidates = Vec::new();
+        for ip in (self.advertise)() {
+            candidates.extend(ports.into_iter().filter_map(|(protocol, port)| {
+                Some(LocalCandidate { protocol, address: SocketAddr::new(ip, port?) })
+            }));
+        }
         RoomMedia { room, link, candidates }
     }
 
@@ -201,6 +213,15 @@ impl MediaPlane {
             }
         }
     }
+}
+
+/// Listens for ICE over TCP; gives the port.
+async fn listen(address: SocketAddr, links: &[Arc<Link>]) -> Result<u16, MediaPlaneError> {
+    let bind_error = |source| MediaPlaneError::Bind { protocol: "TCP", address, source };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(bind_error)?;
+    let port = listener.local_addr().map_err(bind_error)?.port();
+    tokio::spawn(tcp::accept(listener, links.to_vec()));
+    Ok(port)
 }
 
 /// A room's hold on its worker. Dropping it ends the room's transports.

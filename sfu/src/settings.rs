@@ -87,6 +87,8 @@ pub struct Settings {
     pub pod_ip: IpAddr,
     /// UDP port of each worker.
     pub udp_ports: Vec<u16>,
+    /// Port of ICE over TCP; `None` turns it off.
+    pub tcp_port: Option<u16>,
     /// Advertised when no file says better.
     pub host_addresses: Vec<IpAddr>,
 }
@@ -112,6 +114,7 @@ impl Settings {
             .map(|worker| config.media.udp_port(slot, worker))
             .collect::<Option<_>>()
             .ok_or(SettingsError::NoPorts { slot })?;
+        let tcp_port = config.media.tcp_port(slot).filter(|_| config.media.tcp);
         let pod_ip = variable(env::POD_IP, "an IP address")?;
         let host_ip: Option<IpAddr> = variable(env::HOST_IP, "an IP address")?;
         Ok(Self {
@@ -121,6 +124,7 @@ impl Settings {
             node_name: std::env::var(env::POD_NAME).unwrap_or_else(|_| "sfu".to_owned()),
             pod_ip: pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             udp_ports,
+            tcp_port,
             host_addresses: host_ip.or(pod_ip).into_iter().collect(),
         })
     }
@@ -152,6 +156,7 @@ impl Settings {
             node_name: "dev".to_owned(),
             pod_ip: loopback,
             udp_ports: vec![0],
+            tcp_port: Some(0),
             host_addresses,
         }
     }

@@ -1,4 +1,5 @@
-//! A worker thread: epoll, one UDP socket, one engine. Nothing here is shared but counters.
+//! A worker thread: epoll, one UDP socket, TCP connections, one engine. Nothing here is shared
+//! but counters.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -14,21 +15,36 @@ use rand::rngs::StdRng;
 use rustc_hash::FxHashMap;
 use sfu_core::media::engine::Engine;
 use sfu_core::media::ice::Path;
+use sfu_core::media::stun::BindingRequest;
 use sfu_core::media::{MediaCommand, MediaEvent, RoomKey};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
 use super::WorkerCounters;
 use super::dtls::OpenSslFactory;
+use super::tcp::{Connection, NewConnection};
 
 const SOCKET: Token = Token(0);
 const COMMANDS: Token = Token(1);
+/// Tokens of TCP connections begin here.
+const FIRST_CONNECTION: usize = 2;
+/// Most TCP connections of a worker.
+const MAX_CONNECTIONS: usize = 4096;
+/// How long a TCP connection may be without a transport: before its first authentic check, and
+/// after its transport ended.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
+/// How often such connections are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Receive calls in a row before timers and commands get their turn.
 const MAX_RECEIVES: usize = 16;
 /// Longest wait: counters stay fresh.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of the kernel's buffers: a key frame to hundreds of subscribers at once.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+
+fn token(connection: u32) -> Token {
+    Token(FIRST_CONNECTION + connection as usize)
+}
 
 /// What the rest of the process asks of a worker.
 pub(super) enum Command {
@@ -38,6 +54,8 @@ pub(super) enum Command {
     Media { room: RoomKey, command: MediaCommand },
     /// A room ended.
     Detach { room: RoomKey },
+    /// A client opened a connection; it may belong to another worker.
+    Connection(NewConnection),
     /// The process ends.
     Stop,
 }
@@ -78,6 +96,9 @@ pub(super) struct Worker {
     engine: Engine,
     queue: Receiver<Command>,
     rooms: FxHashMap<RoomKey, mpsc::Sender<MediaEvent>>,
+    connections: FxHashMap<u32, Connection>,
+    next_connection: u32,
+    next_sweep: Instant,
     counters: Arc<WorkerCounters>,
     buffers: Vec<u8>,
     buffer_size: usize,
@@ -113,6 +134,9 @@ impl Worker {
             engine: Engine::new(Box::new(factory), rng, Instant::now()),
             queue,
             rooms: FxHashMap::default(),
+            connections: FxHashMap::default(),
+            next_connection: 0,
+            next_sweep: Instant::now(),
             counters: Arc::default(),
             buffers: vec![0; buffer_size * BATCH_SIZE],
             buffer_size,
@@ -126,7 +150,7 @@ impl Worker {
 
     /// Works until told to stop.
     pub(super) fn run(mut self) {
-        let mut events = Events::with_capacity(16);
+        let mut events = Events::with_capacity(256);
         let mut socket_is_drained = true;
         loop {
             let wait = match self.engine.poll_timeout() {
@@ -144,11 +168,17 @@ impl Worker {
             }
             let started = Instant::now();
             socket_is_drained = self.receive(started);
+            for event in &events {
+                if let Some(token) = event.token().0.checked_sub(FIRST_CONNECTION) {
+                    self.serve_connection(token as u32, event.is_writable(), started);
+                }
+            }
             if self.take_commands(started) {
                 self.flush();
                 return;
             }
             self.engine.handle_timeout(started);
+            self.sweep_connections(started);
             self.pass_on_events();
             self.flush();
             self.publish_counters(started.elapsed());
@@ -207,10 +237,74 @@ impl Worker {
                     self.rooms.remove(&room);
                     self.engine.close_room(room);
                 }
+                Command::Connection(new) => self.take_connection(new, now),
                 Command::Stop => return true,
             }
         }
         false
+    }
+
+    /// Takes a client's connection if its first packet is for a transport of this worker.
+    fn take_connection(&mut self, mut new: NewConnection, now: Instant) {
+        let is_mine = BindingRequest::parse(&new.first)
+            .is_some_and(|request| self.engine.answers_to(request.local_ufrag()));
+        if !is_mine || self.connections.len() >= MAX_CONNECTIONS {
+            let (unused, _) = oneshot::channel();
+            let back = std::mem::replace(&mut new.not_mine, unused);
+            // The acceptor waits for it.
+            let _returned = back.send(new);
+            return;
+        }
+        let number = self.next_connection;
+        self.next_connection = number.wrapping_add(1);
+        let NewConnection { stream, peer, mut first, not_mine: _ } = new;
+        match Connection::register(stream, peer, token(number), self.poll.registry(), now) {
+            Ok(connection) => {
+                self.connections.insert(number, connection);
+                let path = Path::Tcp { connection: number, peer };
+                self.engine.handle_datagram(path, &mut first, now);
+                // More may have come before the connection was watched.
+                self.serve_connection(number, false, now);
+            }
+            Err(error) => tracing::debug!(%error, "Media connection lost"),
+        }
+    }
+
+    fn serve_connection(&mut self, number: u32, is_writable: bool, now: Instant) {
+        let Self { connections, engine, poll, counters, .. } = self;
+        let Some(connection) = connections.get_mut(&number) else { return };
+        let path = Path::Tcp { connection: number, peer: connection.peer };
+        let mut received = (0, 0);
+        let mut served = connection.read(token(number), poll.registry(), |packet| {
+            received.0 += 1;
+            received.1 += packet.len() as u64;
+            engine.handle_datagram(path, packet, now);
+        });
+        if served.is_ok() && is_writable {
+            served = connection.write(token(number), poll.registry());
+        }
+        counters.packets_in.fetch_add(received.0, Ordering::Relaxed);
+        counters.bytes_in.fetch_add(received.1, Ordering::Relaxed);
+        if let Err(error) = served {
+            tracing::debug!(%error, "Media connection ended");
+            connections.remove(&number);
+            engine.forget_path(path);
+        }
+    }
+
+    /// Closes TCP connections that belong to no transport.
+    fn sweep_connections(&mut self, now: Instant) {
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + SWEEP;
+        let engine = &self.engine;
+        self.connections.retain(|number, connection| {
+            if engine.knows_path(Path::Tcp { connection: *number, peer: connection.peer }) {
+                connection.last_use = now;
+            }
+            now.duration_since(connection.last_use) < CONNECTION_PATIENCE
+        });
     }
 
     fn pass_on_events(&mut self) {
@@ -230,10 +324,23 @@ impl Worker {
     }
 
     fn flush(&mut self) {
-        let Self { engine, udp, socket, counters, .. } = self;
+        let Self { engine, udp, socket, counters, connections, poll, .. } = self;
         let mut sent = 0;
         engine.flush(|path, contents, segment_size| {
-            let Path::Udp(destination) = path else { return };
+            let destination = match path {
+                Path::Udp(destination) => destination,
+                Path::Tcp { connection: number, .. } => {
+                    // A broken connection shows when it is read.
+                    if let Some(connection) = connections.get_mut(&number)
+                        && connection
+                            .send(contents, segment_size, token(number), poll.registry())
+                            .is_ok()
+                    {
+                        sent += contents.len() as u64;
+                    }
+                    return;
+                }
+            };
             let transmit = Transmit {
                 destination,
                 ecn: None,

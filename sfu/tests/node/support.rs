@@ -294,6 +294,7 @@ impl Files {
             node_name: name.to_owned(),
             pod_ip: LOCALHOST,
             udp_ports: vec![0],
+            tcp_port: Some(0),
             host_addresses: vec![LOCALHOST],
         }
     }

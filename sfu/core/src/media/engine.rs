@@ -153,6 +153,21 @@ impl Engine {
         }
     }
 
+    /// Whether a transport of this engine has this username fragment.
+    pub fn answers_to(&self, ufrag: &str) -> bool {
+        self.by_ufrag.contains_key(ufrag)
+    }
+
+    /// Whether a path belongs to a transport: an authentic check came over it.
+    pub fn knows_path(&self, path: Path) -> bool {
+        self.by_path.contains_key(&path)
+    }
+
+    /// Packets over this path come no more: its connection ended.
+    pub fn forget_path(&mut self, path: Path) {
+        self.by_path.remove(&path);
+    }
+
     /// Takes a datagram. It is decrypted in place.
     pub fn handle_datagram(&mut self, path: Path, datagram: &mut [u8], now: Instant) {
         // RFC 7983: the first byte tells the protocols apart.

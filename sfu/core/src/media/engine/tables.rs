@@ -37,9 +37,8 @@ impl Engine {
         };
         // Only the credentials that still count stay reachable, however often ICE restarts.
         let agent = &self.transports[index].ice;
-        self.by_ufrag.retain(|known, owner| {
-            *owner != index || agent.ufrags().any(|valid| valid == known)
-        });
+        self.by_ufrag
+            .retain(|known, owner| *owner != index || agent.ufrags().any(|valid| valid == known));
         self.by_ufrag.insert(ufrag, index);
         self.next_tick.get_or_insert(now + TICK);
     }
