@@ -5,7 +5,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -95,6 +95,8 @@ async fn introduce(
 pub(super) struct Connection {
     stream: TcpStream,
     pub(super) peer: SocketAddr,
+    /// When it last belonged to a transport.
+    pub(super) last_use: Instant,
     inbound: Vec<u8>,
     outbound: Vec<u8>,
     waits_for_write: bool,
@@ -107,11 +109,19 @@ impl Connection {
         peer: SocketAddr,
         token: Token,
         registry: &Registry,
+        now: Instant,
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
         registry.register(&mut stream, token, Interest::READABLE)?;
-        Ok(Self { stream, peer, inbound: Vec::new(), outbound: Vec::new(), waits_for_write: false })
+        Ok(Self {
+            stream,
+            peer,
+            last_use: now,
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            waits_for_write: false,
+        })
     }
 
     /// Reads what is there and calls `handle` with each packet; `true` when more may wait.

@@ -275,14 +275,18 @@ impl Worker {
         let Some(connection) = connections.get_mut(&number) else { return };
         let path = Path::Tcp { connection: number, peer: connection.peer };
         let mut received = (0, 0);
-        let mut served = connection.read(token(number), poll.registry(), |packet| {
+        let served = connection.read(|packet| {
             received.0 += 1;
             received.1 += packet.len() as u64;
             engine.handle_datagram(path, packet, now);
         });
-        if served.is_ok() && is_writable {
-            served = connection.write(token(number), poll.registry());
-        }
+        let (token, registry) = (token(number), poll.registry());
+        let served = served.and_then(|holds_more| {
+            if is_writable {
+                connection.write(token, registry)?;
+            }
+            if holds_more { connection.rearm(token, registry) } else { Ok(()) }
+        });
         counters.packets_in.fetch_add(received.0, Ordering::Relaxed);
         counters.bytes_in.fetch_add(received.1, Ordering::Relaxed);
         if let Err(error) = served {
