@@ -98,7 +98,9 @@ impl Drop for DevServer {
 fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     Command::new(cargo)
-        .args(["build", "--release", "--package", "sfu"])
+        // The packages that the images are made of: another choice would build their
+        // dependencies once more, with other features.
+        .args(["build", "--release", "--package", "sfu", "--package", "operator"])
         .current_dir(repository())
         .run()?;
     let target =
