@@ -1,8 +1,9 @@
 //! Events: what happened, for `kubectl describe`. A lost Event is no reason to stop.
 
 use crds::{LiveCluster, names};
-use kube::Resource as _;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
+use kube::{Resource as _, ResourceExt as _};
 use tracing::debug;
 
 use super::nodes::{NodeAction, Refusal};
@@ -13,31 +14,43 @@ use crate::controller::Context;
 const MAX_NOTE: usize = 1000;
 
 /// A step with a media pod was carried out.
-pub async fn node(context: &Context, cluster: &LiveCluster, name: &str, action: &NodeAction) {
-    let (reason, note) = match action {
+pub async fn node(context: &Context, cluster: &LiveCluster, action: &NodeAction) {
+    let (pod, reason, note) = match action {
         NodeAction::Create { slot } => {
-            ("NodeCreated", format!("Created media node {}", names::node(name, *slot)))
+            let pod = names::node(&cluster.name_any(), *slot);
+            let note = format!("Created media node {pod}");
+            (pod, "NodeCreated", note)
         }
         NodeAction::Open { name, addresses } => {
-            ("NodeOpened", format!("Media node {name} advertises {addresses}"))
+            (name.clone(), "NodeOpened", format!("Media node {name} advertises {addresses}"))
         }
         NodeAction::Delete { name, uid: _, reason } => {
-            (reason.as_str(), format!("Deleted media node {name}"))
+            (name.clone(), reason.as_str(), format!("Deleted media node {name}"))
         }
     };
-    publish(context, cluster, EventType::Normal, reason, "ManageNodes", note).await;
+    // Kubernetes counts Events of one reason as one, except about different objects.
+    let related = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: cluster.namespace(),
+        name: Some(pod),
+        ..ObjectReference::default()
+    };
+    let kind = EventType::Normal;
+    publish(context, cluster, kind, reason, "ManageNodes", note, Some(related)).await;
 }
 
 /// The API server refuses media pods.
 pub async fn refused(context: &Context, cluster: &LiveCluster, refusal: &Refusal, namespace: &str) {
     let note = refusal.message(namespace);
-    publish(context, cluster, EventType::Warning, refusal.reason(), "ManageNodes", note).await;
+    publish(context, cluster, EventType::Warning, refusal.reason(), "ManageNodes", note, None)
+        .await;
 }
 
 /// The LiveCluster cannot be acted upon.
 pub async fn invalid(context: &Context, cluster: &LiveCluster, invalid: &Invalid) {
     let note = invalid.to_string();
-    publish(context, cluster, EventType::Warning, invalid.reason(), "Validate", note).await;
+    publish(context, cluster, EventType::Warning, invalid.reason(), "Validate", note, None).await;
 }
 
 async fn publish(
@@ -47,6 +60,7 @@ async fn publish(
     reason: &str,
     action: &str,
     mut note: String,
+    secondary: Option<ObjectReference>,
 ) {
     let end = (0..=MAX_NOTE.min(note.len())).rev().find(|end| note.is_char_boundary(*end));
     note.truncate(end.unwrap_or_default());
@@ -55,7 +69,7 @@ async fn publish(
         reason: reason.to_owned(),
         note: Some(note),
         action: action.to_owned(),
-        secondary: None,
+        secondary,
     };
     if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
         debug!(%error, reason, "Event not published");

@@ -96,7 +96,7 @@ pub async fn carry_out(
         };
         if changed {
             done.changes += 1;
-            events::node(context, cluster, &cluster.name_any(), action).await;
+            events::node(context, cluster, action).await;
         }
     }
     if let Some(refusal) = &done.refusal {
