@@ -17,6 +17,8 @@ pub struct MediaSpec {
     #[serde(default)]
     pub exposure: Exposure,
     /// Ports for media. A media node takes one for each worker (UDP) and one more (ICE over TCP).
+    /// LiveClusters that share Kubernetes nodes do best with ranges of their own: where a port is
+    /// taken, Kubernetes places no second pod that wants it.
     #[serde(default)]
     pub ports: PortRange,
     /// Accept media over TCP, for clients whose network lets no UDP through.
