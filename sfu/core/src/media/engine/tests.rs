@@ -7,14 +7,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::media::ice::CONSENT_TIMEOUT;
-use crate::media::rtcp::{RtcpMessage, parse, write_nack, write_pli};
+use crate::media::rtcp::{
+    RtcpMessage, SenderReport, parse, write_nack, write_pli, write_sender_report,
+};
 use crate::media::rtp::HeaderFields;
 use crate::media::{
     AudioLevel, Codec, CodecKind, ExtensionIds, MediaCommand, MediaEvent, MediaKind, Mid, Receiver,
     Rid, Sender, SsrcPair, TrackKey, TransportState, VideoQuality,
 };
 
-use peer::{Got, World};
+use peer::{Got, ROOM, World};
 
 const TRACK: TrackKey = TrackKey(7);
 /// Payload types at the publisher and at the subscriber.
@@ -393,6 +395,43 @@ fn a_track_moves_to_another_transport_and_survives_the_end_of_the_old_one() {
     source.send(&mut world, second, &DELTA);
     assert_eq!(last_bytes(&world.peers[subscriber].media), [0xAA, 0xAA, 0xBB]);
     assert_continuous(&world.peers[subscriber].media[1..]);
+}
+
+#[test]
+fn a_subscriber_is_told_the_publishers_clock_in_its_own_ticks() {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let mut source = Source::new(1000, None);
+    source.send(&mut world, publisher, &KEY);
+    let ntp = 5u64 << 32;
+    let rtp_timestamp = source.timestamp;
+    let report = SenderReport { ssrc: 1000, ntp, rtp_timestamp, packets: 1, octets: 1 };
+    let mut compound = Vec::new();
+    write_sender_report(&mut compound, &report, "publisher");
+    world.send_control(publisher, compound);
+    world.advance(Duration::from_secs(2));
+    let sent = world.peers[subscriber].media[0].timestamp;
+    let mut told = Vec::new();
+    for compound in &world.peers[subscriber].control {
+        parse(compound, |message| {
+            if let RtcpMessage::SenderReport { ssrc: SSRC, ntp, rtp_timestamp } = message {
+                told.push((ntp, rtp_timestamp));
+            }
+        });
+    }
+    let (told_ntp, told_timestamp) = told[0];
+    let seconds = (told_ntp - ntp) as f64 / (1u64 << 32) as f64;
+    let ticks = f64::from(told_timestamp.wrapping_sub(sent));
+    assert!((ticks - seconds * 90_000.0).abs() < 2.0, "{seconds} s are {ticks} ticks");
+}
+
+#[test]
+fn a_closed_room_leaves_nothing() {
+    let (mut world, publisher, _) = call(&["q"]);
+    Source::new(1000, Some("q")).send(&mut world, publisher, &KEY);
+    world.engine.close_room(ROOM);
+    assert_eq!(world.engine.sizes(), (0, 0));
+    assert!(world.engine.by_ufrag.is_empty() && world.engine.by_path.is_empty());
+    assert!(world.engine.tracks.is_empty() && world.engine.by_id.is_empty());
 }
 
 proptest! {
