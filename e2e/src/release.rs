@@ -54,5 +54,7 @@ fn helm_install(helm: &mut Command) -> &mut Command {
         "--wait",
         "--timeout",
         TIMEOUT,
+        // The chart owns the definition, whichever test applied it first.
+        "--force-conflicts",
     ])
 }
