@@ -62,7 +62,7 @@ async fn define(client: Client) {
         let annotations = &mut definition["metadata"]["annotations"];
         annotations["meta.helm.sh/release-name"] = json!("livecluster");
         annotations["meta.helm.sh/release-namespace"] = json!("livecluster-system");
-        let params = PatchParams::apply("operator-test");
+        let params = PatchParams::apply("helm");
         definitions.patch(DEFINITION, &params, &Patch::Apply(&definition)).await.unwrap();
     }
     await_condition(definitions, DEFINITION, is_crd_established()).await.unwrap();
