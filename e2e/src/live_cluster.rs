@@ -9,6 +9,7 @@ use contract::redis::{Keys, NodeRecord};
 use crds::names;
 use serde_json::{Value, json};
 
+use crate::artifact_cache;
 use crate::clients::Network;
 use crate::cluster::Cluster;
 use crate::livekit::Access;
@@ -58,6 +59,8 @@ impl LiveCluster {
     ) -> Result<()> {
         let cluster = release::install()?;
         let namespace = Namespace::new(&cluster, &format!("e2e-{test}"));
+        // Another run of the same test would take the namespace away.
+        let _lock = artifact_cache::lock(&artifact_cache::state_directory()?, namespace.name())?;
         namespace.create()?;
         let live_cluster = Self { cluster, namespace, domain: format!("{test}.example.com") };
         let result = live_cluster.start(nodes, first_port).and_then(|()| body(&live_cluster));
@@ -173,8 +176,9 @@ impl LiveCluster {
         let password = self.secret(&names::redis_secret(NAME), "password")?;
         let pod = format!("{}-0", names::redis(NAME));
         let mut command = self.namespace.kubectl();
-        command.args(["exec", &pod, "--", "env", &format!("REDISCLI_AUTH={password}")]);
-        let text = command.args(["redis-cli", "--raw"]).args(arguments).read()?;
+        // The image has no shell; a password that lives as long as the test may be seen.
+        command.args(["exec", &pod, "--", "redis-cli", "--no-auth-warning", "-a", &password]);
+        let text = command.arg("--raw").args(arguments).read()?;
         Ok(text.trim().to_owned())
     }
 
