@@ -15,6 +15,24 @@ fn two_tabs_and_the_python_sdk_see_and_hear_each_other() -> Result<()> {
     DevServer::run(PORT, everybody_meets)
 }
 
+#[test]
+fn h264_is_forwarded_as_h264() -> Result<()> {
+    DevServer::run(PORT + 1, |server| {
+        let access = &server.access;
+        let browser = Browser::start(&Network::here())?;
+        let (anna, bob) = (browser.open(Person::anna())?, browser.open(Person::bob())?);
+        let h264 = json!({ "videoCodec": "h264" });
+        anna.join_with(&access.url, &access.token("anna", "h264")?, h264)?;
+        bob.join(&access.url, &access.token("bob", "h264")?)?;
+        await_everybody_meets(&[&anna, &bob], MEDIA_TIMEOUT)?;
+        let report = bob.report()?;
+        let track = report.participant("anna").and_then(|anna| anna.track("camera"));
+        let codec = track.map(|track| track.codec.as_str());
+        ensure!(codec == Some("video/H264"), "bob decodes {codec:?}");
+        Ok(())
+    })
+}
+
 fn everybody_meets(server: &DevServer) -> Result<()> {
     let access = &server.access;
     let network = Network::here();
