@@ -23,6 +23,9 @@ const REDRAW = [
   RoomEvent.ParticipantNameChanged,
   RoomEvent.ParticipantPermissionsChanged,
   RoomEvent.ActiveSpeakersChanged,
+  // Comes every few seconds, and so makes up for events that livekit-client held back while it
+  // reconnected.
+  RoomEvent.ConnectionQualityChanged,
   RoomEvent.TrackPublished,
   RoomEvent.TrackUnpublished,
   RoomEvent.TrackSubscribed,

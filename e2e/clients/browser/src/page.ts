@@ -67,6 +67,7 @@ class Client {
   }
 
   async report(): Promise<Report> {
+    this.watchTracks();
     const remotes = [...this.room.remoteParticipants.values()];
     const participants = remotes.map(async (participant): Promise<ParticipantReport> => {
       const publications = [...participant.trackPublications.values()] as RemoteTrackPublication[];
@@ -99,13 +100,32 @@ class Client {
       const text = new TextDecoder().decode(data);
       push(this.messages, { from: participant?.identity ?? '', topic: topic ?? '', text });
     });
-    room.on(RoomEvent.TrackSubscribed, (track) => {
-      this.probes.set(track, new Probe(this.audio, track));
-    });
-    room.on(RoomEvent.TrackUnsubscribed, (track) => {
-      this.probes.get(track)?.close();
-      this.probes.delete(track);
-    });
+    for (const event of [RoomEvent.TrackSubscribed, RoomEvent.TrackUnsubscribed]) {
+      room.on(event, () => this.watchTracks());
+    }
+  }
+
+  /**
+   * Brings the probes in line with the room. Events alone do not suffice: livekit-client holds
+   * them back while it reconnects, and some until it reconnects again.
+   */
+  private watchTracks(): void {
+    const tracks = new Set(
+      [...this.room.remoteParticipants.values()]
+        .flatMap((participant) => [...participant.trackPublications.values()])
+        .flatMap((publication) => (publication.track as RemoteTrack | undefined) ?? []),
+    );
+    for (const [track, probe] of this.probes) {
+      if (!tracks.has(track)) {
+        probe.close();
+        this.probes.delete(track);
+      }
+    }
+    for (const track of tracks) {
+      if (!this.probes.has(track)) {
+        this.probes.set(track, new Probe(this.audio, track));
+      }
+    }
   }
 
   private async publish(options: JoinOptions): Promise<void> {
