@@ -233,7 +233,12 @@ impl RedisStore {
         Ok(Some(Home { node, epoch, sid: RoomSid::from(sid), metadata }))
     }
 
+    /// Ends a room. A node that leaves lets the rows be: its rooms go on elsewhere with their sid
+    /// and metadata.
     pub(super) async fn release(&self, room: &RoomName, epoch: &str) {
+        if *self.stop.borrow() {
+            return;
+        }
         let script = Script::new(RELEASE_ROOM);
         let mut call = script.prepare_invoke();
         call.key(self.keys.room(room)).arg(self.id.as_str()).arg(epoch);
