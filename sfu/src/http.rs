@@ -19,7 +19,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use contract::access_token::Claims;
 use contract::redis::NodeRecord;
-use tower::{Layer as _, ServiceExt as _, util::MapRequestLayer};
+use tower::{Layer as _, util::MapRequestLayer};
 use tower_http::cors::{Any, CorsLayer};
 
 pub use admin::router as admin_router;
@@ -79,9 +79,8 @@ pub async fn serve(
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let service = MapRequestLayer::new(without_double_slashes).layer(router);
-    let service = axum::ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(
-        service.map_response(|response: Response| response),
-    );
+    let service =
+        axum::ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(service);
     axum::serve(listener, service).with_graceful_shutdown(stopped).await
 }
 
@@ -145,10 +144,10 @@ fn claims(node: &Node, headers: &HeaderMap, query: &[(String, String)]) -> Resul
 
 /// Passes a request on to the home of its room.
 async fn forward(node: &Node, origin: Origin, home: &NodeRecord, request: Request) -> Response {
-    let is_forwarded = origin == Origin::Peer || request.headers().contains_key(FORWARDED_BY);
     let Some(peers) = node.peers.as_ref().filter(|_| origin == Origin::Client) else {
         // The sender's view of the home was older than ours: it asks again.
-        tracing::info!(home = home.name, is_forwarded, "Request for a room that is not here");
+        let by = request.headers().get(FORWARDED_BY);
+        tracing::info!(home = home.name, ?by, "Request for a room that is not here");
         return text(503, "the room is moving, try again");
     };
     match peers.forward(home.address, &node.settings.node_name, request).await {
