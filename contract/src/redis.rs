@@ -50,7 +50,9 @@ pub const UPDATE_ROOM: &str = include_str!("redis/update_room.lua");
 /// Renews a node's lease and sweeps ended ones from the set.
 ///
 /// `KEYS`: set of nodes, node. `ARGV`: id, record, lease (ms), prefix of node keys, prefix of
-/// reservations. Answers a list of the living nodes: record and reservations in turn.
+/// reservations. Answers `[known, nodes]`: 1 if the lease was there before, and the living nodes,
+/// record and reservations in turn. A lease that was renewed a second ago and is not known tells
+/// that Redis lost what it held.
 pub const RENEW_NODE: &str = include_str!("redis/renew_node.lua");
 /// Ends a node's lease.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contract::ids::RoomName;
 use contract::redis::NodeRecord;
-use sfu_core::room::SessionId;
+use sfu_core::room::{RoomCloseReason, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -184,6 +184,13 @@ impl Node {
             tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
             JoinError::new(503, error.to_string())
         })?;
+        if home.node.id != self.placement.node_id()
+            && let Some(stale) = self.rooms.get(room)
+        {
+            // This node was cut off and the room moved: who is still here belongs there.
+            tracing::warn!(%room, home = home.node.name, "Room has another home");
+            let _ended = stale.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+        }
         Ok(self.at(room, home))
     }
 

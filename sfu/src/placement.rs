@@ -72,6 +72,31 @@ impl Placement {
         }
     }
 
+    /// Asserts that a living room is here: keeps its row, or writes it anew where Redis lost
+    /// it. Answers where the room's home is by now.
+    ///
+    /// # Errors
+    ///
+    /// When Redis does not answer.
+    pub async fn keep(
+        &self,
+        room: &RoomName,
+        sid: &RoomSid,
+    ) -> Result<Option<Home>, PlacementError> {
+        match self {
+            Self::Memory(store) => Ok(Some(store.claim(room))),
+            Self::Redis(store) => store.keep(room, sid).await,
+        }
+    }
+
+    /// Says each time that Redis answers again after it did not.
+    pub fn returns(&self) -> watch::Receiver<()> {
+        match self {
+            Self::Memory(store) => store.returns(),
+            Self::Redis(store) => store.returns(),
+        }
+    }
+
     /// Ends a room that had its home here.
     pub async fn release(&self, room: &RoomName, epoch: &str) {
         match self {

@@ -115,6 +115,7 @@ impl Rooms {
         let task = RoomTask {
             room: Room::new(options, StdRng::from_rng(&mut rand::rng()), now()),
             name: name.clone(),
+            sid: home.sid.clone(),
             epoch: home.epoch.clone(),
             media,
             events,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contract::access_token::Claims;
-use contract::ids::RoomName;
+use contract::ids::{RoomName, RoomSid};
 use contract::redis::ROOM_RENEWAL;
 use livekit_protocol::{SignalRequest, SignalResponse, signal_response};
 use sfu_core::media::MediaEvent;
@@ -110,6 +110,8 @@ pub struct RoomTask {
     pub room: Room,
     /// Its name.
     pub name: RoomName,
+    /// Its id, which outlives its home.
+    pub sid: RoomSid,
     /// The epoch under which this node is its home.
     pub epoch: String,
     /// Its hold on a media worker.
@@ -146,6 +148,7 @@ impl RoomTask {
         let mut metadata = self.room.info().metadata;
         let mut renewal = tokio::time::interval(ROOM_RENEWAL);
         renewal.reset();
+        let mut returns = self.placement.returns();
         tracing::info!(room = %self.name, epoch = self.epoch, "Room started");
         loop {
             let wake_at = self.room.poll_timeout().unwrap_or_else(far_away);
@@ -157,7 +160,8 @@ impl RoomTask {
                 },
                 Some(event) = self.events.recv() => self.room.handle_media(event, now()),
                 () = tokio::time::sleep_until(wake_at.into()) => self.room.handle_timeout(now()),
-                _ = renewal.tick() => self.keep_row().await,
+                _ = renewal.tick() => self.keep_home().await,
+                Ok(()) = returns.changed() => self.keep_home().await,
             }
             let is_over = self.drain(&mut outboxes);
             self.gauges.set(self.room.counts());
@@ -249,13 +253,24 @@ impl RoomTask {
         }
     }
 
-    /// Keeps the room's row alive, and ends the room if it lives elsewhere by now.
-    async fn keep_row(&mut self) {
-        if let Ok(home) = self.placement.claim(&self.name).await
-            && home.epoch != self.epoch
-        {
-            tracing::warn!(room = %self.name, "Room has another home");
-            self.room.close(RoomCloseReason::Drain, now());
+    /// Asserts that the room lives here, and ends it if it has another home by now.
+    async fn keep_home(&mut self) {
+        match self.placement.keep(&self.name, &self.sid).await {
+            Ok(Some(home)) if home.node.id == self.placement.node_id() => {
+                if home.epoch != self.epoch {
+                    // The row was lost and is written anew.
+                    self.epoch = home.epoch;
+                    let metadata = self.room.info().metadata;
+                    self.placement.update(&self.name, &self.epoch, &metadata).await;
+                }
+            }
+            Ok(Some(home)) => {
+                tracing::warn!(room = %self.name, home = home.node.name, "Room has another home");
+                self.room.close(RoomCloseReason::Drain, now());
+            }
+            // Neither this node's lease nor a home is there: the next renewal says more.
+            Ok(None) => {}
+            Err(error) => tracing::warn!(room = %self.name, %error, "Room's home not kept"),
         }
     }
 }

@@ -1,5 +1,6 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = redis.call('EXISTS', KEYS[2])
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[3]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
@@ -11,4 +12,4 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     nodes[#nodes + 1] = tonumber(redis.call('GET', ARGV[5] .. id) or '0')
   end
 end
-return nodes
+return {known, nodes}

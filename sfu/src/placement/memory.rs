@@ -6,6 +6,7 @@ use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::{NodeLoad, NodeRecord, NodeState};
 use parking_lot::Mutex;
 use sfu_core::placement::Candidate;
+use tokio::sync::watch;
 
 use super::Home;
 
@@ -13,6 +14,8 @@ use super::Home;
 pub struct MemoryStore {
     record: NodeRecord,
     rooms: Mutex<HashMap<RoomName, RoomSid>>,
+    /// Memory never goes away, so this never says that it came back.
+    returned: watch::Sender<()>,
 }
 
 impl MemoryStore {
@@ -25,7 +28,7 @@ impl MemoryStore {
             state: NodeState::Open,
             load: NodeLoad::default(),
         };
-        Self { record, rooms: Mutex::default() }
+        Self { record, rooms: Mutex::default(), returned: watch::channel(()).0 }
     }
 
     pub(super) fn claim(&self, room: &RoomName) -> Home {
@@ -40,6 +43,10 @@ impl MemoryStore {
 
     pub(super) fn release(&self, room: &RoomName) {
         self.rooms.lock().remove(room);
+    }
+
+    pub(super) fn returns(&self) -> watch::Receiver<()> {
+        self.returned.subscribe()
     }
 
     pub(super) fn node(&self) -> Candidate {

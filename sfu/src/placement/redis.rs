@@ -63,6 +63,7 @@ pub struct RedisStore {
     name: String,
     address: SocketAddr,
     shared: Arc<Mutex<Shared>>,
+    returned: watch::Sender<()>,
     stop: Stop,
 }
 
@@ -111,6 +112,7 @@ impl RedisStore {
             name: name.to_owned(),
             address,
             shared: Arc::new(Mutex::new(shared)),
+            returned: watch::channel(()).0,
             stop: watch::channel(false).0,
         })
     }
@@ -150,9 +152,12 @@ impl RedisStore {
             let renewed = self.renew(load()).await;
             let mut shared = self.shared.lock();
             match renewed {
-                Ok(nodes) => {
-                    if shared.is_away || shared.renewed_at.is_none() {
-                        tracing::info!(nodes = nodes.len(), "Redis answers");
+                Ok((was_known, nodes)) => {
+                    if shared.is_away || !was_known {
+                        tracing::info!(nodes = nodes.len(), was_known, "Redis answers");
+                        // It was away, or it is back so soon that nobody noticed but without
+                        // what it held.
+                        self.returned.send_replace(());
                     }
                     shared.is_away = false;
                     shared.renewed_at = Some(sent_at);
@@ -171,7 +176,8 @@ impl RedisStore {
         }
     }
 
-    async fn renew(&self, load: NodeLoad) -> Result<Vec<Candidate>, StoreError> {
+    /// Renews the lease; answers whether Redis knew it, and the living nodes.
+    async fn renew(&self, load: NodeLoad) -> Result<(bool, Vec<Candidate>), StoreError> {
         let state = self.shared.lock().state;
         let record = NodeRecord {
             id: self.id.clone(),
@@ -190,30 +196,55 @@ impl RedisStore {
             .arg(self.keys.node_prefix())
             .arg(self.keys.reservation_prefix());
         let mut connection = self.connection.clone();
-        let answer: Vec<(String, u64)> =
+        let (known, nodes): (u64, Vec<(String, u64)>) =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await??;
         let candidate = |(record, reservations): (String, u64)| {
             Ok(Candidate { record: serde_json::from_str(&record)?, reservations })
         };
-        answer.into_iter().map(candidate).collect()
+        let nodes: Result<_, StoreError> = nodes.into_iter().map(candidate).collect();
+        Ok((known == 1, nodes?))
     }
 
     pub(super) async fn claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
-        let candidate = choose_home(&self.nodes(), &mut rand::rng())
-            .map_or_else(|| NOBODY.to_owned(), |chosen| chosen.record.id.to_string());
-        let claimed = timeout(CLAIM_TIMEOUT, self.try_claim(room, &candidate)).await;
-        claimed.map_err(StoreError::from)??.ok_or(PlacementError::NoOpenNode)
+        let sid = RoomSid::generate(&mut rand::rng());
+        let mut nodes = self.nodes();
+        // A node that left since the last renewal is still in the list: then another is asked.
+        loop {
+            let chosen = choose_home(&nodes, &mut rand::rng()).map(|node| node.record.id.clone());
+            let candidate = chosen.as_ref().map_or(NOBODY, NodeId::as_str);
+            let claimed = timeout(CLAIM_TIMEOUT, self.try_claim(room, candidate, &sid)).await;
+            if let Some(home) = claimed.map_err(StoreError::from)?? {
+                return Ok(home);
+            }
+            let chosen = chosen.ok_or(PlacementError::NoOpenNode)?;
+            nodes.retain(|node| node.record.id != chosen);
+        }
     }
 
     pub(super) async fn find(&self, room: &RoomName) -> Result<Option<Home>, PlacementError> {
-        let found = timeout(CLAIM_TIMEOUT, self.try_claim(room, NOBODY)).await;
+        let sid = RoomSid::generate(&mut rand::rng());
+        let found = timeout(CLAIM_TIMEOUT, self.try_claim(room, NOBODY, &sid)).await;
         Ok(found.map_err(StoreError::from)??)
+    }
+
+    pub(super) async fn keep(
+        &self,
+        room: &RoomName,
+        sid: &RoomSid,
+    ) -> Result<Option<Home>, PlacementError> {
+        let kept = timeout(CLAIM_TIMEOUT, self.try_claim(room, self.id.as_str(), sid)).await;
+        Ok(kept.map_err(StoreError::from)??)
+    }
+
+    pub(super) fn returns(&self) -> watch::Receiver<()> {
+        self.returned.subscribe()
     }
 
     async fn try_claim(
         &self,
         room: &RoomName,
         candidate: &str,
+        sid: &RoomSid,
     ) -> Result<Option<Home>, StoreError> {
         let script = Script::new(CLAIM_ROOM);
         let mut call = script.prepare_invoke();
@@ -221,7 +252,7 @@ impl RedisStore {
             .arg(self.keys.node_prefix())
             .arg(self.keys.reservation_prefix())
             .arg(candidate)
-            .arg(RoomSid::generate(&mut rand::rng()).as_str())
+            .arg(sid.as_str())
             .arg(millis(ROOM_ROW))
             .arg(millis(RESERVATION));
         let mut connection = self.connection.clone();

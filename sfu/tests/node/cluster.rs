@@ -114,6 +114,27 @@ async fn without_redis_living_rooms_go_on_and_new_ones_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn living_rooms_assert_themselves_when_redis_comes_back_empty() {
+    let (files, mut redis) = (Files::new(), Redis::start().await);
+    let [first, second] = two_nodes(&files, &redis).await;
+    let room = RoomName::new("living").unwrap();
+    let (_anna, home) = join(&first.base, "living", "anna").await;
+    let sid = first.running.node.placement.claim(&room).await.unwrap().sid;
+    redis.restart().await;
+    for node in [&first, &second] {
+        eventually("the room is found at its home", || async {
+            let found = node.running.node.placement.find(&room).await;
+            found.is_ok_and(|found| {
+                found.is_some_and(|found| found.node.id.as_str() == home && found.sid == sid)
+            })
+        })
+        .await;
+        let (_bob, at) = join(&node.base, "living", "bob").await;
+        assert_eq!(at, home);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_nodes_of_the_cluster_are_served() {
     let (files, redis) = (Files::new(), Redis::start().await);
     let node = ClusterNode::start(files.settings("a", "u1", redis.port)).await;

@@ -13,8 +13,12 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::support::eventually;
+
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time after which a check is sent again.
+const RESEND: Duration = Duration::from_millis(100);
 /// A Binding success response.
 const SUCCESS: [u8; 2] = [1, 1];
 
@@ -44,10 +48,15 @@ async fn checks_are_answered_over_udp_and_tcp_by_the_worker_that_knows_the_trans
         };
 
         let socket = UdpSocket::bind((LOCALHOST, 0)).await.unwrap();
-        socket.send_to(&check, address(CandidateProtocol::Udp)).await.unwrap();
         let mut answer = [0; 512];
-        timeout(PATIENCE, socket.recv(&mut answer)).await.unwrap().unwrap();
-        assert_eq!(answer[..2], SUCCESS);
+        // As a client does: datagrams get lost, and the worker may not know the transport yet.
+        eventually("the check is answered", || async {
+            socket.send_to(&check, address(CandidateProtocol::Udp)).await.unwrap();
+            let mut answer = [0; 512];
+            let answered = timeout(RESEND, socket.recv(&mut answer)).await;
+            answered.is_ok_and(|length| length.is_ok() && answer[..2] == SUCCESS)
+        })
+        .await;
 
         let mut stream = TcpStream::connect(address(CandidateProtocol::TcpPassive)).await.unwrap();
         for _ in 0..2 {
