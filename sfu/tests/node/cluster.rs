@@ -84,7 +84,7 @@ async fn a_room_whose_node_left_moves_and_keeps_its_id_and_metadata() {
     let home = first.running.node.placement.claim(&room).await.unwrap();
     let (home_node, other) =
         if home.node.id.as_str() == first.id() { (first, second) } else { (second, first) };
-    // The node dies without a word: its lease and its rooms' rows stay until they end.
+    // The lease ends while the row of the room stays, as when a node is gone.
     let dead = home_node.id();
     home_node.running.node.placement.leave().await;
     let after = twirp(&other.base, "CreateRoom", &token, json!({"name": "moving"})).await;
@@ -132,6 +132,23 @@ async fn living_rooms_assert_themselves_when_redis_comes_back_empty() {
         let (_bob, at) = join(&node.base, "living", "bob").await;
         assert_eq!(at, home);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_passed_on_is_not_passed_on_again() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let [first, second] = two_nodes(&files, &redis).await;
+    let (_anna, home) = join(&first.base, "loop", "anna").await;
+    let other = if first.id() == home { &second } else { &first };
+    let port = other.running.node.settings.config.peer.as_ref().unwrap().port;
+    let request = axum::extract::Request::post("/twirp/livekit.RoomService/ListParticipants")
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {}", admin_token("loop")))
+        .body(axum::body::Body::from(json!({"room": "loop"}).to_string()))
+        .unwrap();
+    let client = PeerClient::new(&files.peer(port, "")).unwrap();
+    let answer = client.forward(([127, 0, 0, 1], port).into(), "test", request).await.unwrap();
+    assert_eq!(answer.status(), 503);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,11 +5,14 @@ use crate::support::{
     unix_time,
 };
 use contract::access_token::{ApiKeys, VideoGrants, claims};
+use contract::sfu_config::CreateRoom;
 use futures::SinkExt as _;
 use hyper::Method;
 use livekit_protocol::{Ping, SignalRequest, signal_request, signal_response};
 use prost::Message as _;
 use serde_json::json;
+use sfu::program::Running;
+use sfu::settings::Settings;
 use tokio_tungstenite::tungstenite;
 
 #[tokio::test]
@@ -117,6 +120,33 @@ async fn create_room_gives_a_token_that_joins_and_only_four_fields() {
         let answer = request(Method::POST, &url, &[], body.to_string()).await;
         assert_eq!(answer.status, 400, "{body}: {answer:?}");
         assert!(answer.body.contains(named), "{body}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn create_room_asks_for_its_token_or_is_not_there() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "s3cret\n").unwrap();
+    let empty = directory.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    let cases = [
+        (CreateRoom::Disabled, Some(&file), "Bearer s3cret", 404),
+        (CreateRoom::Token, Some(&file), "Bearer s3cret", 200),
+        (CreateRoom::Token, Some(&file), "Bearer guess", 401),
+        (CreateRoom::Token, Some(&file), "s3cret", 401),
+        (CreateRoom::Token, Some(&empty), "Bearer ", 401),
+        (CreateRoom::Token, None, "Bearer s3cret", 401),
+    ];
+    for (who, file, sent, status) in cases {
+        let mut settings = Settings::dev(None, 0);
+        settings.config.http.create_room = who;
+        settings.config.http.create_room_token_file = file.cloned();
+        let running = Running::start(settings).await.unwrap();
+        let url = format!("http://{}/api/create-room", running.public);
+        let body = json!({"room_name": "r", "user_name": "Anna"}).to_string();
+        let answer = request(Method::POST, &url, &[("authorization", sent)], body).await;
+        assert_eq!(answer.status, status, "{who:?} {sent}: {answer:?}");
     }
 }
 
