@@ -164,9 +164,17 @@ impl Node {
         self.is_draining.load(Ordering::Relaxed)
     }
 
-    /// Ready: sockets are bound and clients can be told where. Redis has no part in it.
-    pub fn is_ready(&self) -> bool {
-        self.media.has_address()
+    /// Why this node takes no clients yet; `None` once it is ready. A node is ready when clients
+    /// can be told where its media goes and it has held a lease: before that it knows of no node
+    /// that takes rooms. Ready, it stays so: a Redis that fails later has no part in it.
+    pub fn unready_reason(&self) -> Option<&'static str> {
+        if !self.media.has_address() {
+            Some("no address to advertise is known")
+        } else if !self.placement.has_held_lease() {
+            Some("no lease was granted by Redis yet")
+        } else {
+            None
+        }
     }
 
     /// Finds the home of a room, which gets one if it has none.

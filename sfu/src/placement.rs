@@ -129,6 +129,14 @@ impl Placement {
         }
     }
 
+    /// Whether this node has ever been one of the living.
+    pub fn has_held_lease(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(store) => store.has_held_lease(),
+        }
+    }
+
     /// Takes no new rooms from now on.
     pub fn cordon(&self) {
         match self {

@@ -24,6 +24,7 @@ mod transport;
 pub mod twcc;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -169,6 +170,11 @@ pub struct Sender {
     pub extensions: ExtensionIds,
     /// Best layer that the subscriber wants; `None` pauses the track.
     pub max_quality: Option<VideoQuality>,
+    /// Highest frame rate that the subscriber wants, frames a second; `None` without a limit.
+    pub max_frame_rate: Option<u32>,
+    /// Order in which a subscriber's tracks get what bandwidth there is: 1 is served first. 0
+    /// leaves it to the order of the sections.
+    pub priority: u32,
 }
 
 /// What a room wants of the media engine.
@@ -277,7 +283,52 @@ pub enum MediaEvent {
         /// The published track.
         track: TrackKey,
     },
+    /// A subscriber's bandwidth does not suffice for this track, which is paused, or suffices
+    /// again (LiveKit's stream state). Said when it changes.
+    StreamState {
+        /// The subscriber's transport.
+        transport: TransportId,
+        /// The published track.
+        track: TrackKey,
+        /// Whether it is paused.
+        is_paused: bool,
+    },
+    /// How a transport did in the last interval ([`parameters::STATISTICS_INTERVAL`]).
+    Statistics(TransportStatistics),
     /// Loudness of the audio tracks that sent in the last interval
     /// ([`parameters::AUDIO_LEVEL_INTERVAL`]).
     AudioLevels(Vec<(TrackKey, AudioLevel)>),
+}
+
+/// How the streams of one transport did in the last interval.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransportStatistics {
+    /// Which one.
+    pub transport: TransportId,
+    /// Round-trip time, where the peer reported enough to know it.
+    pub round_trip: Option<Duration>,
+    /// Estimated bandwidth towards the peer, bit/s, where it reports what it receives.
+    pub estimate: Option<u64>,
+    /// What the peer publishes, one entry for each track that sent.
+    pub received: Vec<StreamStatistics>,
+    /// What is sent to the peer, one entry for each track that was forwarded.
+    pub sent: Vec<StreamStatistics>,
+}
+
+/// How one track did on one transport in the last interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StreamStatistics {
+    /// The published track.
+    pub track: TrackKey,
+    /// Media packets that arrived (received) or left (sent), without retransmissions.
+    pub packets: u64,
+    /// Their bytes, payload only.
+    pub bytes: u64,
+    /// Packets that were lost on the way and not repaired (received), or that the peer reported
+    /// as lost (sent).
+    pub lost: u64,
+    /// Interarrival jitter, milliseconds (RFC 3550 section 6.4.1).
+    pub jitter_ms: f64,
+    /// Layer in rising quality that was received last or is being sent; 0 without simulcast.
+    pub layer: u8,
 }

@@ -29,16 +29,21 @@ impl Candidate {
     }
 }
 
-/// Chooses the less loaded of two random open nodes; `None` when no node is open. Two choices
-/// spread almost as well as the best of all, without a herd onto it when reports are old.
+/// Chooses the less loaded of two different random open nodes; `None` when no node is open. Two
+/// choices spread almost as well as the best of all, without a herd onto it when reports are old.
 pub fn choose_home<'a, R: Rng + ?Sized>(
     nodes: &'a [Candidate],
     rng: &mut R,
 ) -> Option<&'a Candidate> {
     let open: Vec<&Candidate> =
         nodes.iter().filter(|node| node.record.state == NodeState::Open).collect();
-    let first = *open.get(rng.random_range(0..open.len().max(1)))?;
-    let second = open[rng.random_range(0..open.len())];
+    let index = rng.random_range(0..open.len().max(1));
+    let first = *open.get(index)?;
+    let others = open.len() - 1;
+    if others == 0 {
+        return Some(first);
+    }
+    let second = open[(index + 1 + rng.random_range(0..others)) % open.len()];
     Some(if second.weight() < first.weight() { second } else { first })
 }
 

@@ -198,7 +198,9 @@ impl Room {
             }
             MediaEvent::ForwardingStarted { transport: _, track } => self.track_subscribed(track),
             MediaEvent::AudioLevels(levels) => self.update_speakers(&levels),
-            MediaEvent::DataChannelOpen { transport: _, channel: _ } => {}
+            MediaEvent::DataChannelOpen { transport: _, channel: _ }
+            | MediaEvent::StreamState { transport: _, track: _, is_paused: _ }
+            | MediaEvent::Statistics(_) => {}
         }
         self.settle(now);
     }

@@ -1,5 +1,5 @@
-//! Probes and metrics, on a port that no ingress publishes. No probe depends on Redis: a
-//! failed Redis must not take down nodes that work.
+//! Probes and metrics, on a port that no ingress publishes. No probe of a node that has worked
+//! depends on Redis: a failed Redis must not take it down.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub fn router(node: Arc<Node>) -> Router {
 }
 
 async fn ready(State(node): State<Arc<Node>>) -> Response {
-    if node.is_ready() { text(200, "ok") } else { text(503, "no address to advertise is known") }
+    node.unready_reason().map_or_else(|| text(200, "ok"), |reason| text(503, reason))
 }
 
 async fn metrics(State(node): State<Arc<Node>>) -> Response {

@@ -138,6 +138,10 @@ impl RedisStore {
         is_held || shared.is_away
     }
 
+    pub(super) fn has_held_lease(&self) -> bool {
+        self.shared.lock().renewed_at.is_some()
+    }
+
     /// Renews the lease until [`Self::leave`]; `load` is asked each time.
     pub async fn run(&self, load: impl Fn() -> NodeLoad) {
         let mut stopped = self.stop.subscribe();
@@ -214,10 +218,21 @@ impl RedisStore {
             let candidate = chosen.as_ref().map_or(NOBODY, NodeId::as_str);
             let claimed = timeout(CLAIM_TIMEOUT, self.try_claim(room, candidate, &sid)).await;
             if let Some(home) = claimed.map_err(StoreError::from)?? {
+                if home.sid == sid {
+                    self.count_reservation(&home.node.id);
+                }
                 return Ok(home);
             }
             let chosen = chosen.ok_or(PlacementError::NoOpenNode)?;
             nodes.retain(|node| node.record.id != chosen);
+        }
+    }
+
+    /// Counts a room placed by this node before the next renewal shows it.
+    fn count_reservation(&self, home: &NodeId) {
+        let mut shared = self.shared.lock();
+        if let Some(node) = shared.nodes.iter_mut().find(|node| node.record.id == *home) {
+            node.reservations += 1;
         }
     }
 

@@ -316,7 +316,9 @@ impl Worker {
             let Some(events) = self.rooms.get(&room) else { continue };
             match events.try_send(event) {
                 // The next levels come soon.
-                Ok(()) | Err(TrySendError::Full(MediaEvent::AudioLevels(_))) => {}
+                Ok(()) | Err(TrySendError::Full(
+                    MediaEvent::AudioLevels(_) | MediaEvent::Statistics(_),
+                )) => {}
                 Err(error) => {
                     // A room that lost an event would never be right again.
                     tracing::warn!(?room, %error, "A room does not take media events");

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// How often [`super::MediaEvent::AudioLevels`] comes: LiveKit's interval of speaker updates.
 pub const AUDIO_LEVEL_INTERVAL: Duration = Duration::from_millis(400);
 
+/// How often [`super::MediaEvent::Statistics`] comes: LiveKit's interval of quality updates.
+pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
+
 /// `a=mid`: names a media section (RFC 9143), at most 16 bytes as a header extension.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mid(pub String);

@@ -91,6 +91,8 @@ impl Room {
                     codecs: section.codecs.clone(),
                     extensions: section.extensions,
                     max_quality: subscription.quality(track),
+                    max_frame_rate: None,
+                    priority: 0,
                 })
             })
             .collect()

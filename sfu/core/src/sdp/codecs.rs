@@ -117,27 +117,21 @@ pub(super) const EXTENSIONS: [(&str, Slot); 10] = [
 ];
 
 /// What we really send to a subscriber of what was negotiated: nothing that names the
-/// publisher's layers or asks for feedback that the engine does not use.
+/// publisher's layers.
 pub fn sending_extensions(offered: ExtensionIds) -> ExtensionIds {
-    ExtensionIds {
-        mid: offered.mid,
-        abs_capture_time: offered.abs_capture_time,
-        video_orientation: offered.video_orientation,
-        ..ExtensionIds::default()
-    }
+    ExtensionIds { rid: None, repaired_rid: None, ..offered }
 }
 
 /// What an answer says in every section, whoever sends there: libwebrtc offers a track that is
 /// published later on the same connection only with extensions that were negotiated before.
 pub(super) fn answered_extensions(offered: ExtensionIds) -> ExtensionIds {
-    ExtensionIds { abs_send_time: None, playout_delay: None, ..offered }
+    ExtensionIds { abs_send_time: None, ..offered }
 }
 
 /// Codecs of an answer's section: all that were offered and can be forwarded, first those that
-/// match `published`. A subscriber's feedback is not transport-wide.
+/// match `published`.
 pub fn accepted_codecs(offered: &[Codec], published: &[Codec]) -> Vec<Codec> {
-    let mut codecs: Vec<Codec> =
-        offered.iter().map(|codec| Codec { transport_cc: false, ..codec.clone() }).collect();
+    let mut codecs = offered.to_vec();
     codecs.sort_by_key(|codec| !published.iter().any(|published| codec.matches(published)));
     codecs
 }
@@ -180,7 +174,7 @@ pub fn offered_codecs(published: &[Codec]) -> Vec<Codec> {
             },
             nack: rtx.is_some(),
             pli: rtx.is_some(),
-            transport_cc: false,
+            transport_cc: true,
         });
         for codec in table.filter(|codec| codec.matches(track)) {
             if !codecs.contains(&codec) {
@@ -196,11 +190,11 @@ pub(super) const OFFERED_EXTENSIONS: ExtensionIds = ExtensionIds {
     mid: Some(1),
     abs_capture_time: Some(2),
     video_orientation: Some(3),
+    transport_cc: Some(4),
+    dependency_descriptor: Some(5),
+    playout_delay: Some(6),
+    audio_level: Some(7),
     rid: None,
     repaired_rid: None,
-    audio_level: None,
-    transport_cc: None,
     abs_send_time: None,
-    dependency_descriptor: None,
-    playout_delay: None,
 };

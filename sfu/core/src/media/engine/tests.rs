@@ -77,6 +77,8 @@ fn sender(max_quality: Option<VideoQuality>) -> Sender {
         codecs: vec![vp8(OURS, OURS_RTX)],
         extensions: ExtensionIds::default(),
         max_quality,
+        max_frame_rate: None,
+        priority: 0,
     }
 }
 

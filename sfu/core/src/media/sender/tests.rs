@@ -18,6 +18,8 @@ fn config(max_quality: Option<VideoQuality>) -> Sender {
         codecs: Vec::new(),
         extensions: ExtensionIds::default(),
         max_quality,
+        max_frame_rate: None,
+        priority: 0,
     }
 }
 
