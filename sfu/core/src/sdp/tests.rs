@@ -158,7 +158,7 @@ fn our_offer_names_what_was_published() {
     let offered = offered_codecs(&published);
     assert_eq!(offered.len(), 1);
     assert!(offered[0].matches(&published[0]));
-    assert!(offered[0].nack && offered[0].pli && !offered[0].transport_cc);
+    assert!(offered[0].nack && offered[0].pli && offered[0].transport_cc);
 }
 
 proptest! {
