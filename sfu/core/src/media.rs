@@ -5,6 +5,8 @@
 //! change: the engine compares with what is and does the difference, so a command may be
 //! repeated at will. The engine reports what *happened* with [`MediaEvent`]s.
 
+mod allocator;
+mod bandwidth;
 pub mod codec;
 pub mod data;
 pub mod dtls;

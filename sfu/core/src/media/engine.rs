@@ -5,8 +5,10 @@
 //! [`Engine::flush`], which hands out datagrams in runs for segmented sending.
 
 mod forward;
+mod quality;
 mod rtcp;
 mod tables;
+mod timers;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,12 +29,14 @@ use super::{
     TransportState, srtp,
 };
 
+use timers::Timers;
+
 /// Most bytes of one run: what a segmented send takes.
 pub const MAX_RUN_BYTES: usize = 65_000;
 /// Most datagrams of one run (`UDP_MAX_SEGMENTS` of older kernels).
 pub const MAX_RUN_SEGMENTS: usize = 64;
-/// How often timers are looked at: below the patience of NACK.
-const TICK: Duration = Duration::from_millis(5);
+/// How often queues that wait for their pace are looked at.
+const PACE: Duration = Duration::from_millis(5);
 
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,9 +65,16 @@ pub struct Engine {
     answers: Vec<(Path, Vec<u8>)>,
     /// Transports with datagrams to flush.
     dirty: Vec<usize>,
+    /// Tracks that may have to ask their publisher for something.
+    restless: Vec<TrackKey>,
+    timers: Timers,
+    /// Where packets are sealed before they leave.
+    arena: Vec<u8>,
     counters: EngineCounters,
-    next_tick: Option<Instant>,
-    next_levels: Instant,
+    sender_count: usize,
+    next_serial: u64,
+    /// The last time that was told.
+    now: Instant,
 }
 
 impl Engine {
@@ -80,9 +91,13 @@ impl Engine {
             events: VecDeque::new(),
             answers: Vec::new(),
             dirty: Vec::new(),
+            restless: Vec::new(),
+            timers: Timers::default(),
+            arena: Vec::new(),
             counters: EngineCounters::default(),
-            next_tick: None,
-            next_levels: now,
+            sender_count: 0,
+            next_serial: 0,
+            now,
         }
     }
 
@@ -93,12 +108,13 @@ impl Engine {
 
     /// Transports and forwarded tracks that exist.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.transports.len(), self.transports.iter().map(|(_, t)| t.senders.len()).sum())
+        (self.transports.len(), self.sender_count)
     }
 
     /// Does what a room wants. Commands for transports that do not exist are ignored: they may
     /// have failed while the command was on its way.
     pub fn handle_command(&mut self, room: RoomKey, command: MediaCommand, now: Instant) {
+        self.now = now;
         match command {
             MediaCommand::OpenTransport { transport, local } => {
                 self.open(room, transport, local, now);
@@ -110,12 +126,12 @@ impl Engine {
             }
             MediaCommand::SetReceivers { transport, receivers } => {
                 if let Some(&index) = self.by_id.get(&transport) {
-                    self.set_receivers(index, receivers);
+                    self.set_receivers(index, receivers, now);
                 }
             }
             MediaCommand::SetSenders { transport, senders } => {
                 if let Some(&index) = self.by_id.get(&transport) {
-                    self.set_senders(index, senders);
+                    self.set_senders(index, senders, now);
                 }
             }
             MediaCommand::OpenDataChannels { transport } => {
@@ -170,6 +186,7 @@ impl Engine {
 
     /// Takes a datagram. It is decrypted in place.
     pub fn handle_datagram(&mut self, path: Path, datagram: &mut [u8], now: Instant) {
+        self.now = now;
         // RFC 7983: the first byte tells the protocols apart.
         match datagram.first() {
             Some(0..=3) => self.handle_stun(path, datagram, now),
@@ -177,28 +194,6 @@ impl Engine {
             Some(128..=191) => self.handle_srtp(path, datagram, now),
             _ => self.counters.dropped += 1,
         }
-    }
-
-    /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.next_tick.is_none_or(|tick| now < tick) {
-            return;
-        }
-        self.next_tick = (!self.transports.is_empty()).then_some(now + TICK);
-        let indices: Vec<usize> = self.transports.iter().map(|(index, _)| index).collect();
-        for index in indices {
-            self.tick_transport(index, now);
-        }
-        self.tick_tracks(now);
-        if now >= self.next_levels {
-            self.next_levels = now + super::parameters::AUDIO_LEVEL_INTERVAL;
-            self.report_levels();
-        }
-    }
-
-    /// When [`Self::handle_timeout`] has something to do.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.next_tick
     }
 
     /// The next event.
@@ -212,15 +207,22 @@ impl Engine {
         for (path, answer) in self.answers.drain(..) {
             send(path, &answer, answer.len());
         }
-        for index in self.dirty.drain(..) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
             let Some(transport) = self.transports.get_mut(index) else { continue };
-            let path = transport.ice.path();
-            transport.out.drain(|bytes, size| {
-                if let Some(path) = path {
-                    send(path, bytes, size);
-                }
-            });
+            transport.is_dirty = false;
+            let Some(path) = transport.ice.path() else {
+                transport.outbox.clear();
+                continue;
+            };
+            let hand_out = |bytes: &[u8], size: usize| send(path, bytes, size);
+            self.counters.packets_out += transport.flush(&mut self.arena, self.now, hand_out);
+            if !transport.outbox.is_empty() {
+                self.schedule(index, self.now + PACE);
+            }
         }
+        // The list keeps its memory.
+        self.dirty = dirty;
     }
 
     fn emit(&mut self, room: RoomKey, event: MediaEvent) {
@@ -228,17 +230,21 @@ impl Engine {
     }
 
     fn mark_dirty(&mut self, index: usize) {
-        // A transport with a batch is in the list; the batch is emptied with the list.
-        self.dirty.push(index);
+        let transport = &mut self.transports[index];
+        if !transport.is_dirty {
+            transport.is_dirty = true;
+            self.dirty.push(index);
+        }
     }
 
     /// Collects control datagrams of a transport for the next flush.
     fn mark_control(&mut self, index: usize, now: Instant) {
         let transport = &mut self.transports[index];
         transport.collect_control(now);
-        if !transport.out.is_empty() {
+        if !transport.outbox.is_empty() {
             self.mark_dirty(index);
         }
+        self.reschedule(index);
     }
 
     fn connect(&mut self, index: usize, remote: RemoteTransport, now: Instant) {
@@ -347,28 +353,6 @@ impl Engine {
             };
             self.events.push_back((room, event));
         }
-    }
-
-    fn tick_transport(&mut self, index: usize, now: Instant) {
-        let transport = &mut self.transports[index];
-        if now >= transport.ice.expires_at() {
-            return self.fail(index);
-        }
-        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if let Some(dtls) = &mut transport.dtls
-            && is_due(dtls.poll_timeout())
-        {
-            dtls.handle_timeout(now);
-            return self.poll_dtls(index, now);
-        }
-        if let Some(data) = &mut transport.data
-            && is_due(data.poll_timeout())
-        {
-            data.handle_timeout(now);
-            self.poll_data(index);
-            self.mark_control(index, now);
-        }
-        self.send_reports(index, now);
     }
 
     /// Closes a transport and tells its room.

@@ -1,14 +1,24 @@
-//! One layer of a published track: its packets, what is missing of it, and how it is received.
+//! One stream of a published track (a layer of simulcast): its packets, what is missing of it,
+//! and how it is received.
 
+mod rates;
+mod statistics;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::MediaKind;
-use super::codec::starts_key_frame;
+use super::codec::{MAX_TEMPORAL, PayloadReader};
 use super::nack::NackGenerator;
 use super::parameters::{Codec, ExtensionIds};
-use super::ring::{AUDIO_PACKETS, NewPacket, PacketRing, VIDEO_PACKETS};
+use super::ring::{AUDIO_PACKETS, NewPacket, PacketRing, StoredPacket, VIDEO_PACKETS};
 use super::rtcp::ReportBlock;
 use super::rtp::{RtpHeader, Unwrapper};
+
+use rates::LayerRates;
+use statistics::Statistics;
+
+pub(super) use statistics::Received;
 
 /// A layer that sent nothing for this long does not count as active.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -35,6 +45,9 @@ pub(super) struct Layer {
     is_video: bool,
     sequence: Unwrapper,
     ring: PacketRing,
+    reader: PayloadReader,
+    rates: LayerRates,
+    wants_nack: bool,
     nack: NackGenerator,
     statistics: Statistics,
     last_packet: Option<Instant>,
@@ -42,18 +55,6 @@ pub(super) struct Layer {
     last_key_frame_request: Option<Instant>,
     /// NTP and RTP time of the last sender report, and when it came.
     sender_report: Option<(u64, u32, Instant)>,
-}
-
-/// Reception statistics (RFC 3550 section 6.4.1 and appendix A).
-#[derive(Debug, Default)]
-struct Statistics {
-    first: Option<u64>,
-    received: u64,
-    expected_before: u64,
-    received_before: u64,
-    jitter: f64,
-    last_transit: Option<f64>,
-    epoch: Option<Instant>,
 }
 
 impl Layer {
@@ -66,6 +67,9 @@ impl Layer {
             is_video,
             sequence: Unwrapper::default(),
             ring: PacketRing::new(if is_video { VIDEO_PACKETS } else { AUDIO_PACKETS }),
+            reader: PayloadReader::default(),
+            rates: LayerRates::default(),
+            wants_nack: false,
             nack: NackGenerator::default(),
             statistics: Statistics::default(),
             last_packet: None,
@@ -78,6 +82,45 @@ impl Layer {
     /// The kept packets.
     pub(super) fn ring(&self) -> &PacketRing {
         &self.ring
+    }
+
+    /// The kept packet with these low bits of its extended number.
+    pub(super) fn find(&self, low: u32) -> Option<&Arc<StoredPacket>> {
+        let highest = self.sequence.highest()?;
+        let behind = (highest as u32).wrapping_sub(low);
+        self.ring.get(highest.checked_sub(u64::from(behind))?)
+    }
+
+    /// Bits a second up to a spatial layer, once known.
+    pub(super) fn rate(&self, spatial: u8) -> Option<f64> {
+        self.rates.rate(spatial)
+    }
+
+    /// Spatial layers that the stream has.
+    pub(super) fn spatial_layers(&self) -> u8 {
+        self.rates.spatial_layers().max(self.reader.max_spatial().map_or(0, |max| max + 1))
+    }
+
+    /// Highest temporal layer that stays within a frame rate.
+    pub(super) fn temporal_for(&self, frame_rate: Option<u32>) -> u8 {
+        frame_rate.map_or(MAX_TEMPORAL - 1, |limit| self.rates.temporal_for(limit))
+    }
+
+    /// The publisher ended the stream (RFC 3550 section 6.6).
+    pub(super) fn end(&mut self) {
+        self.last_packet = None;
+    }
+
+    /// What came since the last call.
+    pub(super) fn take_received(&mut self) -> Received {
+        let mut received = self.statistics.take_received(self.sequence.highest());
+        received.jitter_ms *= 1000.0 / f64::from(self.clock_rate);
+        received
+    }
+
+    /// Whether something of this stream is to be asked for.
+    pub(super) fn is_restless(&self) -> bool {
+        self.key_frame_wanted || (self.wants_nack && self.nack.poll_timeout().is_some())
     }
 
     /// Whether packets come.
@@ -99,30 +142,36 @@ impl Layer {
     ) -> Ingested {
         let sequence = self.sequence.unwrap(header.sequence);
         self.clock_rate = codec.1.clock_rate;
+        self.wants_nack = codec.1.nack;
         if !self.nack.received(sequence, now) {
             self.want_key_frame();
         }
-        self.statistics.received(sequence, header.timestamp, self.clock_rate, now);
+        self.statistics.received(sequence, header.timestamp, self.clock_rate, payload.len(), now);
         if payload.is_empty() {
             return Ingested::Padding(sequence);
         }
         self.last_packet = Some(now);
         let value = |id| header.extension(packet, id);
-        let kept = self.ring.insert(NewPacket {
+        let dependency_descriptor = value(extensions.dependency_descriptor);
+        let info = self.reader.read(codec.1.kind, payload, dependency_descriptor);
+        self.rates.add(&info, header.marker, payload.len(), now);
+        let kept = self.ring.insert(&NewPacket {
             sequence,
             timestamp: header.timestamp,
             marker: header.marker,
             codec: codec.0,
             kind: codec.1.kind,
-            key_frame: starts_key_frame(codec.1.kind, payload),
+            info,
             audio_level: value(extensions.audio_level).and_then(|value| value.first().copied()),
             video_orientation: value(extensions.video_orientation)
                 .and_then(|value| value.first().copied()),
             abs_capture_time: value(extensions.abs_capture_time),
-            dependency_descriptor: value(extensions.dependency_descriptor),
+            playout_delay: value(extensions.playout_delay)
+                .and_then(|value| value.first_chunk().copied()),
+            dependency_descriptor,
             payload,
         });
-        if kept { Ingested::Packet(sequence) } else { Ingested::Duplicate }
+        if kept.is_some() { Ingested::Packet(sequence) } else { Ingested::Duplicate }
     }
 
     /// Another source continues this layer: numbers start anew.
@@ -165,7 +214,9 @@ impl Layer {
 
     /// Appends what to ask the publisher for again.
     pub(super) fn due_nacks(&mut self, now: Instant, lost: &mut Vec<u16>) {
-        self.nack.due(now, lost);
+        if self.wants_nack {
+            self.nack.due(now, lost);
+        }
     }
 
     /// The block of a receiver report, once something came.
@@ -186,38 +237,6 @@ impl Layer {
             last_sender_report,
             delay_since,
         })
-    }
-}
-
-impl Statistics {
-    fn received(&mut self, sequence: u64, timestamp: u32, clock_rate: u32, now: Instant) {
-        self.first = Some(self.first.map_or(sequence, |first| first.min(sequence)));
-        self.received += 1;
-        // Only differences of transit times count, so the epoch may be any moment.
-        let epoch = *self.epoch.get_or_insert(now);
-        let arrival = now.saturating_duration_since(epoch).as_secs_f64();
-        let transit = arrival * f64::from(clock_rate) - f64::from(timestamp);
-        if let Some(last) = self.last_transit {
-            let difference = (transit - last).abs();
-            // A wrapped or restarted timestamp says nothing about jitter.
-            if difference < f64::from(clock_rate) {
-                self.jitter += (difference - self.jitter) / 16.0;
-            }
-        }
-        self.last_transit = Some(transit);
-    }
-
-    /// Fraction lost since the last call, of 256, and packets lost in all.
-    fn losses(&mut self, highest: u64) -> Option<(u8, u32)> {
-        let expected = highest - self.first? + 1;
-        let cumulative = expected.saturating_sub(self.received);
-        let expected_now = expected - self.expected_before;
-        let received_now = self.received - self.received_before;
-        self.expected_before = expected;
-        self.received_before = self.received;
-        let lost_now = expected_now.saturating_sub(received_now);
-        let fraction = (lost_now * 256).checked_div(expected_now).unwrap_or(0).min(255);
-        Some((fraction as u8, cumulative.min(0x7F_FFFF) as u32))
     }
 }
 

@@ -1,7 +1,9 @@
 //! RTCP (RFC 3550, RFC 4585, RFC 5104): the packets an SFU reads and writes. Others are skipped.
 
+mod transport_feedback;
 mod write;
 
+pub use transport_feedback::TransportFeedback;
 pub use write::{
     ReportBlock, SenderReport, write_nack, write_pli, write_receiver_report, write_sender_report,
     write_transport_feedback,
@@ -23,6 +25,7 @@ mod feedback {
     pub(super) const TRANSPORT_WIDE: u8 = 15;
     pub(super) const PICTURE_LOSS: u8 = 1;
     pub(super) const FULL_INTRA_REQUEST: u8 = 4;
+    pub(super) const APPLICATION: u8 = 15;
 }
 
 /// Something that a peer reported.
@@ -61,6 +64,13 @@ pub enum RtcpMessage<'a> {
     KeyFrameRequest {
         /// Our stream.
         ssrc: u32,
+    },
+    /// When packets of ours arrived, over all streams of the transport.
+    TransportFeedback(TransportFeedback<'a>),
+    /// Bandwidth that the peer estimates for all that we send (draft-alvestrand-rmcat-remb).
+    ReceiverEstimate {
+        /// Bits a second.
+        bitrate: u64,
     },
     /// A stream of the peer ended.
     Goodbye {
@@ -127,6 +137,20 @@ fn parse_packet<'a>(
         (packet_type::TRANSPORT_FEEDBACK, feedback::NACK) => {
             let losses = Losses(packet.get(12..)?);
             handle(RtcpMessage::Nack { ssrc: word(packet, 8)?, losses });
+            Some(())
+        }
+        (packet_type::TRANSPORT_FEEDBACK, feedback::TRANSPORT_WIDE) => {
+            let feedback = TransportFeedback::parse(packet.get(12..)?)?;
+            handle(RtcpMessage::TransportFeedback(feedback));
+            Some(())
+        }
+        (packet_type::PAYLOAD_FEEDBACK, feedback::APPLICATION) => {
+            if packet.get(12..16)? == b"REMB" {
+                let word = word(packet, 16)?;
+                let (exponent, mantissa) = (word >> 18 & 0x3F, u64::from(word & 0x3_FFFF));
+                let bitrate = mantissa.checked_shl(exponent).unwrap_or(u64::MAX);
+                handle(RtcpMessage::ReceiverEstimate { bitrate });
+            }
             Some(())
         }
         (packet_type::PAYLOAD_FEEDBACK, feedback::PICTURE_LOSS) => {
@@ -223,12 +247,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_receiver_estimate_is_read() {
+        // Exponent 3, mantissa 100,000.
+        let word = (3u32 << 18 | 100_000).to_be_bytes();
+        let mut packet = vec![0x8F, 206, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0];
+        packet.extend_from_slice(b"REMB");
+        packet.push(1);
+        packet.extend_from_slice(&word[1..]);
+        packet.extend_from_slice(&[0, 0, 0, 9]);
+        assert_eq!(messages(&packet), [RtcpMessage::ReceiverEstimate { bitrate: 800_000 }]);
+    }
+
     proptest! {
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             parse(&bytes, |message| {
-                if let RtcpMessage::Nack { losses, .. } = message {
-                    let _ = losses.sequences().count();
+                match message {
+                    RtcpMessage::Nack { losses, .. } => drop(losses.sequences().count()),
+                    RtcpMessage::TransportFeedback(feedback) => {
+                        assert!(feedback.arrivals().count() <= usize::from(feedback.count));
+                    }
+                    _ => {}
                 }
             });
         }

@@ -121,7 +121,7 @@ impl<'a> Iterator for Extensions<'a> {
 }
 
 /// What a written header says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct HeaderFields {
     /// Marker bit.
     pub marker: bool,

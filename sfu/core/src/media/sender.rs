@@ -1,16 +1,20 @@
-//! One published track on its way to one subscriber: which layer, and under which numbers.
+//! One published track on its way to one subscriber: which layers, and under which numbers.
 
-use std::collections::VecDeque;
+mod history;
+mod offsets;
+
 use std::time::Instant;
 
-use super::Sender;
 use super::codec::{Vp8Continuity, Vp8Descriptor};
-use super::parameters::{Codec, CodecKind, VideoQuality};
+use super::parameters::{Codec, CodecKind, MediaKind};
 use super::ring::StoredPacket;
 use super::rtcp::SenderReport;
+use super::{Sender, SsrcPair};
 
-/// Packets that can be sent again to a subscriber; as many as the publisher's ring holds.
-const HISTORY: usize = 512;
+use history::History;
+use offsets::SequenceOffsets;
+
+pub(super) use history::Sent;
 
 /// A packet's numbers towards the subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,48 +23,33 @@ pub(super) struct Outgoing {
     pub(super) sequence: u64,
     /// RTP ticks.
     pub(super) timestamp: u32,
+    /// Last packet of what the subscriber gets of a picture.
+    pub(super) marker: bool,
     /// VP8 picture id and `TL0PICIDX`, where the payload is VP8.
     pub(super) vp8: Option<(u16, u8)>,
 }
 
-/// Output minus source numbers of the current layer, by the source number from which they
-/// hold. Each padding packet that is left out begins a new one, while a packet from before it
-/// that comes late keeps the old: an output number must never mean two packets, since it is
-/// SRTP's nonce.
-#[derive(Debug, Default)]
-struct SequenceOffsets(VecDeque<(u64, i64)>);
-
-impl SequenceOffsets {
-    /// Most offsets that are remembered; packets older than those are not sent.
-    const BOUND: usize = 32;
-
-    fn restart(&mut self, source: u64, output: u64) {
-        self.0.clear();
-        self.0.push_back((source, output as i64 - source as i64));
-    }
-
-    fn close_up(&mut self, padding: u64) {
-        if let Some(&(_, offset)) = self.0.back() {
-            if self.0.len() == Self::BOUND {
-                self.0.pop_front();
-            }
-            self.0.push_back((padding + 1, offset - 1));
-        }
-    }
-
-    /// The output number; `None` for what is older than the layer's first packet.
-    fn map(&self, source: u64) -> Option<u64> {
-        let (_, offset) = self.0.iter().rev().find(|(from, _)| *from <= source)?;
-        source.checked_add_signed(*offset)
-    }
+/// What a sender does with a packet of its track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Sends it.
+    Send(Outgoing),
+    /// Sends only its number, as padding: it is not for this subscriber, but the numbers
+    /// around it are used already and it would be asked for.
+    Fill(u64),
+    /// Does not send it.
+    Leave,
 }
 
-/// Where a sent packet can be found again.
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    outgoing: Outgoing,
-    layer: u8,
-    source: u64,
+/// Layers of a track: a stream of simulcast, and the layers within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Selection {
+    /// Index of the stream in rising quality.
+    pub(super) stream: u8,
+    /// Highest spatial layer.
+    pub(super) spatial: u8,
+    /// Highest temporal layer.
+    pub(super) temporal: u8,
 }
 
 /// Payload types of one published codec towards this subscriber.
@@ -70,29 +59,52 @@ pub(super) struct PayloadTypes {
     pub(super) rtx: Option<u8>,
 }
 
+/// Counts since the start, and what the subscriber reported.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SendStatistics {
+    pub(super) packets: u32,
+    pub(super) octets: u32,
+    /// Lost packets by the subscriber's reports, in all.
+    pub(super) lost: f64,
+    /// Jitter of the last report, RTP ticks.
+    pub(super) jitter: u32,
+}
+
 /// State of a forwarded track.
 #[derive(Debug)]
 pub(super) struct SenderState {
     pub(super) config: Sender,
     /// By the publisher's codec index; `None` where the subscriber cannot decode it.
     payload_types: Vec<Option<PayloadTypes>>,
-    /// Layer that is being sent.
-    current: Option<u8>,
+    /// Layers that shall be sent; `None` pauses.
+    target: Option<Selection>,
+    /// Layers that are being sent.
+    current: Option<Selection>,
+    /// The bandwidth does not suffice for any layer.
+    pub(super) is_starved: bool,
     offsets: SequenceOffsets,
+    /// Highest source number of the current stream that was sent or left out.
+    highest_source: u64,
     timestamp_offset: u32,
     last: Option<LastSent>,
     first_sequence: u64,
     vp8: Vp8Continuity,
-    history: Vec<Option<Sent>>,
+    history: History,
     rtx_sequence: u64,
-    packets: u32,
-    octets: u32,
+    pub(super) statistics: SendStatistics,
+    /// Statistics at the last interval's end.
+    pub(super) reported: SendStatistics,
+    /// Packets sent when the subscriber reported last.
+    packets_at_report: u32,
+    /// NTP middle bits and time of the last sender reports, to know the round trip by.
+    reports: [Option<(u32, Instant)>; 2],
 }
 
 #[derive(Debug, Clone, Copy)]
 struct LastSent {
     sequence: u64,
     timestamp: u32,
+    source_timestamp: u32,
     at: Instant,
     clock_rate: u32,
 }
@@ -100,27 +112,32 @@ struct LastSent {
 impl SenderState {
     /// A sender whose numbers start at `first_sequence`, which is below 2¹⁵ so that SRTP
     /// receivers see the first wrap (RFC 3711 section 3.3.1).
-    pub(super) fn new(config: Sender, first_sequence: u64) -> Self {
+    pub(super) fn new(config: Sender, first_sequence: u64, now: Instant) -> Self {
         Self {
             config,
             payload_types: Vec::new(),
+            target: None,
             current: None,
+            is_starved: false,
             offsets: SequenceOffsets::default(),
+            highest_source: 0,
             timestamp_offset: 0,
             last: None,
             first_sequence,
             vp8: Vp8Continuity::default(),
-            history: Vec::new(),
+            history: History::new(now),
             rtx_sequence: first_sequence,
-            packets: 0,
-            octets: 0,
+            statistics: SendStatistics::default(),
+            reported: SendStatistics::default(),
+            packets_at_report: 0,
+            reports: [None; 2],
         }
     }
 
     /// Takes what the subscriber wants now.
     pub(super) fn update(&mut self, config: Sender) {
         if config.max_quality.is_none() {
-            self.current = None;
+            self.set_target(None);
         }
         self.config = config;
     }
@@ -139,24 +156,31 @@ impl SenderState {
         *self.payload_types.get(usize::from(codec))?
     }
 
-    /// The layer to send, given which are active: the best one that is wanted, else the lowest
-    /// one that there is.
-    pub(super) fn target(&self, active: &[bool]) -> Option<u8> {
-        let top = match (self.config.max_quality?, active.len()) {
-            (_, 0) => return None,
-            (VideoQuality::Low, _) => 0,
-            (VideoQuality::Medium, layers) => 1.min(layers - 1),
-            (VideoQuality::High, layers) => layers - 1,
-        };
-        let is_active = |layer: &usize| active[*layer];
-        let wanted =
-            (0..=top).rev().find(is_active).or_else(|| (top..active.len()).find(is_active));
-        wanted.map(|layer| layer as u8)
+    /// Sources of media and retransmissions.
+    pub(super) fn ssrc(&self) -> SsrcPair {
+        self.config.ssrc
     }
 
-    /// Whether the target layer is not what is being sent, so that a key frame of it is needed.
-    pub(super) fn waits_for(&self, active: &[bool]) -> Option<u8> {
-        self.target(active).filter(|&target| self.current != Some(target))
+    /// Sets which layers to send; `None` pauses.
+    pub(super) fn set_target(&mut self, target: Option<Selection>) {
+        self.target = target;
+        if target.is_none() {
+            self.current = None;
+        }
+    }
+
+    /// Which layers shall be sent.
+    pub(super) fn target(&self) -> Option<Selection> {
+        self.target
+    }
+
+    /// The stream of which a key frame is needed before the target is reached.
+    pub(super) fn waits_for(&self) -> Option<u8> {
+        let target = self.target?;
+        let is_reached = self
+            .current
+            .is_some_and(|now| now.stream == target.stream && now.spatial >= target.spatial);
+        (!is_reached && self.config.kind == MediaKind::Video).then_some(target.stream)
     }
 
     /// Whether anything was sent.
@@ -164,67 +188,132 @@ impl SenderState {
         self.last.is_some()
     }
 
-    /// The layer that is being sent.
-    pub(super) fn current(&self) -> Option<u8> {
+    /// The stream that is being sent.
+    pub(super) fn current(&self) -> Option<Selection> {
         self.current
     }
 
-    /// Decides on a packet of `layer`: its numbers, or `None` when it is not for this
-    /// subscriber.
-    pub(super) fn map(
+    /// Decides on a packet of `stream`.
+    pub(super) fn decide(
         &mut self,
         packet: &StoredPacket,
-        layer: u8,
-        target: Option<u8>,
+        stream: u8,
         clock_rate: u32,
         now: Instant,
-    ) -> Option<Outgoing> {
-        self.config.max_quality?;
-        if self.current != Some(layer) {
-            if target != Some(layer) || !packet.key_frame {
-                return None;
+    ) -> Decision {
+        let Some(target) = self.target else { return Decision::Leave };
+        let info = &packet.info;
+        match &mut self.current {
+            Some(current) if current.stream == stream => {
+                let begins_picture = info.begins_frame
+                    && self.last.is_none_or(|last| last.source_timestamp != packet.timestamp);
+                if target.stream == stream && begins_picture {
+                    adapt(current, target, info);
+                }
             }
-            self.switch(packet, layer, now);
+            _ if target.stream == stream
+                && info.key_frame
+                && info.is_needed(target.spatial, target.temporal) =>
+            {
+                self.switch(packet, target, now);
+            }
+            Some(_) | None => return Decision::Leave,
         }
-        let sequence = self.offsets.map(packet.sequence)?;
+        let Some(current) = self.current else { return Decision::Leave };
+        if !info.is_needed(current.spatial, current.temporal) {
+            return self.leave_out(packet);
+        }
+        let Some(sequence) = self.offsets.map(packet.sequence) else { return Decision::Leave };
         let timestamp = packet.timestamp.wrapping_add(self.timestamp_offset);
         let vp8 = (packet.kind == CodecKind::Vp8)
             .then(|| Vp8Descriptor::parse(&packet.payload))
             .flatten()
             .map(|descriptor| self.vp8.map(&descriptor));
-        let outgoing = Outgoing { sequence, timestamp, vp8 };
+        let marker = packet.marker || info.ends_frame && info.spatial == current.spatial;
+        let outgoing = Outgoing { sequence, timestamp, marker, vp8 };
+        let source_timestamp = packet.timestamp;
         if self.last.is_none_or(|last| last.sequence < sequence) {
-            self.last = Some(LastSent { sequence, timestamp, at: now, clock_rate });
+            self.last = Some(LastSent { sequence, timestamp, source_timestamp, at: now, clock_rate });
         }
-        self.remember(Sent { outgoing, layer, source: packet.sequence });
-        self.packets = self.packets.wrapping_add(1);
-        self.octets = self.octets.wrapping_add(packet.payload.len() as u32);
-        Some(outgoing)
+        self.highest_source = self.highest_source.max(packet.sequence);
+        if self.config.kind == MediaKind::Video {
+            self.history.push(Sent { outgoing, stream, source: packet.sequence as u32 });
+        }
+        self.statistics.packets = self.statistics.packets.wrapping_add(1);
+        self.statistics.octets = self.statistics.octets.wrapping_add(packet.payload.len() as u32);
+        Decision::Send(outgoing)
     }
 
-    /// A packet of the current layer is padding: the numbers close up, so that the subscriber
-    /// does not ask for it.
-    pub(super) fn skip(&mut self, source: u64, layer: u8) {
-        let next = self.last.map(|last| last.sequence + 1);
-        if self.current == Some(layer) && next.is_some() && self.offsets.map(source) == next {
-            self.offsets.close_up(source);
+    /// A packet of a stream is padding: the numbers close up, so that the subscriber does not
+    /// ask for it.
+    pub(super) fn skip(&mut self, source: u64, stream: u8) {
+        match self.current {
+            // Padding is not kept, so it may come twice: late, its number must not be used.
+            Some(current) if current.stream == stream && source > self.highest_source => {
+                self.close_up(source);
+            }
+            Some(_) | None => {}
         }
     }
 
-    /// The publisher began a layer anew: its numbers have nothing to do with those before.
-    pub(super) fn forget_layer(&mut self, layer: u8) {
-        if self.current == Some(layer) {
+    /// Leaves out a packet of other layers. The ring took it once, so this is called once.
+    fn leave_out(&mut self, packet: &StoredPacket) -> Decision {
+        if packet.sequence <= self.highest_source {
+            // Numbers after it went out already: only its own number can close the gap.
+            let Some(sequence) = self.offsets.map(packet.sequence) else { return Decision::Leave };
+            if let Some(last) = &mut self.last {
+                last.sequence = last.sequence.max(sequence);
+            }
+            return Decision::Fill(sequence);
+        }
+        self.close_up(packet.sequence);
+        if packet.kind == CodecKind::Vp8
+            && packet.info.begins_frame
+            && let Some(descriptor) = Vp8Descriptor::parse(&packet.payload)
+        {
+            self.vp8.skip(&descriptor);
+        }
+        Decision::Leave
+    }
+
+    fn close_up(&mut self, source: u64) {
+        self.highest_source = source;
+        self.offsets.close_up(source);
+    }
+
+    /// The publisher began a stream anew: its numbers have nothing to do with those before.
+    pub(super) fn forget_stream(&mut self, stream: u8) {
+        if self.current.is_some_and(|current| current.stream == stream) {
             self.current = None;
         }
     }
 
-    /// The source of a sent packet: numbers, layer and the publisher's sequence number.
-    pub(super) fn find(&self, sequence: u16) -> Option<(Outgoing, u8, u64)> {
+    /// A packet that the subscriber asks for again: numbers, stream and source.
+    pub(super) fn take_for_repeat(&mut self, sequence: u16, now: Instant) -> Option<Sent> {
         let last = self.last?.sequence;
         let behind = (last as u16).wrapping_sub(sequence);
         let sequence = last.checked_sub(u64::from(behind))?;
-        let sent = (*self.history.get((sequence % HISTORY as u64) as usize)?)?;
-        (sent.outgoing.sequence == sequence).then_some((sent.outgoing, sent.layer, sent.source))
+        self.history.take_for_repeat(sequence, now)
+    }
+
+    /// Highest extended sequence number of either source. No number after it was used.
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.last.map_or(self.first_sequence, |last| last.sequence).max(self.rtx_sequence)
+    }
+
+    /// RTP time of the newest packet, for padding.
+    pub(super) fn last_timestamp(&self) -> Option<u32> {
+        self.last.map(|last| last.timestamp)
+    }
+
+    /// Notes the subscriber's report: packets lost of 256 since the last one, and jitter in RTP
+    /// ticks.
+    pub(super) fn note_reception(&mut self, fraction_lost: u8, jitter: u32) {
+        let statistics = &mut self.statistics;
+        let sent = statistics.packets.wrapping_sub(self.packets_at_report);
+        self.packets_at_report = statistics.packets;
+        statistics.lost += f64::from(sent) * f64::from(fraction_lost) / 256.0;
+        statistics.jitter = jitter;
     }
 
     /// The next extended sequence number of the retransmission stream.
@@ -234,20 +323,30 @@ impl SenderState {
     }
 
     /// A sender report, once something was sent. `clock` is the publisher's NTP and RTP time
-    /// at this moment.
-    pub(super) fn report(&self, clock: Option<(u64, u32)>) -> Option<SenderReport> {
+    /// at `now`.
+    pub(super) fn report(
+        &mut self,
+        clock: Option<(u64, u32)>,
+        now: Instant,
+    ) -> Option<SenderReport> {
         self.last?;
         let (ntp, rtp_timestamp) = clock?;
+        self.reports = [Some(((ntp >> 16) as u32, now)), self.reports[0]];
         Some(SenderReport {
             ssrc: self.config.ssrc.ssrc,
             ntp,
             rtp_timestamp: rtp_timestamp.wrapping_add(self.timestamp_offset),
-            packets: self.packets,
-            octets: self.octets,
+            packets: self.statistics.packets,
+            octets: self.statistics.octets,
         })
     }
 
-    fn switch(&mut self, packet: &StoredPacket, layer: u8, now: Instant) {
+    /// When the sender report with these NTP middle bits left.
+    pub(super) fn reported_at(&self, ntp_middle: u32) -> Option<Instant> {
+        self.reports.iter().flatten().find(|(known, _)| *known == ntp_middle).map(|(_, at)| *at)
+    }
+
+    fn switch(&mut self, packet: &StoredPacket, target: Selection, now: Instant) {
         let (sequence, timestamp) = match self.last {
             None => (self.first_sequence, packet.timestamp),
             Some(last) => {
@@ -257,20 +356,28 @@ impl SenderState {
             }
         };
         self.offsets.restart(packet.sequence, sequence);
+        self.highest_source = packet.sequence;
         self.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
-        self.current = Some(layer);
-        if let Some(descriptor) = Vp8Descriptor::parse(&packet.payload)
-            && packet.kind == CodecKind::Vp8
+        self.current = Some(target);
+        if packet.kind == CodecKind::Vp8
+            && let Some(descriptor) = Vp8Descriptor::parse(&packet.payload)
         {
             self.vp8.switch(&descriptor);
         }
     }
+}
 
-    fn remember(&mut self, sent: Sent) {
-        if self.history.is_empty() {
-            self.history.resize(HISTORY, None);
-        }
-        self.history[(sent.outgoing.sequence % HISTORY as u64) as usize] = Some(sent);
+/// Brings the layers within a stream towards the target at the start of a picture: down at
+/// once, up where the stream allows it.
+fn adapt(current: &mut Selection, target: Selection, info: &super::codec::PacketInfo) {
+    if info.key_frame {
+        (current.spatial, current.temporal) = (target.spatial, target.temporal);
+        return;
+    }
+    current.spatial = current.spatial.min(target.spatial);
+    current.temporal = current.temporal.min(target.temporal);
+    if info.temporal_sync && info.temporal > current.temporal {
+        current.temporal = info.temporal.min(target.temporal);
     }
 }
 

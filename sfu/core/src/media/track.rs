@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
+use super::codec::MAX_SPATIAL;
 use super::layer::Layer;
-use super::parameters::{AudioLevel, Codec};
+use super::parameters::{AudioLevel, Codec, VideoQuality};
+use super::sender::Selection;
 use super::{Receiver, RoomKey};
 
 /// Packets louder than this count as voice: dB below overload, LiveKit's threshold.
@@ -29,8 +31,17 @@ pub(super) struct Track {
     /// Which layers send, as of the last look.
     pub(super) active: Vec<bool>,
     pub(super) routes: Vec<Route>,
+    /// In the engine's list of tracks that may have to ask for something.
+    pub(super) is_restless: bool,
+    /// A subscriber may wait for a key frame.
+    pub(super) may_wait: bool,
     level: LevelMeter,
 }
+
+/// Bits a second that are assumed of sound until they are known.
+const ASSUMED_AUDIO: f64 = 40e3;
+/// Bits a second that are assumed of a video layer until they are known, in rising quality.
+const ASSUMED_RATES: [f64; 3] = [150e3, 500e3, 1_700e3];
 
 #[derive(Debug)]
 struct LevelMeter {
@@ -57,6 +68,8 @@ impl Track {
             layers,
             active: vec![false; count],
             routes: Vec::new(),
+            is_restless: false,
+            may_wait: false,
             level: LevelMeter::default(),
         }
     }
@@ -82,11 +95,73 @@ impl Track {
         Some((index as u8, &self.config.codecs[index]))
     }
 
-    /// Looks again which layers send.
-    pub(super) fn refresh_active(&mut self, now: Instant) {
+    /// Looks again which layers send; `true` when that changed.
+    pub(super) fn refresh_active(&mut self, now: Instant) -> bool {
+        let mut has_changed = false;
         for (active, layer) in self.active.iter_mut().zip(&self.layers) {
-            *active = layer.is_active(now);
+            let is_active = layer.is_active(now);
+            has_changed |= *active != is_active;
+            *active = is_active;
         }
+        has_changed
+    }
+
+    /// Whether something is to be asked of the publisher.
+    pub(super) fn has_requests(&self) -> bool {
+        self.may_wait || self.layers.iter().any(Layer::is_restless)
+    }
+
+    /// What a subscriber who wants `quality` may get, in rising quality, with bits a second.
+    /// Empty while nothing comes.
+    pub(super) fn steps(
+        &self,
+        quality: VideoQuality,
+        frame_rate: Option<u32>,
+    ) -> Vec<(Selection, f64)> {
+        let streams = self.layers.len();
+        let top = |count: usize| match quality {
+            VideoQuality::Low => 0,
+            VideoQuality::Medium => 1.min(count - 1),
+            VideoQuality::High => count - 1,
+        };
+        let assumed = |index: usize, count: usize| {
+            ASSUMED_RATES[if count == 1 { 1 } else { index.min(ASSUMED_RATES.len() - 1) }]
+        };
+        let select = |stream: usize, spatial: u8| Selection {
+            stream: stream as u8,
+            spatial,
+            temporal: self.layers[stream].temporal_for(frame_rate),
+        };
+        if streams > 1 {
+            let step = |stream: usize| {
+                let spatial = MAX_SPATIAL - 1;
+                let rate = self.layers[stream].rate(spatial);
+                (select(stream, spatial), rate.unwrap_or(assumed(stream, streams)))
+            };
+            let wanted = (0..=top(streams)).filter(|&stream| self.active[stream]);
+            let steps: Vec<_> = wanted.map(step).collect();
+            if !steps.is_empty() {
+                return steps;
+            }
+            // Better too much than nothing.
+            let above = (top(streams)..streams).find(|&stream| self.active[stream]);
+            return above.map(step).into_iter().collect();
+        }
+        if !self.active[0] {
+            return Vec::new();
+        }
+        let spatial_layers = usize::from(self.layers[0].spatial_layers().max(1));
+        (0..=top(spatial_layers))
+            .map(|spatial| {
+                let rate = self.layers[0].rate(spatial as u8);
+                (select(0, spatial as u8), rate.unwrap_or(assumed(spatial, spatial_layers)))
+            })
+            .collect()
+    }
+
+    /// Bits a second of the first stream.
+    pub(super) fn rate(&self) -> f64 {
+        self.layers.first().and_then(|layer| layer.rate(MAX_SPATIAL - 1)).unwrap_or(ASSUMED_AUDIO)
     }
 
     /// Notes the level of an audio packet (RFC 6464: 7 bits, 0 is loudest).

@@ -1,21 +1,25 @@
-//! One client's transport: connectivity, keys, what it receives and sends, and the datagrams
-//! that wait for the socket.
+//! One client's transport: connectivity, keys, what it receives and sends.
+
+mod outbox;
+mod packet;
 
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use super::codec::Vp8Descriptor;
+use super::bandwidth::Bandwidth;
 use super::data::DataTransport;
 use super::dtls::DtlsSession;
 use super::ice::IceAgent;
-use super::parameters::{CodecKind, ExtensionIds};
-use super::ring::StoredPacket;
-use super::rtp::{HeaderFields, RtpHeader, write_header};
-use super::sender::{Outgoing, PayloadTypes, SenderState};
+use super::parameters::STATISTICS_INTERVAL;
+use super::rtp::RtpHeader;
+use super::sender::SenderState;
 use super::srtp::{Inbound, Outbound};
 use super::twcc::ArrivalRecorder;
 use super::{IceCredentials, Receiver, RemoteTransport, RoomKey, TransportId};
+
+pub(super) use outbox::{Outbox, Pending};
+
 
 /// Most sources of a peer that are told apart.
 const MAX_STREAMS: usize = 256;
@@ -31,56 +35,6 @@ pub(super) struct Stream {
     pub(super) layer: u8,
     /// Carries retransmissions (RFC 4588).
     pub(super) is_rtx: bool,
-}
-
-/// Datagrams to one peer, back to back, with their lengths.
-#[derive(Debug, Default)]
-pub(super) struct OutBatch {
-    bytes: Vec<u8>,
-    lengths: Vec<u16>,
-}
-
-impl OutBatch {
-    /// Appends the bytes from `start` on as one datagram.
-    fn close_datagram(&mut self, start: usize) {
-        self.lengths.push((self.bytes.len() - start) as u16);
-    }
-
-    fn push(&mut self, datagram: &[u8]) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(datagram);
-        self.close_datagram(start);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
-    }
-
-    /// Hands out runs of datagrams of one size, of which the last may be shorter: what one
-    /// segmented send takes.
-    pub(super) fn drain(&mut self, mut send: impl FnMut(&[u8], usize)) {
-        let (mut start, mut index) = (0, 0);
-        while let Some(&size) = self.lengths.get(index) {
-            let size = usize::from(size);
-            let mut end = start + size;
-            index += 1;
-            while let Some(&next) = self.lengths.get(index)
-                && usize::from(next) <= size
-                && end - start + usize::from(next) <= super::engine::MAX_RUN_BYTES
-                && (end - start) / size < super::engine::MAX_RUN_SEGMENTS
-            {
-                end += usize::from(next);
-                index += 1;
-                if usize::from(next) < size {
-                    break;
-                }
-            }
-            send(&self.bytes[start..end], size);
-            start = end;
-        }
-        self.bytes.clear();
-        self.lengths.clear();
-    }
 }
 
 /// A client's transport.
@@ -101,7 +55,24 @@ pub(super) struct Transport {
     pub(super) feedback_ssrc: u32,
     pub(super) next_report: Instant,
     pub(super) next_feedback: Instant,
-    pub(super) out: OutBatch,
+    /// What waits for the socket.
+    pub(super) outbox: Outbox,
+    /// Last sequence numbers of sources that are not sent any more: with the same keys they must
+    /// never be used again.
+    pub(super) retired: FxHashMap<u32, u64>,
+    /// Bytes of padding that are due.
+    pub(super) padding: usize,
+    /// Bandwidth towards the peer, once something is sent that it reports on.
+    pub(super) bandwidth: Option<Box<Bandwidth>>,
+    /// Tells this transport from an earlier one at the same index.
+    pub(super) serial: u64,
+    /// When the engine looks at this transport next.
+    pub(super) wake: Option<Instant>,
+    /// In the engine's list of transports to flush.
+    pub(super) is_dirty: bool,
+    /// By the peer's reports.
+    pub(super) round_trip: Option<Duration>,
+    pub(super) next_statistics: Instant,
 }
 
 impl Transport {
@@ -110,7 +81,7 @@ impl Transport {
         id: TransportId,
         room: RoomKey,
         local: IceCredentials,
-        feedback_ssrc: u32,
+        (feedback_ssrc, serial): (u32, u64),
         now: Instant,
     ) -> Self {
         Self {
@@ -129,7 +100,15 @@ impl Transport {
             feedback_ssrc,
             next_report: now + REPORT_INTERVAL,
             next_feedback: now,
-            out: OutBatch::default(),
+            outbox: Outbox::new(now),
+            retired: FxHashMap::default(),
+            padding: 0,
+            bandwidth: None,
+            serial,
+            wake: None,
+            is_dirty: false,
+            round_trip: None,
+            next_statistics: now + STATISTICS_INTERVAL,
         }
     }
 
@@ -214,105 +193,11 @@ impl Transport {
         Some(u16::from_be_bytes(*value.first_chunk()?))
     }
 
-    /// Seals a published packet for this subscriber. Returns whether it was the first of its
-    /// sender.
-    pub(super) fn send_media(
-        &mut self,
-        sender: usize,
-        packet: &StoredPacket,
-        types: PayloadTypes,
-        outgoing: Outgoing,
-    ) {
-        let config = &self.senders[sender].config;
-        let fields = HeaderFields {
-            marker: packet.marker,
-            payload_type: types.media,
-            sequence: outgoing.sequence as u16,
-            timestamp: outgoing.timestamp,
-            ssrc: config.ssrc.ssrc,
-        };
-        let extensions = config.extensions;
-        self.seal(fields, extensions, &[], packet, outgoing, outgoing.sequence);
-    }
-
-    /// Seals a packet that the subscriber misses, on the retransmission stream where one is
-    /// negotiated.
-    pub(super) fn send_again(
-        &mut self,
-        sender: usize,
-        packet: &StoredPacket,
-        types: PayloadTypes,
-        outgoing: Outgoing,
-    ) {
-        let state = &mut self.senders[sender];
-        let (Some(ssrc), Some(payload_type)) = (state.config.ssrc.rtx, types.rtx) else {
-            // The same bytes under the same number: nothing in the packet depends on the time
-            // of sending, so that SRTP's nonce still belongs to one plain text only.
-            return self.send_media(sender, packet, types, outgoing);
-        };
-        let index = state.next_rtx_sequence();
-        let extensions = state.config.extensions;
-        let original = (outgoing.sequence as u16).to_be_bytes();
-        let fields = HeaderFields {
-            marker: packet.marker,
-            payload_type,
-            sequence: index as u16,
-            timestamp: outgoing.timestamp,
-            ssrc,
-        };
-        self.seal(fields, extensions, &original, packet, outgoing, index);
-    }
-
-    fn seal(
-        &mut self,
-        fields: HeaderFields,
-        ids: ExtensionIds,
-        prefix: &[u8],
-        packet: &StoredPacket,
-        outgoing: Outgoing,
-        index: u64,
-    ) {
-        let Some((_, outbound)) = &self.srtp else { return };
-        let start = self.out.bytes.len();
-        let buffer = &mut self.out.bytes;
-        let level = packet.extensions.audio_level.map(|level| [level]);
-        let orientation = packet.extensions.video_orientation.map(|value| [value]);
-        let carried: [(Option<u8>, Option<&[u8]>); 4] = [
-            (ids.audio_level, level.as_ref().map(<[u8; 1]>::as_slice)),
-            (ids.video_orientation, orientation.as_ref().map(<[u8; 1]>::as_slice)),
-            (ids.abs_capture_time, packet.abs_capture_time()),
-            (ids.dependency_descriptor, packet.dependency_descriptor()),
-        ];
-        let mut extensions: [(u8, &[u8]); 4] = [(0, &[]); 4];
-        let mut count = 0;
-        for (id, value) in carried {
-            if let (Some(id), Some(value)) = (id, value) {
-                extensions[count] = (id, value);
-                count += 1;
-            }
-        }
-        let header_length = write_header(buffer, fields, &extensions[..count]);
-        buffer.extend_from_slice(prefix);
-        let payload_at = buffer.len();
-        buffer.extend_from_slice(&packet.payload);
-        if let (Some((picture_id, tl0)), CodecKind::Vp8) = (outgoing.vp8, packet.kind)
-            && let Some(descriptor) = Vp8Descriptor::parse(&packet.payload)
-        {
-            descriptor.rewrite(&mut buffer[payload_at..], picture_id, tl0);
-        }
-        match outbound.protect_rtp(buffer, start, header_length, fields.ssrc, index) {
-            Ok(()) => self.out.close_datagram(start),
-            Err(_) => self.out.bytes.truncate(start),
-        }
-    }
-
-    /// Protects and queues a compound RTCP packet.
+    /// Protects a compound RTCP packet and keeps it for the next flush.
     pub(super) fn send_rtcp(&mut self, mut compound: Vec<u8>) {
-        if let Some((_, outbound)) = &mut self.srtp
-            && !compound.is_empty()
-            && outbound.protect_rtcp(&mut compound).is_ok()
-        {
-            self.out.push(&compound);
+        let Some((_, outbound)) = &mut self.srtp else { return };
+        if outbound.protect_rtcp(&mut compound).is_ok() {
+            self.outbox.push_control(compound);
         }
     }
 
@@ -331,24 +216,22 @@ impl Transport {
             }
         }
         while let Some(datagram) = dtls.poll_transmit() {
-            self.out.push(&datagram);
+            self.outbox.push_control(datagram);
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn datagrams_are_grouped_into_runs_of_one_size() {
-        let mut batch = OutBatch::default();
-        for length in [100, 100, 80, 100, 120, 120] {
-            batch.push(&vec![0; length]);
+    /// The next time that something is due besides what arrives.
+    pub(super) fn next_due(&self) -> Instant {
+        let mut due = self.ice.expires_at();
+        let mut sooner = |at: Option<Instant>| due = at.map_or(due, |at| due.min(at));
+        sooner(self.dtls.as_ref().and_then(|dtls| dtls.poll_timeout()));
+        sooner(self.data.as_ref().and_then(DataTransport::poll_timeout));
+        if self.srtp.is_some() {
+            let reports = !self.receivers.is_empty() || !self.senders.is_empty();
+            sooner(reports.then_some(self.next_report));
+            sooner(self.arrivals.has_feedback().then_some(self.next_feedback));
+            sooner(self.bandwidth.as_ref().and_then(|bandwidth| bandwidth.poll_timeout()));
         }
-        let mut runs = Vec::new();
-        batch.drain(|bytes, size| runs.push((bytes.len(), size)));
-        assert_eq!(runs, [(280, 100), (100, 100), (240, 120)]);
-        assert!(batch.is_empty());
+        due
     }
 }

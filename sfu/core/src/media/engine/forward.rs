@@ -1,5 +1,6 @@
 //! The media path: a publisher's packet to its subscribers.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::MediaEvent;
@@ -7,7 +8,8 @@ use super::super::ice::Path;
 use super::super::layer::Ingested;
 use super::super::parameters::MediaKind;
 use super::super::rtp::RtpHeader;
-use super::super::transport::Stream;
+use super::super::sender::Decision;
+use super::super::transport::{Pending, Stream};
 use super::super::{MediaEvent as Event, TrackKey};
 use super::Engine;
 
@@ -35,7 +37,12 @@ impl Engine {
         self.counters.packets_in += 1;
         if let Some(sequence) = transport.transport_sequence(&header, packet) {
             transport.arrivals.received(sequence, now);
+            let (at, wake) = (transport.next_feedback.max(now), transport.wake);
+            if wake.is_none_or(|wake| at < wake) {
+                self.schedule(index, at);
+            }
         }
+        let transport = &mut self.transports[index];
         let stream = transport.stream(&header, packet)?;
         let key = transport.receivers.get(stream.receiver)?.track;
         self.ingest(key, stream, header, packet, now)
@@ -65,14 +72,17 @@ impl Engine {
         } else if layer.ssrc != Some(header.ssrc) {
             layer.restart(header.ssrc, track.config.kind);
             for route in &track.routes {
-                self.transports[route.transport].senders[route.sender].forget_layer(layer_index);
+                self.transports[route.transport].senders[route.sender].forget_stream(layer_index);
             }
+            track.may_wait = true;
         }
         let was_active = track.active[usize::from(layer_index)];
         let extensions = track.config.extensions;
         let ingested =
             layer.ingest(&header, packet, payload, (codec_index, &codec), &extensions, now);
-        if !was_active && matches!(ingested, Ingested::Packet(_)) {
+        let is_restless = track.has_requests();
+        let becomes_active = !was_active && matches!(ingested, Ingested::Packet(_));
+        if becomes_active {
             track.refresh_active(now);
             let ssrc = header.ssrc;
             let event =
@@ -84,6 +94,12 @@ impl Engine {
         {
             track.meter(*level.first()?);
         }
+        if is_restless {
+            self.mark_restless(key);
+        }
+        if becomes_active {
+            self.retarget_routes(key);
+        }
         match ingested {
             Ingested::Packet(sequence) => {
                 self.forward(key, layer_index, sequence, codec.clock_rate, now)
@@ -94,10 +110,11 @@ impl Engine {
         Some(())
     }
 
-    /// Sends a kept packet to every subscriber that takes this layer.
+    /// Hands a kept packet to every subscriber that takes it.
     fn forward(&mut self, key: TrackKey, layer: u8, sequence: u64, clock_rate: u32, now: Instant) {
         let Some(track) = self.tracks.get(&key) else { return };
         let Some(packet) = track.layers[usize::from(layer)].ring().get(sequence) else { return };
+        let is_urgent = track.config.kind == MediaKind::Audio;
         for route in &track.routes {
             let transport = &mut self.transports[route.transport];
             if transport.srtp.is_none() {
@@ -105,16 +122,33 @@ impl Engine {
             }
             let sender = &mut transport.senders[route.sender];
             let Some(types) = sender.payload_types(packet.codec) else { continue };
-            let target = sender.target(&track.active);
+            let before = sender.current();
             let is_first = !sender.has_sent();
-            let Some(outgoing) = sender.map(packet, layer, target, clock_rate, now) else {
-                continue;
+            let pending = match sender.decide(packet, layer, clock_rate, now) {
+                Decision::Send(outgoing) => Pending::Media {
+                    sender: route.sender as u16,
+                    payload_type: types.media,
+                    packet: Arc::clone(packet),
+                    outgoing,
+                },
+                Decision::Fill(sequence) => Pending::Fill {
+                    sender: route.sender as u16,
+                    payload_type: types.media,
+                    sequence,
+                },
+                Decision::Leave => continue,
             };
-            if transport.out.is_empty() {
+            if before.is_some_and(|before| before.stream != layer) {
+                // Pictures of the stream before are of no use behind this key frame.
+                transport.outbox.forget_paced(route.sender as u16);
+            }
+            if !transport.is_dirty {
+                transport.is_dirty = true;
                 self.dirty.push(route.transport);
             }
-            transport.send_media(route.sender, packet, types, outgoing);
-            self.counters.packets_out += 1;
+            if !transport.outbox.push(pending, is_urgent) {
+                self.counters.dropped += 1;
+            }
             if is_first {
                 let event = MediaEvent::ForwardingStarted { transport: transport.id, track: key };
                 self.events.push_back((track.room, event));
@@ -130,21 +164,30 @@ impl Engine {
     }
 
     /// Answers a subscriber's NACK from the publisher's ring.
-    pub(super) fn retransmit(&mut self, index: usize, ssrc: u32, lost: u16) {
+    pub(super) fn retransmit(&mut self, index: usize, ssrc: u32, lost: u16, now: Instant) {
         let transport = &mut self.transports[index];
-        let position = transport.senders.iter().position(|s| s.config.ssrc.ssrc == ssrc);
+        let position = transport.senders.iter().position(|s| s.ssrc().ssrc == ssrc);
         let Some(position) = position else { return };
-        let sender = &transport.senders[position];
-        let Some((outgoing, layer, source)) = sender.find(lost) else { return };
+        let sender = &mut transport.senders[position];
+        let Some(sent) = sender.take_for_repeat(lost, now) else { return };
         let Some(track) = self.tracks.get(&sender.config.track) else { return };
-        let kept = track.layers.get(usize::from(layer)).and_then(|l| l.ring().get(source));
-        let Some(packet) = kept else { return };
+        let Some(layer) = track.layers.get(usize::from(sent.stream)) else { return };
+        let Some(packet) = layer.find(sent.source) else { return };
         let Some(types) = sender.payload_types(packet.codec) else { return };
-        if transport.out.is_empty() {
-            self.dirty.push(index);
+        let is_allowed = transport.outbox.take_repeat(packet.payload.len(), now);
+        if !is_allowed {
+            return;
         }
-        transport.send_again(position, packet, types, outgoing);
-        self.counters.packets_out += 1;
-        self.counters.retransmitted += 1;
+        let (sender, packet, outgoing) = (position as u16, Arc::clone(packet), sent.outgoing);
+        let pending = match types.rtx.filter(|_| transport.senders[position].ssrc().rtx.is_some()) {
+            Some(payload_type) => Pending::Repeat { sender, payload_type, packet, outgoing },
+            // The same bytes under the same number: nothing in the packet depends on the time
+            // of sending, so that SRTP's nonce still belongs to one plain text only.
+            None => Pending::Media { sender, payload_type: types.media, packet, outgoing },
+        };
+        if transport.outbox.push(pending, true) {
+            self.counters.retransmitted += 1;
+        }
+        self.mark_dirty(index);
     }
 }

@@ -1,13 +1,15 @@
 //! Feedback: what publishers and subscribers report, and what we tell them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::super::bandwidth::Bandwidth;
 use super::super::parameters::AudioLevel;
 use super::super::rtcp::{
     RtcpMessage, parse, write_nack, write_pli, write_receiver_report, write_sender_report,
 };
+use super::super::track::Route;
 use super::super::transport::REPORT_INTERVAL;
 use super::super::twcc::INTERVAL;
 use super::super::{MediaEvent, RoomKey, TrackKey};
@@ -26,7 +28,7 @@ impl Engine {
             self.counters.dropped += 1;
             return;
         };
-        let mut lost = Vec::new();
+        let (mut lost, mut has_estimate) = (Vec::new(), false);
         parse(&datagram[..length], |message| match message {
             RtcpMessage::SenderReport { ssrc, ntp, rtp_timestamp } => {
                 self.note_sender_report(index, ssrc, ntp, rtp_timestamp, now);
@@ -36,12 +38,81 @@ impl Engine {
                 lost.extend(losses.sequences().take(room).map(|sequence| (ssrc, sequence)));
             }
             RtcpMessage::KeyFrameRequest { ssrc } => self.note_key_frame_request(index, ssrc),
-            // Not needed yet: reports feed the estimator, and a stream's end comes by
-            // signalling.
-            RtcpMessage::ReceptionReport { .. } | RtcpMessage::Goodbye { .. } => {}
+            RtcpMessage::ReceptionReport {
+                ssrc,
+                fraction_lost,
+                jitter,
+                last_sender_report,
+                delay_since,
+            } => {
+                let delay = Duration::from_secs_f64(f64::from(delay_since) / 65_536.0);
+                let report = (fraction_lost, jitter, last_sender_report, delay);
+                self.note_reception(index, ssrc, report, now);
+            }
+            RtcpMessage::TransportFeedback(feedback) => {
+                if let Some(bandwidth) = &mut self.transports[index].bandwidth {
+                    bandwidth.handle_feedback(&feedback, now);
+                    has_estimate = true;
+                }
+            }
+            RtcpMessage::ReceiverEstimate { bitrate } => {
+                has_estimate |= self.note_receiver_estimate(index, bitrate, now);
+            }
+            RtcpMessage::Goodbye { ssrc } => self.note_goodbye(index, ssrc),
         });
         for (ssrc, sequence) in lost {
-            self.retransmit(index, ssrc, sequence);
+            self.retransmit(index, ssrc, sequence, now);
+        }
+        if has_estimate {
+            self.retarget(index);
+        }
+    }
+
+    /// Takes a REMB where the subscriber sends no transport-wide feedback.
+    fn note_receiver_estimate(&mut self, index: usize, bitrate: u64, now: Instant) -> bool {
+        let transport = &mut self.transports[index];
+        let has_feedback = transport
+            .senders
+            .iter()
+            .any(|sender| sender.config.extensions.transport_cc.is_some());
+        if has_feedback || transport.senders.is_empty() {
+            return false;
+        }
+        transport
+            .bandwidth
+            .get_or_insert_with(|| Box::new(Bandwidth::new(now)))
+            .handle_receiver_estimate(bitrate, now);
+        true
+    }
+
+    fn note_reception(
+        &mut self,
+        index: usize,
+        ssrc: u32,
+        (fraction_lost, jitter, last_report, delay): (u8, u32, u32, Duration),
+        now: Instant,
+    ) {
+        let transport = &mut self.transports[index];
+        let Some(sender) = transport.senders.iter_mut().find(|s| s.ssrc().ssrc == ssrc) else {
+            return;
+        };
+        sender.note_reception(fraction_lost, jitter);
+        if let Some(sent_at) = sender.reported_at(last_report) {
+            let since = now.saturating_duration_since(sent_at);
+            transport.round_trip = Some(since.saturating_sub(delay));
+        }
+    }
+
+    fn note_goodbye(&mut self, index: usize, ssrc: u32) {
+        let transport = &self.transports[index];
+        let Some(stream) = transport.streams.get(&ssrc).filter(|stream| !stream.is_rtx) else {
+            return;
+        };
+        let key = transport.receivers[stream.receiver].track;
+        if let Some(track) = self.tracks.get_mut(&key)
+            && let Some(layer) = track.layers.get_mut(usize::from(stream.layer))
+        {
+            layer.end();
         }
     }
 
@@ -71,21 +142,31 @@ impl Engine {
             return;
         };
         let Some(track) = self.tracks.get_mut(&sender.config.track) else { return };
-        let layer = sender.current().or_else(|| sender.target(&track.active));
-        if let Some(layer) = layer.and_then(|layer| track.layers.get_mut(usize::from(layer))) {
+        let stream = sender.current().or(sender.target()).map(|selection| selection.stream);
+        if let Some(layer) = stream.and_then(|stream| track.layers.get_mut(usize::from(stream))) {
             layer.want_key_frame();
+            let key = sender.config.track;
+            self.mark_restless(key);
         }
     }
 
     /// Asks publishers for what is missing: lost packets and key frames.
-    pub(super) fn tick_tracks(&mut self, now: Instant) {
+    pub(super) fn request_missing(&mut self, now: Instant) {
         let mut lost = Vec::new();
-        for track in self.tracks.values_mut() {
-            track.refresh_active(now);
-            for route in &track.routes {
-                let sender = &self.transports[route.transport].senders[route.sender];
-                if let Some(layer) = sender.waits_for(&track.active) {
-                    track.layers[usize::from(layer)].want_key_frame();
+        let mut restless = std::mem::take(&mut self.restless);
+        restless.retain(|key| {
+            let Some(track) = self.tracks.get_mut(key) else { return false };
+            if track.may_wait {
+                let transports = &self.transports;
+                let waits = |route: &Route| {
+                    transports[route.transport].senders[route.sender].waits_for()
+                };
+                track.may_wait = false;
+                for stream in track.routes.iter().filter_map(waits) {
+                    track.may_wait = true;
+                    if let Some(layer) = track.layers.get_mut(usize::from(stream)) {
+                        layer.want_key_frame();
+                    }
                 }
             }
             let publisher = &mut self.transports[track.publisher];
@@ -104,9 +185,15 @@ impl Engine {
             }
             if !compound.is_empty() {
                 publisher.send_rtcp(compound);
-                self.dirty.push(track.publisher);
+                if !publisher.is_dirty {
+                    publisher.is_dirty = true;
+                    self.dirty.push(track.publisher);
+                }
             }
-        }
+            track.is_restless = track.has_requests();
+            track.is_restless
+        });
+        self.restless = restless;
     }
 
     /// Reports of a transport that are due.
@@ -132,12 +219,12 @@ impl Engine {
             for blocks in blocks.chunks(31) {
                 write_receiver_report(&mut compound, transport.feedback_ssrc, blocks, CNAME);
             }
-            for sender in &transport.senders {
-                let clock = sender.current().and_then(|layer| {
+            for sender in &mut transport.senders {
+                let clock = sender.current().and_then(|current| {
                     let track = self.tracks.get(&sender.config.track)?;
-                    track.layers.get(usize::from(layer))?.clock(now)
+                    track.layers.get(usize::from(current.stream))?.clock(now)
                 });
-                if let Some(report) = sender.report(clock) {
+                if let Some(report) = sender.report(clock, now) {
                     write_sender_report(&mut compound, &report, CNAME);
                 }
             }
@@ -146,6 +233,7 @@ impl Engine {
             transport.send_rtcp(compound);
             self.mark_dirty(index);
         }
+        self.report_statistics(index, now);
     }
 
     /// Tells each room how loud its audio tracks were.

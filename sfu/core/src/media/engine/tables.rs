@@ -6,11 +6,13 @@ use std::time::Instant;
 use super::super::ice::Path;
 use super::super::sender::SenderState;
 use super::super::track::{Route, Track};
-use super::super::transport::Transport;
+use super::super::transport::{REPORT_INTERVAL, Transport};
 use super::super::{IceCredentials, Receiver, RoomKey, Sender, TrackKey, TransportId};
-use super::{Engine, TICK};
+use super::Engine;
 use rand::RngExt as _;
 
+/// Most sources of ours that one transport may have had; a client that uses up more begins anew.
+const MAX_RETIRED: usize = 16 * 1024;
 /// Most addresses of one transport that packets are taken from.
 const MAX_PATHS: usize = 16;
 
@@ -29,8 +31,9 @@ impl Engine {
                 index
             }
             None => {
-                let ssrc = self.rng.random();
-                let index = self.transports.insert(Transport::new(id, room, local, ssrc, now));
+                let own = (self.rng.random(), self.next_serial);
+                self.next_serial += 1;
+                let index = self.transports.insert(Transport::new(id, room, local, own, now));
                 self.by_id.insert(id, index);
                 index
             }
@@ -40,7 +43,7 @@ impl Engine {
         self.by_ufrag
             .retain(|known, owner| *owner != index || agent.ufrags().any(|valid| valid == known));
         self.by_ufrag.insert(ufrag, index);
-        self.next_tick.get_or_insert(now + TICK);
+        self.reschedule(index);
     }
 
     /// Forgets addresses of a transport beyond the bound.
@@ -58,7 +61,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn set_receivers(&mut self, index: usize, receivers: Vec<Receiver>) {
+    pub(super) fn set_receivers(&mut self, index: usize, receivers: Vec<Receiver>, now: Instant) {
         let transport = &mut self.transports[index];
         let room = transport.room;
         let gone: Vec<TrackKey> = transport
@@ -80,37 +83,66 @@ impl Engine {
                 }
             }
             self.refresh_routes(key);
+            self.retarget_routes(key);
         }
+        self.start_track_timers();
+        // The first reports come a second after the first sections.
+        self.transports[index].next_report = now + REPORT_INTERVAL;
+        self.reschedule(index);
     }
 
-    pub(super) fn set_senders(&mut self, index: usize, senders: Vec<Sender>) {
-        let mut old = std::mem::take(&mut self.transports[index].senders);
-        let mut touched: Vec<TrackKey> = old.iter().map(|sender| sender.config.track).collect();
+    pub(super) fn set_senders(&mut self, index: usize, senders: Vec<Sender>, now: Instant) {
+        let mut old: Vec<Option<SenderState>> =
+            std::mem::take(&mut self.transports[index].senders).into_iter().map(Some).collect();
+        for state in old.iter().flatten() {
+            let retired = &mut self.transports[index].retired;
+            retired.insert(state.ssrc().ssrc, state.last_sequence());
+        }
+        let mut touched: Vec<TrackKey> =
+            old.iter().flatten().map(|sender| sender.config.track).collect();
+        self.sender_count = self.sender_count + senders.len() - old.len();
+        let mut moved = vec![None; old.len()];
         let mut states = Vec::with_capacity(senders.len());
         for config in senders {
             touched.push(config.track);
             // Numbers belong to the source, so a sender of another SSRC starts anew.
             let known = old.iter().position(|state| {
-                state.config.ssrc == config.ssrc && state.config.track == config.track
+                state.as_ref().is_some_and(|state| {
+                    state.config.ssrc == config.ssrc && state.config.track == config.track
+                })
+            });
+            let known = known.and_then(|at| {
+                moved[at] = Some(states.len() as u16);
+                old[at].take()
             });
             states.push(match known {
-                Some(at) => {
-                    let mut state = old.swap_remove(at);
+                Some(mut state) => {
                     state.update(config);
                     state
                 }
                 None => {
-                    let first = self.first_sequence();
-                    SenderState::new(config, first)
+                    let retired = &self.transports[index].retired;
+                    let first = match retired.get(&config.ssrc.ssrc) {
+                        Some(last) => last + 1,
+                        None => self.first_sequence(),
+                    };
+                    SenderState::new(config, first, now)
                 }
             });
         }
-        self.transports[index].senders = states;
+        let transport = &mut self.transports[index];
+        if transport.retired.len() > MAX_RETIRED {
+            return self.fail(index);
+        }
+        transport.senders = states;
+        transport.outbox.move_senders(&moved);
         touched.sort_unstable();
         touched.dedup();
         for key in touched {
             self.refresh_routes(key);
         }
+        self.retarget(index);
+        self.reschedule(index);
     }
 
     /// Derives the subscribers of a track from the senders of its room.
@@ -140,6 +172,7 @@ impl Engine {
                 }
             }
         }
+        self.sender_count -= transport.senders.len();
         self.by_id.remove(&transport.id);
         self.by_ufrag.retain(|_, owner| *owner != index);
         self.by_path.retain(|_, owner| *owner != index);

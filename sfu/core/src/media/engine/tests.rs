@@ -141,6 +141,8 @@ fn requests(world: &mut World, peer: usize) -> Vec<(u32, Option<u16>)> {
             RtcpMessage::KeyFrameRequest { ssrc } => found.push((ssrc, None)),
             RtcpMessage::SenderReport { .. }
             | RtcpMessage::ReceptionReport { .. }
+            | RtcpMessage::TransportFeedback(_)
+            | RtcpMessage::ReceiverEstimate { .. }
             | RtcpMessage::Goodbye { .. } => {}
         });
     }

@@ -1,0 +1,253 @@
+//! Probes: a short run of padding at a higher rate shows whether the path carries it.
+
+use std::time::{Duration, Instant};
+
+/// How long a probe lasts.
+const LENGTH: Duration = Duration::from_millis(40);
+/// Fewest packets that say something.
+const MIN_PACKETS: u32 = 8;
+/// A probe whose feedback did not come in this time failed.
+const PATIENCE: Duration = Duration::from_millis(1200);
+/// Times between probes that found nothing: from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(700);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// A probe goes this far above the estimate at most, and above the need.
+const STEP: f64 = 3.0;
+const MARGIN: f64 = 1.25;
+/// Share of a probe's packets that must arrive.
+const ARRIVED: f64 = 0.8;
+/// What leaves in the first instant counts for this time.
+const HEAD_START: Duration = Duration::from_millis(5);
+/// Bytes of another round where too few packets left so far.
+const MIN_BYTES: usize = 1000;
+/// Shortest time between a probe's first and last packet that gives a rate, microseconds.
+const MIN_SPAN: i64 = 1000;
+/// A probe that found this much more than the estimate succeeded.
+const GAIN: f64 = 1.1;
+
+/// Padding to send at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Padding {
+    /// Bytes on the wire.
+    pub(in super::super) bytes: usize,
+}
+
+/// Decides on probes and evaluates them.
+#[derive(Debug, Default)]
+pub(super) struct Prober {
+    need: Option<f64>,
+    cluster: Option<Cluster>,
+    last_id: u8,
+    next: Option<Instant>,
+    pause: Option<Duration>,
+}
+
+/// The packets of one probe.
+#[derive(Debug)]
+struct Cluster {
+    id: u8,
+    rate: f64,
+    estimate_before: f64,
+    started: Instant,
+    /// Packets still join it.
+    is_sending: bool,
+    packets: u32,
+    bytes: usize,
+    arrived: Arrived,
+}
+
+/// What arrived of a probe; times in microseconds.
+#[derive(Debug, Default)]
+struct Arrived {
+    packets: u32,
+    bytes: usize,
+    first: Option<Arrival>,
+    last_sent: (i64, usize),
+    last_arrival: i64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    sent: i64,
+    arrival: i64,
+    bytes: usize,
+}
+
+impl Prober {
+    /// Sets the rate that would be used if the path carried it.
+    pub(super) fn set_need(&mut self, need: Option<f64>) {
+        self.need = need;
+    }
+
+    /// Counts a packet that leaves; answers the probe that it is part of.
+    pub(super) fn note_sent(&mut self, bytes: usize) -> Option<u8> {
+        let cluster = self.cluster.as_mut().filter(|cluster| cluster.is_sending)?;
+        cluster.bytes += bytes;
+        cluster.packets += 1;
+        Some(cluster.id)
+    }
+
+    /// Padding that is due.
+    pub(super) fn poll(
+        &mut self,
+        estimate: f64,
+        is_congested: bool,
+        now: Instant,
+    ) -> Option<Padding> {
+        if self.cluster.is_none() {
+            self.begin(estimate, is_congested, now)?;
+        }
+        let cluster = self.cluster.as_mut().filter(|cluster| cluster.is_sending)?;
+        let elapsed = now.duration_since(cluster.started);
+        if elapsed >= LENGTH && cluster.packets >= MIN_PACKETS {
+            cluster.is_sending = false;
+            return None;
+        }
+        // The first packets leave at once, so that there is something to measure between.
+        let share = (elapsed + HEAD_START).min(LENGTH + HEAD_START).as_secs_f64();
+        let due = (cluster.rate * share / 8.0) as usize;
+        let least = if elapsed >= LENGTH { MIN_BYTES } else { 0 };
+        let bytes = due.saturating_sub(cluster.bytes).max(least);
+        (bytes > 0).then_some(Padding { bytes })
+    }
+
+    /// Whether packets still join a probe.
+    pub(super) fn is_sending(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.is_sending)
+    }
+
+    /// When the next probe may begin.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.cluster.is_some() { None } else { self.need.and(self.next) }
+    }
+
+    fn begin(&mut self, estimate: f64, is_congested: bool, now: Instant) -> Option<()> {
+        let need = self.need.filter(|need| *need > estimate)?;
+        if is_congested || now < *self.next.get_or_insert(now) {
+            return None;
+        }
+        self.last_id = self.last_id % u8::MAX + 1;
+        self.cluster = Some(Cluster {
+            id: self.last_id,
+            rate: (need * MARGIN).min(estimate * STEP).max(estimate * 1.2),
+            estimate_before: estimate,
+            started: now,
+            is_sending: true,
+            packets: 0,
+            bytes: 0,
+            arrived: Arrived::default(),
+        });
+        Some(())
+    }
+
+    /// Notes that a packet of a probe arrived.
+    pub(super) fn note_arrived(&mut self, id: u8, sent: i64, arrival: i64, bytes: usize) {
+        let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.id == id) else {
+            return;
+        };
+        let arrived = &mut cluster.arrived;
+        arrived.packets += 1;
+        arrived.bytes += bytes;
+        arrived.first.get_or_insert(Arrival { sent, arrival, bytes });
+        arrived.last_sent = arrived.last_sent.max((sent, bytes));
+        arrived.last_arrival = arrived.last_arrival.max(arrival);
+    }
+
+    /// The rate that a complete probe found, bit/s.
+    pub(super) fn take_result(&mut self, now: Instant) -> Option<f64> {
+        let cluster = self.cluster.as_ref().filter(|cluster| !cluster.is_sending)?;
+        let is_complete = cluster.arrived.packets >= cluster.packets;
+        let has_enough =
+            f64::from(cluster.arrived.packets) >= ARRIVED * f64::from(cluster.packets);
+        let has_waited = now.duration_since(cluster.started) >= PATIENCE;
+        if !is_complete && !has_waited {
+            return None;
+        }
+        let found = if has_enough { cluster.arrived.rate() } else { None };
+        let has_gained = found.is_some_and(|rate| rate > GAIN * cluster.estimate_before);
+        self.cluster = None;
+        self.pause = Some(match self.pause {
+            // What succeeded goes on at once: the need may be higher still.
+            _ if has_gained => Duration::ZERO,
+            None | Some(Duration::ZERO) => FIRST_PAUSE,
+            Some(pause) => (2 * pause).min(LAST_PAUSE),
+        });
+        self.next = self.pause.map(|pause| now + pause);
+        found
+    }
+}
+
+impl Arrived {
+    /// The lower of the rates at which the packets left and arrived. What arrives slower than
+    /// it left has filled a queue: then a little less is right.
+    fn rate(&self) -> Option<f64> {
+        let first = self.first?;
+        let left = self.last_sent.0 - first.sent;
+        let arrived = self.last_arrival - first.arrival;
+        if left < MIN_SPAN || arrived < MIN_SPAN {
+            return None;
+        }
+        let rate = |bytes: usize, micros: i64| bytes as f64 * 8e6 / micros as f64;
+        let send_rate = rate(self.bytes - self.last_sent.1, left);
+        let receive_rate = rate(self.bytes - first.bytes, arrived);
+        Some(if receive_rate < 0.9 * send_rate { 0.95 * receive_rate } else { send_rate.min(receive_rate) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs one probe over a path of `capacity` bit/s; what it found.
+    fn probe(prober: &mut Prober, estimate: f64, capacity: f64, start: Instant) -> Option<f64> {
+        let mut queue_free_at = 0i64;
+        for millis in (0..60).step_by(5) {
+            let now = start + Duration::from_millis(millis);
+            let Some(padding) = prober.poll(estimate, false, now) else { continue };
+            for _ in 0..padding.bytes.div_ceil(290) {
+                let Some(id) = prober.note_sent(290) else { continue };
+                let sent = millis as i64 * 1000;
+                queue_free_at = queue_free_at.max(sent) + (290.0 * 8e6 / capacity) as i64;
+                prober.note_arrived(id, sent, queue_free_at, 290);
+            }
+        }
+        prober.take_result(start + Duration::from_millis(100))
+    }
+
+    #[test]
+    fn a_probe_finds_spare_bandwidth_and_its_limit() {
+        let start = Instant::now();
+        let mut prober = Prober::default();
+        prober.set_need(Some(2e6));
+        let found = probe(&mut prober, 1e6, 50e6, start).unwrap();
+        assert!((2e6..3.2e6).contains(&found), "{found}");
+        let later = start + Duration::from_secs(1);
+        let mut limited = Prober::default();
+        limited.set_need(Some(4e6));
+        let found = probe(&mut limited, 1e6, 1.5e6, later).unwrap();
+        assert!((1.2e6..1.6e6).contains(&found), "{found}");
+    }
+
+    #[test]
+    fn nothing_is_probed_without_need_and_failures_make_pauses() {
+        let start = Instant::now();
+        let mut prober = Prober::default();
+        assert_eq!(prober.poll(1e6, false, start), None);
+        prober.set_need(Some(3e6));
+        assert_eq!(prober.poll(4e6, false, start), None);
+        assert_eq!(prober.poll(1e6, true, start), None);
+        let mut times = Vec::new();
+        for millis in 0..20_000u64 {
+            let now = start + Duration::from_millis(millis);
+            let is_new = prober.cluster.is_none();
+            if prober.poll(1e6, false, now).is_some_and(|_| is_new) {
+                times.push(millis);
+            }
+            // Everything that leaves is lost.
+            prober.note_sent(290);
+            assert_eq!(prober.take_result(now), None);
+        }
+        let pauses: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses.is_sorted() && pauses[0] >= 1_900 && pauses.len() <= 6, "{pauses:?}");
+    }
+}

@@ -1,0 +1,138 @@
+//! What was sent under which number, so that a subscriber's NACK is answered from the
+//! publisher's ring.
+
+use std::time::{Duration, Instant};
+
+use super::Outgoing;
+
+/// Packets that can be sent again to a subscriber; as many as the publisher's ring holds.
+const LENGTH: usize = 512;
+/// A packet is sent again once in this time: several NACKs for it are on the way at once.
+const REPEAT: Duration = Duration::from_millis(15);
+/// Not sent again yet.
+const NEVER: u16 = u16::MAX;
+
+/// Sixteen bytes a packet, since every subscriber of every track has a history.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    timestamp: u32,
+    source: u32,
+    sequence: u16,
+    picture_id: u16,
+    tl0_index: u8,
+    /// Stream in the low bits; marker, VP8 and use in the high ones.
+    flags: u8,
+    /// Milliseconds since the epoch, modulo [`NEVER`], of the last time it was sent again.
+    repeated: u16,
+}
+
+const USED: u8 = 0x80;
+const MARKER: u8 = 0x40;
+const VP8: u8 = 0x20;
+const STREAM: u8 = 0x0F;
+
+const EMPTY: Entry = Entry {
+    timestamp: 0,
+    source: 0,
+    sequence: 0,
+    picture_id: 0,
+    tl0_index: 0,
+    flags: 0,
+    repeated: NEVER,
+};
+
+/// The last packets sent.
+#[derive(Debug)]
+pub(super) struct History {
+    entries: Vec<Entry>,
+    epoch: Instant,
+}
+
+/// A packet that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Sent {
+    /// Its numbers.
+    pub(in super::super) outgoing: Outgoing,
+    /// The publisher's stream.
+    pub(in super::super) stream: u8,
+    /// Low bits of the publisher's extended sequence number.
+    pub(in super::super) source: u32,
+}
+
+impl History {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { entries: Vec::new(), epoch: now }
+    }
+
+    pub(super) fn push(&mut self, sent: Sent) {
+        if self.entries.is_empty() {
+            self.entries.resize(LENGTH, EMPTY);
+        }
+        let Outgoing { sequence, timestamp, marker, vp8 } = sent.outgoing;
+        let (picture_id, tl0_index) = vp8.unwrap_or_default();
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        self.entries[(sequence % LENGTH as u64) as usize] = Entry {
+            timestamp,
+            source: sent.source,
+            sequence: sequence as u16,
+            picture_id,
+            tl0_index,
+            flags: USED | sent.stream & STREAM | flag(marker, MARKER) | flag(vp8.is_some(), VP8),
+            repeated: NEVER,
+        };
+    }
+
+    /// The packet with this extended number, unless it was sent again a moment ago.
+    pub(super) fn take_for_repeat(&mut self, sequence: u64, now: Instant) -> Option<Sent> {
+        let entry = self.entries.get_mut((sequence % LENGTH as u64) as usize)?;
+        if entry.flags & USED == 0 || entry.sequence != sequence as u16 {
+            return None;
+        }
+        let millis = now.saturating_duration_since(self.epoch).as_millis() % u128::from(NEVER);
+        let millis = millis as u16;
+        let since = (u32::from(millis) + u32::from(NEVER) - u32::from(entry.repeated))
+            % u32::from(NEVER);
+        if entry.repeated != NEVER && u128::from(since) < REPEAT.as_millis() {
+            return None;
+        }
+        entry.repeated = millis;
+        let vp8 = (entry.flags & VP8 != 0).then_some((entry.picture_id, entry.tl0_index));
+        let marker = entry.flags & MARKER != 0;
+        let outgoing = Outgoing { sequence, timestamp: entry.timestamp, marker, vp8 };
+        Some(Sent { outgoing, stream: entry.flags & STREAM, source: entry.source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_is_found_once_in_a_while_and_until_its_place_is_taken() {
+        let now = Instant::now();
+        let mut history = History::new(now);
+        let sent = |sequence: u64| Sent {
+            outgoing: Outgoing {
+                sequence,
+                timestamp: 7,
+                marker: true,
+                vp8: Some((0x7FFF, 255)),
+            },
+            stream: 2,
+            source: 99,
+        };
+        history.push(sent(5));
+        assert_eq!(history.take_for_repeat(5, now), Some(sent(5)));
+        assert_eq!(history.take_for_repeat(5, now + REPEAT / 2), None);
+        assert_eq!(history.take_for_repeat(5, now + REPEAT), Some(sent(5)));
+        let later = now + Duration::from_secs(1000);
+        assert_eq!(history.take_for_repeat(5, later), Some(sent(5)));
+        history.push(sent(5 + LENGTH as u64));
+        assert_eq!(history.take_for_repeat(5, later), None);
+    }
+
+    #[test]
+    fn an_entry_is_sixteen_bytes() {
+        assert_eq!(size_of::<Entry>(), 16);
+    }
+}

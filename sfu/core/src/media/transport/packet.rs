@@ -1,0 +1,230 @@
+//! Writing and sealing packets for one subscriber, when they leave.
+
+use std::time::Instant;
+
+use super::super::bandwidth::Bandwidth;
+use super::super::codec::Vp8Descriptor;
+use super::super::parameters::{CodecKind, ExtensionIds, MediaKind};
+use super::super::ring::StoredPacket;
+use super::super::rtp::{HeaderFields, write_header};
+use super::super::sender::SenderState;
+use super::outbox::{Pending, Run};
+use super::Transport;
+
+/// Bytes of padding in one packet at most: the count is one byte.
+const MAX_PADDING: u8 = 255;
+/// Most padding packets at once.
+const MAX_PADDING_PACKETS: usize = 64;
+/// Extensions that a packet may carry to a subscriber.
+const MAX_EXTENSIONS: usize = 6;
+
+/// What is written of a packet.
+#[derive(Default)]
+struct Frame<'a> {
+    fields: HeaderFields,
+    /// SRTP's packet index.
+    index: u64,
+    /// Original sequence number of a retransmission.
+    original: Option<u16>,
+    packet: Option<&'a StoredPacket>,
+    /// Picture id and `TL0PICIDX` to write.
+    vp8: Option<(u16, u8)>,
+    padding: u8,
+}
+
+impl Transport {
+    /// Writes what may leave now into `arena` and hands it out in runs; counts the media
+    /// packets.
+    pub(in super::super) fn flush(
+        &mut self,
+        arena: &mut Vec<u8>,
+        now: Instant,
+        mut send: impl FnMut(&[u8], usize),
+    ) -> u64 {
+        for datagram in self.outbox.take_control() {
+            send(&datagram, datagram.len());
+        }
+        let pace = self.bandwidth.as_ref().and_then(|bandwidth| bandwidth.pacing_rate());
+        self.outbox.refill(pace, now);
+        arena.clear();
+        let (mut run, mut count) = (Run::default(), 0);
+        while let Some(pending) = self.outbox.pop() {
+            let start = arena.len();
+            if self.write(arena, &pending, now) {
+                self.outbox.spend(arena.len() - start);
+                run.add(arena, start, &mut send);
+                count += 1;
+            }
+        }
+        if self.padding > 0 {
+            self.write_padding(arena, &mut run, now, &mut send);
+        }
+        run.send(arena, &mut send);
+        count
+    }
+
+    fn write(&mut self, arena: &mut Vec<u8>, pending: &Pending, now: Instant) -> bool {
+        let Some((_, outbound)) = &self.srtp else { return false };
+        let (&Pending::Media { sender, payload_type, .. }
+        | &Pending::Repeat { sender, payload_type, .. }
+        | &Pending::Fill { sender, payload_type, .. }) = pending;
+        let Some(state) = self.senders.get_mut(usize::from(sender)) else { return false };
+        let ssrc = state.ssrc();
+        let header = |ssrc, index: u64, timestamp, marker| HeaderFields {
+            marker,
+            payload_type,
+            sequence: index as u16,
+            timestamp,
+            ssrc,
+        };
+        let frame = match pending {
+            Pending::Media { packet, outgoing, .. } => Frame {
+                fields: header(ssrc.ssrc, outgoing.sequence, outgoing.timestamp, outgoing.marker),
+                index: outgoing.sequence,
+                packet: Some(packet),
+                vp8: outgoing.vp8,
+                ..Frame::default()
+            },
+            Pending::Repeat { packet, outgoing, .. } => {
+                let Some(rtx) = ssrc.rtx else { return false };
+                let index = state.next_rtx_sequence();
+                Frame {
+                    fields: header(rtx, index, outgoing.timestamp, outgoing.marker),
+                    index,
+                    original: Some(outgoing.sequence as u16),
+                    packet: Some(packet),
+                    vp8: outgoing.vp8,
+                    ..Frame::default()
+                }
+            }
+            Pending::Fill { sequence, .. } => {
+                let timestamp = state.last_timestamp().unwrap_or_default();
+                let fields = header(ssrc.ssrc, *sequence, timestamp, false);
+                Frame { fields, index: *sequence, padding: 1, ..Frame::default() }
+            }
+        };
+        seal(arena, outbound, state, &mut self.bandwidth, &frame, now)
+    }
+
+    /// Writes the padding that is due, on a retransmission stream, to learn of spare bandwidth.
+    fn write_padding(
+        &mut self,
+        arena: &mut Vec<u8>,
+        run: &mut Run,
+        now: Instant,
+        send: &mut impl FnMut(&[u8], usize),
+    ) {
+        let (Some((_, outbound)), bytes) = (&self.srtp, std::mem::take(&mut self.padding)) else {
+            return;
+        };
+        let takes_padding = |state: &&mut SenderState| {
+            let is_counted = state.config.extensions.transport_cc.is_some();
+            is_counted && state.ssrc().rtx.is_some() && state.has_sent()
+        };
+        let Some(state) = self.senders.iter_mut().find(takes_padding) else { return };
+        let types = state.config.codecs.iter().find_map(|codec| codec.rtx_payload_type);
+        let (Some(payload_type), Some(ssrc)) = (types, state.ssrc().rtx) else { return };
+        let end = arena.len() + bytes;
+        for _ in 0..MAX_PADDING_PACKETS {
+            let start = arena.len();
+            if start >= end {
+                break;
+            }
+            let index = state.next_rtx_sequence();
+            let fields = HeaderFields {
+                marker: false,
+                payload_type,
+                sequence: index as u16,
+                timestamp: state.last_timestamp().unwrap_or_default(),
+                ssrc,
+            };
+            let frame = Frame { fields, index, padding: MAX_PADDING, ..Frame::default() };
+            if !seal(arena, outbound, state, &mut self.bandwidth, &frame, now) {
+                break;
+            }
+            self.outbox.spend(arena.len() - start);
+            run.add(arena, start, send);
+        }
+    }
+}
+
+/// Appends a sealed packet to `arena`; `false` when that cannot be.
+fn seal(
+    arena: &mut Vec<u8>,
+    outbound: &super::Outbound,
+    state: &SenderState,
+    bandwidth: &mut Option<Box<Bandwidth>>,
+    frame: &Frame<'_>,
+    now: Instant,
+) -> bool {
+    let start = arena.len();
+    let ids = &state.config.extensions;
+    // What is sent again must be the same bytes or on another source: without retransmission
+    // stream a packet must not depend on when it is sent.
+    let is_counted = state.config.kind == MediaKind::Audio || state.ssrc().rtx.is_some();
+    let transport_cc = ids.transport_cc.filter(|_| is_counted);
+    let number = match transport_cc {
+        Some(_) => bandwidth
+            .get_or_insert_with(|| Box::new(Bandwidth::new(now)))
+            .next_sequence()
+            .to_be_bytes(),
+        None => [0; 2],
+    };
+    let header_length = write_headers(arena, frame, ids, transport_cc, &number);
+    arena.extend_from_slice(frame.original.map(u16::to_be_bytes).as_ref().map_or(&[], |o| &o[..]));
+    let payload_at = arena.len();
+    if let Some(packet) = frame.packet {
+        arena.extend_from_slice(&packet.payload);
+        if let Some((picture_id, tl0)) = frame.vp8
+            && packet.kind == CodecKind::Vp8
+            && let Some(descriptor) = Vp8Descriptor::parse(&packet.payload)
+        {
+            descriptor.rewrite(&mut arena[payload_at..], picture_id, tl0);
+        }
+    }
+    if frame.padding > 0 {
+        arena.resize(payload_at + usize::from(frame.padding) - 1, 0);
+        arena.push(frame.padding);
+        // The padding bit of the header.
+        arena[start] |= 0x20;
+    }
+    let HeaderFields { ssrc, .. } = frame.fields;
+    if outbound.protect_rtp(arena, start, header_length, ssrc, frame.index).is_err() {
+        arena.truncate(start);
+        return false;
+    }
+    if let (Some(_), Some(bandwidth)) = (transport_cc, bandwidth) {
+        bandwidth.sent(arena.len() - start, now);
+    }
+    true
+}
+
+fn write_headers(
+    arena: &mut Vec<u8>,
+    frame: &Frame<'_>,
+    ids: &ExtensionIds,
+    transport_cc: Option<u8>,
+    number: &[u8; 2],
+) -> usize {
+    let carried = frame.packet.map(|packet| &packet.extensions);
+    let level = carried.and_then(|carried| carried.audio_level).map(|level| [level]);
+    let orientation = carried.and_then(|carried| carried.video_orientation).map(|value| [value]);
+    let playout_delay = carried.and_then(|carried| carried.playout_delay);
+    let candidates: [(Option<u8>, Option<&[u8]>); MAX_EXTENSIONS] = [
+        (transport_cc, Some(number)),
+        (ids.audio_level, level.as_ref().map(<[u8; 1]>::as_slice)),
+        (ids.video_orientation, orientation.as_ref().map(<[u8; 1]>::as_slice)),
+        (ids.playout_delay, playout_delay.as_ref().map(<[u8; 3]>::as_slice)),
+        (ids.abs_capture_time, frame.packet.and_then(StoredPacket::abs_capture_time)),
+        (ids.dependency_descriptor, frame.packet.and_then(StoredPacket::dependency_descriptor)),
+    ];
+    let mut extensions: [(u8, &[u8]); MAX_EXTENSIONS] = [(0, &[]); MAX_EXTENSIONS];
+    let mut count = 0;
+    for (id, value) in candidates {
+        if let (Some(id), Some(value)) = (id, value) {
+            extensions[count] = (id, value);
+            count += 1;
+        }
+    }
+    write_header(arena, frame.fields, &extensions[..count])
+}
