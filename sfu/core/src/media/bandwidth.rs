@@ -203,7 +203,7 @@ impl Bandwidth {
     }
 
     fn decide(&mut self, usage: Option<Usage>, now: Instant) {
-        let usage = usage.unwrap_or(self.delay.usage());
+        let usage = usage.unwrap_or_else(|| self.delay.usage());
         let acknowledged = self.acknowledged.latest_rate();
         if let Some(lost) = self.loss.take(now) {
             let sent = self.sent.rate(self.micros(now)).unwrap_or_default();
@@ -261,7 +261,14 @@ mod tests {
             let units = |at: i64| Some((at - reference * 64_000) / 250);
             let arrivals: Vec<Option<i64>> = arrived.iter().map(|told| units(told.1)).collect();
             let mut out = Vec::new();
-            write_transport_feedback(&mut out, (1, 2), base, reference as u32, self.count, &arrivals);
+            write_transport_feedback(
+                &mut out,
+                (1, 2),
+                base,
+                reference as u32,
+                self.count,
+                &arrivals,
+            );
             self.count = self.count.wrapping_add(1);
             parse(&out, |message| {
                 if let RtcpMessage::TransportFeedback(feedback) = message {

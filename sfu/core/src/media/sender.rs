@@ -233,7 +233,8 @@ impl SenderState {
         let outgoing = Outgoing { sequence, timestamp, marker, vp8 };
         let source_timestamp = packet.timestamp;
         if self.last.is_none_or(|last| last.sequence < sequence) {
-            self.last = Some(LastSent { sequence, timestamp, source_timestamp, at: now, clock_rate });
+            self.last =
+                Some(LastSent { sequence, timestamp, source_timestamp, at: now, clock_rate });
         }
         self.highest_source = self.highest_source.max(packet.sequence);
         if self.config.kind == MediaKind::Video {

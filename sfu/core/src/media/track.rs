@@ -136,7 +136,7 @@ impl Track {
             let step = |stream: usize| {
                 let spatial = MAX_SPATIAL - 1;
                 let rate = self.layers[stream].rate(spatial);
-                (select(stream, spatial), rate.unwrap_or(assumed(stream, streams)))
+                (select(stream, spatial), rate.unwrap_or_else(|| assumed(stream, streams)))
             };
             let wanted = (0..=top(streams)).filter(|&stream| self.active[stream]);
             let steps: Vec<_> = wanted.map(step).collect();
@@ -154,7 +154,7 @@ impl Track {
         (0..=top(spatial_layers))
             .map(|spatial| {
                 let rate = self.layers[0].rate(spatial as u8);
-                (select(0, spatial as u8), rate.unwrap_or(assumed(spatial, spatial_layers)))
+                (select(0, spatial as u8), rate.unwrap_or_else(|| assumed(spatial, spatial_layers)))
             })
             .collect()
     }

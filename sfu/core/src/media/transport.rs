@@ -20,7 +20,6 @@ use super::{IceCredentials, Receiver, RemoteTransport, RoomKey, TransportId};
 
 pub(super) use outbox::{Outbox, Pending};
 
-
 /// Most sources of a peer that are told apart.
 const MAX_STREAMS: usize = 256;
 /// Time between sender and receiver reports.

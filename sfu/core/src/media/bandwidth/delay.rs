@@ -115,8 +115,7 @@ impl DelayDetector {
             self.points.pop_front();
         }
         self.points.push_back((at, self.smoothed));
-        let trend =
-            if self.points.len() == WINDOW { slope(&self.points) } else { self.last_trend };
+        let trend = if self.points.len() == WINDOW { slope(&self.points) } else { self.last_trend };
         let scaled = f64::from(self.groups) * trend * GAIN;
         self.detect(scaled, trend, sent_delta);
         self.last_trend = trend;
@@ -126,7 +125,8 @@ impl DelayDetector {
 
     fn detect(&mut self, scaled: f64, trend: f64, sent_delta: f64) {
         if scaled > self.threshold {
-            self.overuse_time += if self.overuse_groups == 0 { sent_delta / 2.0 } else { sent_delta };
+            self.overuse_time +=
+                if self.overuse_groups == 0 { sent_delta / 2.0 } else { sent_delta };
             self.overuse_groups += 1;
             if self.overuse_time > OVERUSE_TIME
                 && self.overuse_groups > 1

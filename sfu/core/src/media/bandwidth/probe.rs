@@ -157,8 +157,7 @@ impl Prober {
     pub(super) fn take_result(&mut self, now: Instant) -> Option<f64> {
         let cluster = self.cluster.as_ref().filter(|cluster| !cluster.is_sending)?;
         let is_complete = cluster.arrived.packets >= cluster.packets;
-        let has_enough =
-            f64::from(cluster.arrived.packets) >= ARRIVED * f64::from(cluster.packets);
+        let has_enough = f64::from(cluster.arrived.packets) >= ARRIVED * f64::from(cluster.packets);
         let has_waited = now.duration_since(cluster.started) >= PATIENCE;
         if !is_complete && !has_waited {
             return None;
@@ -190,7 +189,11 @@ impl Arrived {
         let rate = |bytes: usize, micros: i64| bytes as f64 * 8e6 / micros as f64;
         let send_rate = rate(self.bytes - self.last_sent.1, left);
         let receive_rate = rate(self.bytes - first.bytes, arrived);
-        Some(if receive_rate < 0.9 * send_rate { 0.95 * receive_rate } else { send_rate.min(receive_rate) })
+        Some(if receive_rate < 0.9 * send_rate {
+            0.95 * receive_rate
+        } else {
+            send_rate.min(receive_rate)
+        })
     }
 }
 

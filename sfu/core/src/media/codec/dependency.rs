@@ -120,7 +120,9 @@ impl DependencyStructure {
     /// The decode target that gives a receiver most of what it asks for.
     fn target(&self, spatial: u8, temporal: u8) -> Option<usize> {
         (0..self.targets.len())
-            .filter(|&target| self.targets[target].0 <= spatial && self.targets[target].1 <= temporal)
+            .filter(|&target| {
+                self.targets[target].0 <= spatial && self.targets[target].1 <= temporal
+            })
             .max_by_key(|&target| self.targets[target])
     }
 }

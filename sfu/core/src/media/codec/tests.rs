@@ -80,9 +80,7 @@ fn key_dependent_structure() -> Vec<u8> {
     for next_layer in [0, 1, 2, 1, 3] {
         put(next_layer, 2);
     }
-    for indications in
-        [[2, 2, 2, 2], [2, 2, 0, 0], [0, 2, 0, 0], [0, 0, 2, 2], [0, 0, 0, 2]]
-    {
+    for indications in [[2, 2, 2, 2], [2, 2, 0, 0], [0, 2, 0, 0], [0, 0, 2, 2], [0, 0, 0, 2]] {
         for indication in indications {
             put(indication, 2);
         }

@@ -147,9 +147,7 @@ impl Engine {
         }
         let event = MediaEvent::Statistics(TransportStatistics {
             transport: transport.id,
-            round_trip: transport
-                .round_trip
-                .or(transport.bandwidth.as_ref().and_then(|bandwidth| bandwidth.round_trip())),
+            round_trip: transport.round_trip.or_else(|| transport.bandwidth.as_ref()?.round_trip()),
             estimate: transport.bandwidth.as_ref().and_then(|bandwidth| bandwidth.estimate()),
             received,
             sent,

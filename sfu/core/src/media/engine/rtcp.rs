@@ -71,10 +71,8 @@ impl Engine {
     /// Takes a REMB where the subscriber sends no transport-wide feedback.
     fn note_receiver_estimate(&mut self, index: usize, bitrate: u64, now: Instant) -> bool {
         let transport = &mut self.transports[index];
-        let has_feedback = transport
-            .senders
-            .iter()
-            .any(|sender| sender.config.extensions.transport_cc.is_some());
+        let has_feedback =
+            transport.senders.iter().any(|sender| sender.config.extensions.transport_cc.is_some());
         if has_feedback || transport.senders.is_empty() {
             return false;
         }
@@ -142,7 +140,7 @@ impl Engine {
             return;
         };
         let Some(track) = self.tracks.get_mut(&sender.config.track) else { return };
-        let stream = sender.current().or(sender.target()).map(|selection| selection.stream);
+        let stream = sender.current().or_else(|| sender.target()).map(|selection| selection.stream);
         if let Some(layer) = stream.and_then(|stream| track.layers.get_mut(usize::from(stream))) {
             layer.want_key_frame();
             let key = sender.config.track;
@@ -158,9 +156,8 @@ impl Engine {
             let Some(track) = self.tracks.get_mut(key) else { return false };
             if track.may_wait {
                 let transports = &self.transports;
-                let waits = |route: &Route| {
-                    transports[route.transport].senders[route.sender].waits_for()
-                };
+                let waits =
+                    |route: &Route| transports[route.transport].senders[route.sender].waits_for();
                 track.may_wait = false;
                 for stream in track.routes.iter().filter_map(waits) {
                     track.may_wait = true;

@@ -29,7 +29,13 @@ pub(super) struct LayerRates {
 
 impl LayerRates {
     /// Counts a packet.
-    pub(super) fn add(&mut self, info: &PacketInfo, ends_picture: bool, bytes: usize, now: Instant) {
+    pub(super) fn add(
+        &mut self,
+        info: &PacketInfo,
+        ends_picture: bool,
+        bytes: usize,
+        now: Instant,
+    ) {
         let since = *self.since.get_or_insert(now);
         let elapsed = now.saturating_duration_since(since);
         if elapsed >= WINDOW {

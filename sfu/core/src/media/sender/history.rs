@@ -90,8 +90,8 @@ impl History {
         }
         let millis = now.saturating_duration_since(self.epoch).as_millis() % u128::from(NEVER);
         let millis = millis as u16;
-        let since = (u32::from(millis) + u32::from(NEVER) - u32::from(entry.repeated))
-            % u32::from(NEVER);
+        let since =
+            (u32::from(millis) + u32::from(NEVER) - u32::from(entry.repeated)) % u32::from(NEVER);
         if entry.repeated != NEVER && u128::from(since) < REPEAT.as_millis() {
             return None;
         }
@@ -112,12 +112,7 @@ mod tests {
         let now = Instant::now();
         let mut history = History::new(now);
         let sent = |sequence: u64| Sent {
-            outgoing: Outgoing {
-                sequence,
-                timestamp: 7,
-                marker: true,
-                vp8: Some((0x7FFF, 255)),
-            },
+            outgoing: Outgoing { sequence, timestamp: 7, marker: true, vp8: Some((0x7FFF, 255)) },
             stream: 2,
             source: 99,
         };

@@ -8,8 +8,8 @@ use super::super::parameters::{CodecKind, ExtensionIds, MediaKind};
 use super::super::ring::StoredPacket;
 use super::super::rtp::{HeaderFields, write_header};
 use super::super::sender::SenderState;
-use super::outbox::{Pending, Run};
 use super::Transport;
+use super::outbox::{Pending, Run};
 
 /// Bytes of padding in one packet at most: the count is one byte.
 const MAX_PADDING: u8 = 255;
