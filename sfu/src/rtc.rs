@@ -2,9 +2,13 @@
 //! [`sfu_core::media::engine::Engine`] of its own; rooms are attached to one worker each.
 
 mod dtls;
+mod load;
+mod siblings;
+mod spread;
 mod tcp;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +17,7 @@ use std::thread::JoinHandle;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sfu_core::media::dtls::DtlsFactory as _;
+use sfu_core::media::engine::WorkerIndex;
 use sfu_core::media::{
     CandidateProtocol, Fingerprint, LocalCandidate, MediaCommand, MediaEvent, RoomKey,
 };
@@ -20,6 +25,9 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use dtls::OpenSslFactory;
+use load::Loads;
+use siblings::Siblings;
+use spread::{Spread, choose_worker};
 use worker::{Command, Link, Worker};
 
 /// Commands that wait for a worker. A room sends few, so a full queue means that the worker
@@ -76,6 +84,7 @@ struct WorkerCounters {
     senders: AtomicU64,
     rooms: AtomicU64,
     busy_micros: AtomicU64,
+    lost_between_workers: AtomicU64,
 }
 
 /// Counts of all workers since the start.
@@ -103,7 +112,8 @@ pub struct MediaCounters {
 
 /// All media workers of the process.
 pub struct MediaPlane {
-    links: Vec<Arc<Link>>,
+    links: Arc<Vec<Arc<Link>>>,
+    loads: Arc<Loads>,
     threads: Vec<JoinHandle<()>>,
     ports: Vec<u16>,
     tcp_port: Option<u16>,
@@ -121,8 +131,9 @@ impl MediaPlane {
     pub async fn start(options: MediaPlaneOptions) -> Result<Self, MediaPlaneError> {
         let factory = OpenSslFactory::new()?;
         let fingerprint = factory.fingerprint();
-        let (mut links, mut threads, mut ports) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, &port) in options.udp_ports.iter().enumerate() {
+        let (mut links, mut workers, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+        let mut wakers = Vec::new();
+        for &port in &options.udp_ports {
             let address = SocketAddr::new(options.bind, port);
             let bind_error = |source| MediaPlaneError::Bind { protocol: "UDP", address, source };
             let (commands, queue) = crossbeam_channel::bounded(COMMANDS);
@@ -130,12 +141,18 @@ impl MediaPlane {
             let (worker, waker, bound) =
                 Worker::bind(address, factory.clone(), rng, queue).map_err(bind_error)?;
             ports.push(bound.port());
-            let link = Arc::new(Link::new(commands, waker, worker.counters()));
+            links.push(Arc::new(Link::new(commands, Arc::clone(&waker), worker.counters())));
+            wakers.push(waker);
+            workers.push(worker);
+        }
+        let mut threads = Vec::new();
+        let rings = Siblings::connect(&wakers);
+        for (index, (mut worker, siblings)) in workers.into_iter().zip(rings).enumerate() {
+            worker.connect(siblings);
             let thread = std::thread::Builder::new()
                 .name(format!("media-{index}"))
                 .spawn(move || worker.run())
                 .map_err(MediaPlaneError::Thread)?;
-            links.push(link);
             threads.push(thread);
         }
         let tcp_port = match options.tcp_port {
@@ -144,7 +161,9 @@ impl MediaPlane {
         };
         tracing::info!(?ports, ?tcp_port, "Media workers started");
         let (advertise, next_room) = (options.advertise, AtomicU64::new(1));
-        Ok(Self { links, threads, ports, tcp_port, advertise, fingerprint, next_room })
+        let loads = Arc::new(Loads::new(links.iter().map(|link| Arc::clone(&link.counters))));
+        let links = Arc::new(links);
+        Ok(Self { links, threads, ports, tcp_port, advertise, fingerprint, next_room, loads })
     }
 
     /// Fingerprint of the certificate that all transports show.
@@ -167,26 +186,42 @@ impl MediaPlane {
                 (load(&counters.senders), load(&counters.rooms))
             })
             .unwrap_or_default();
-        let link = Arc::clone(&self.links[index]);
         let room = RoomKey(self.next_room.fetch_add(1, Ordering::Relaxed));
-        link.send(Command::Attach { room, events });
-        let ports = [
-            (CandidateProtocol::Udp, Some(self.ports[index])),
-            (CandidateProtocol::TcpPassive, self.tcp_port),
-        ];
-        let mut candidates = Vec::new();
-        for ip in (self.advertise)() {
-            candidates.extend(ports.into_iter().filter_map(|(protocol, port)| {
-                Some(LocalCandidate { protocol, address: SocketAddr::new(ip, port?) })
-            }));
+        RoomMedia {
+            room,
+            home: index,
+            links: Arc::clone(&self.links),
+            loads: Arc::clone(&self.loads),
+            candidates: self.candidates(),
+            spread: Spread::default(),
+            attached: BTreeSet::new(),
+            events,
         }
-        RoomMedia { room, link, candidates }
+    }
+
+    /// Where clients reach each worker.
+    fn candidates(&self) -> Vec<Vec<LocalCandidate>> {
+        let addresses = (self.advertise)();
+        let of_worker = |port: &u16| {
+            let ports = [
+                (CandidateProtocol::Udp, Some(*port)),
+                (CandidateProtocol::TcpPassive, self.tcp_port),
+            ];
+            let of_address = |ip: &IpAddr| {
+                let ip = *ip;
+                ports.into_iter().filter_map(move |(protocol, port)| {
+                    Some(LocalCandidate { protocol, address: SocketAddr::new(ip, port?) })
+                })
+            };
+            addresses.iter().flat_map(of_address).collect()
+        };
+        self.ports.iter().map(of_worker).collect()
     }
 
     /// What the workers have done.
     pub fn counters(&self) -> MediaCounters {
         let mut sum = MediaCounters::default();
-        for link in &self.links {
+        for link in self.links.iter() {
             let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             let counters = &link.counters;
             sum.packets_in += load(&counters.packets_in);
@@ -204,7 +239,7 @@ impl MediaPlane {
 
     /// Ends the workers and waits for them.
     pub fn shutdown(self) {
-        for link in &self.links {
+        for link in self.links.iter() {
             link.send(Command::Stop);
         }
         for thread in self.threads {
@@ -224,27 +259,46 @@ async fn listen(address: SocketAddr, links: &[Arc<Link>]) -> Result<u16, MediaPl
     Ok(port)
 }
 
-/// A room's hold on its worker. Dropping it ends the room's transports.
+/// A room's hold on its worker, and on siblings once that one is busy. Dropping it ends the
+/// room's transports.
 pub struct RoomMedia {
     room: RoomKey,
-    link: Arc<Link>,
-    candidates: Vec<LocalCandidate>,
+    home: WorkerIndex,
+    links: Arc<Vec<Arc<Link>>>,
+    loads: Arc<Loads>,
+    candidates: Vec<Vec<LocalCandidate>>,
+    spread: Spread,
+    attached: BTreeSet<WorkerIndex>,
+    events: mpsc::Sender<MediaEvent>,
 }
 
 impl RoomMedia {
-    /// Where clients reach the worker.
-    pub fn candidates(&self) -> &[LocalCandidate] {
+    /// Where clients reach each worker.
+    pub fn candidates(&self) -> &[Vec<LocalCandidate>] {
         &self.candidates
     }
 
-    /// Hands a command to the worker.
-    pub fn send(&self, command: MediaCommand) {
-        self.link.send(Command::Media { room: self.room, command });
+    /// The worker on which the room's next transport shall be opened.
+    pub fn preferred_worker(&self) -> WorkerIndex {
+        choose_worker(self.home, &self.loads.latest())
+    }
+
+    /// Hands a command to the worker that it is for.
+    pub fn send(&mut self, command: MediaCommand) {
+        for (worker, command) in self.spread.route(command) {
+            let Some(link) = self.links.get(worker) else { continue };
+            if self.attached.insert(worker) {
+                link.send(Command::Attach { room: self.room, events: self.events.clone() });
+            }
+            link.send(Command::Media { room: self.room, command });
+        }
     }
 }
 
 impl Drop for RoomMedia {
     fn drop(&mut self) {
-        self.link.send(Command::Detach { room: self.room });
+        for worker in &self.attached {
+            self.links[*worker].send(Command::Detach { room: self.room });
+        }
     }
 }

@@ -181,6 +181,7 @@ impl RoomTask {
     fn take(&mut self, input: Input, outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>) {
         match input {
             Input::Join { params, outbox, answer } => {
+                self.room.set_worker(self.media.preferred_worker());
                 let joined = self.room.join(*params, now());
                 if let Ok(session) = joined {
                     outboxes.insert(session, outbox);

@@ -187,6 +187,8 @@ pub enum MediaCommand {
     OpenTransport {
         /// Which one.
         transport: TransportId,
+        /// The worker whose candidates its description names; a transport stays where it is.
+        worker: engine::WorkerIndex,
         /// Our credentials.
         local: IceCredentials,
     },

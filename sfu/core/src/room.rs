@@ -26,6 +26,7 @@ use contract::sfu_config::RoomConfig;
 use livekit_protocol::{self as proto, ParticipantInfo, SignalResponse, signal_response};
 use rand::rngs::StdRng;
 
+use crate::media::engine::WorkerIndex;
 use crate::media::{
     Fingerprint, LocalCandidate, MediaCommand, MediaEvent, TrackKey, TransportId, TransportState,
 };
@@ -49,8 +50,8 @@ pub struct RoomOptions {
     pub config: RoomConfig,
     /// Metadata at the beginning.
     pub metadata: String,
-    /// Where the engine of this room receives.
-    pub candidates: Vec<LocalCandidate>,
+    /// Where each worker's engine receives, by the number of the worker.
+    pub candidates: Vec<Vec<LocalCandidate>>,
     /// Certificate of the engine.
     pub fingerprint: Fingerprint,
     /// This node.
@@ -59,6 +60,13 @@ pub struct RoomOptions {
     pub node_name: String,
     /// STUN and TURN servers for clients.
     pub ice_servers: Vec<proto::IceServer>,
+}
+
+impl RoomOptions {
+    /// Where a transport on this worker is reached.
+    fn candidates_of(&self, worker: WorkerIndex) -> &[LocalCandidate] {
+        self.candidates.get(worker).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// What the shell shall do.
@@ -128,6 +136,8 @@ pub struct RoomUpdate {
 #[derive(Debug)]
 pub struct Room {
     options: RoomOptions,
+    /// Where the next participant's transports are opened.
+    worker: WorkerIndex,
     rng: StdRng,
     created_ms: u64,
     participants: BTreeMap<ParticipantKey, Participant>,
@@ -162,6 +172,7 @@ impl Room {
         let empty_timeout = Duration::from_secs(options.config.empty_timeout.into());
         Self {
             options,
+            worker: 0,
             rng,
             created_ms: now.unix_ms,
             participants: BTreeMap::new(),
@@ -181,6 +192,11 @@ impl Room {
             update_at: None,
             ended: false,
         }
+    }
+
+    /// Opens the transports of participants who join from now on on this worker.
+    pub fn set_worker(&mut self, worker: WorkerIndex) {
+        self.worker = worker;
     }
 
     /// Takes what the media engine reports.

@@ -16,12 +16,14 @@ use rustc_hash::FxHashMap;
 use sfu_core::media::engine::Engine;
 use sfu_core::media::ice::Path;
 use sfu_core::media::stun::BindingRequest;
-use sfu_core::media::{MediaCommand, MediaEvent, RoomKey};
+use sfu_core::media::{MediaEvent, RoomKey};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::WorkerCounters;
 use super::dtls::OpenSslFactory;
+use super::siblings::Siblings;
+use super::spread::RoomCommand;
 use super::tcp::{Connection, NewConnection};
 
 const SOCKET: Token = Token(0);
@@ -51,7 +53,7 @@ pub(super) enum Command {
     /// A room begins.
     Attach { room: RoomKey, events: mpsc::Sender<MediaEvent> },
     /// A room wants something.
-    Media { room: RoomKey, command: MediaCommand },
+    Media { room: RoomKey, command: RoomCommand },
     /// A room ended.
     Detach { room: RoomKey },
     /// A client opened a connection; it may belong to another worker.
@@ -63,14 +65,14 @@ pub(super) enum Command {
 /// The other end of a worker's queue.
 pub(super) struct Link {
     commands: Sender<Command>,
-    waker: Waker,
+    waker: Arc<Waker>,
     pub(super) counters: Arc<WorkerCounters>,
 }
 
 impl Link {
     pub(super) fn new(
         commands: Sender<Command>,
-        waker: Waker,
+        waker: Arc<Waker>,
         counters: Arc<WorkerCounters>,
     ) -> Self {
         Self { commands, waker, counters }
@@ -95,6 +97,7 @@ pub(super) struct Worker {
     udp: UdpSocketState,
     engine: Engine,
     queue: Receiver<Command>,
+    siblings: Siblings,
     rooms: FxHashMap<RoomKey, mpsc::Sender<MediaEvent>>,
     connections: FxHashMap<u32, Connection>,
     next_connection: u32,
@@ -111,7 +114,7 @@ impl Worker {
         factory: OpenSslFactory,
         rng: StdRng,
         queue: Receiver<Command>,
-    ) -> io::Result<(Self, Waker, SocketAddr)> {
+    ) -> io::Result<(Self, Arc<Waker>, SocketAddr)> {
         let mut socket = UdpSocket::bind(address)?;
         let bound = socket.local_addr()?;
         let udp = UdpSocketState::new((&socket).into())?;
@@ -125,7 +128,7 @@ impl Worker {
         }
         let poll = Poll::new()?;
         poll.registry().register(&mut socket, SOCKET, Interest::READABLE)?;
-        let waker = Waker::new(poll.registry(), COMMANDS)?;
+        let waker = Arc::new(Waker::new(poll.registry(), COMMANDS)?);
         let buffer_size = 2048 * udp.gro_segments().max(1);
         let worker = Self {
             poll,
@@ -133,6 +136,7 @@ impl Worker {
             udp,
             engine: Engine::new(Box::new(factory), rng, Instant::now()),
             queue,
+            siblings: Siblings::default(),
             rooms: FxHashMap::default(),
             connections: FxHashMap::default(),
             next_connection: 0,
@@ -142,6 +146,11 @@ impl Worker {
             buffer_size,
         };
         Ok((worker, waker, bound))
+    }
+
+    /// Connects the worker with the others.
+    pub(super) fn connect(&mut self, siblings: Siblings) {
+        self.siblings = siblings;
     }
 
     pub(super) fn counters(&self) -> Arc<WorkerCounters> {
@@ -177,9 +186,12 @@ impl Worker {
                 self.flush();
                 return;
             }
+            self.siblings.receive(&mut self.engine, started);
             self.engine.handle_timeout(started);
             self.sweep_connections(started);
             self.pass_on_events();
+            let lost = self.siblings.send(&mut self.engine);
+            self.counters.lost_between_workers.fetch_add(lost, Ordering::Relaxed);
             self.flush();
             self.publish_counters(started.elapsed());
         }
@@ -230,9 +242,7 @@ impl Worker {
                 Command::Attach { room, events } => {
                     self.rooms.insert(room, events);
                 }
-                Command::Media { room, command } => {
-                    self.engine.handle_command(room, command, now);
-                }
+                Command::Media { room, command } => self.take_room_command(room, command, now),
                 Command::Detach { room } => {
                     self.rooms.remove(&room);
                     self.engine.close_room(room);
@@ -242,6 +252,15 @@ impl Worker {
             }
         }
         false
+    }
+
+    fn take_room_command(&mut self, room: RoomKey, command: RoomCommand, now: Instant) {
+        match command {
+            RoomCommand::Media(command) => self.engine.handle_command(room, command, now),
+            RoomCommand::Export(track, workers) => self.engine.set_exports(track, workers),
+            RoomCommand::Import(from, receiver) => self.engine.import(room, from, *receiver),
+            RoomCommand::EndImport(track) => self.engine.end_import(track),
+        }
     }
 
     /// Takes a client's connection if its first packet is for a transport of this worker.
@@ -316,9 +335,9 @@ impl Worker {
             let Some(events) = self.rooms.get(&room) else { continue };
             match events.try_send(event) {
                 // The next levels come soon.
-                Ok(()) | Err(TrySendError::Full(
-                    MediaEvent::AudioLevels(_) | MediaEvent::Statistics(_),
-                )) => {}
+                Ok(())
+                | Err(TrySendError::Full(MediaEvent::AudioLevels(_) | MediaEvent::Statistics(_))) =>
+                    {}
                 Err(error) => {
                     // A room that lost an event would never be right again.
                     tracing::warn!(?room, %error, "A room does not take media events");

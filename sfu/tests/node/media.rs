@@ -34,16 +34,17 @@ async fn checks_are_answered_over_udp_and_tcp_by_the_worker_that_knows_the_trans
     .unwrap();
     for number in 0..4 {
         let (events, _received) = mpsc::channel(8);
-        let room = plane.attach(events);
+        let mut room = plane.attach(events);
         let local = IceCredentials {
             ufrag: format!("ufrag{number}"),
             pwd: format!("a long enough password {number}"),
         };
-        let transport = TransportId(number);
-        room.send(MediaCommand::OpenTransport { transport, local: local.clone() });
+        let (transport, worker) = (TransportId(number), number as usize % 2);
+        room.send(MediaCommand::OpenTransport { transport, worker, local: local.clone() });
         let check = write_check(&local, "peer", true);
         let address = |protocol| {
-            let fits = room.candidates().iter().find(|candidate| candidate.protocol == protocol);
+            let fits =
+                room.candidates()[worker].iter().find(|candidate| candidate.protocol == protocol);
             fits.unwrap().address
         };
 
@@ -82,7 +83,7 @@ async fn a_stranger_on_tcp_is_closed() {
     .unwrap();
     let (events, _received) = mpsc::channel(8);
     let room = plane.attach(events);
-    let tcp = room.candidates().iter().find(|c| c.protocol == CandidateProtocol::TcpPassive);
+    let tcp = room.candidates()[0].iter().find(|c| c.protocol == CandidateProtocol::TcpPassive);
     let mut stream = TcpStream::connect(tcp.unwrap().address).await.unwrap();
     stream.write_all(&[0, 4, b'G', b'E', b'T', b' ']).await.unwrap();
     let mut rest = Vec::new();

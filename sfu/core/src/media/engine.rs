@@ -7,6 +7,7 @@
 mod forward;
 mod quality;
 mod rtcp;
+mod siblings;
 mod tables;
 mod timers;
 
@@ -30,6 +31,8 @@ use super::{
 };
 
 use timers::Timers;
+
+pub use siblings::{SiblingContent, SiblingMessage, WorkerIndex};
 
 /// Most bytes of one run: what a segmented send takes.
 pub const MAX_RUN_BYTES: usize = 65_000;
@@ -68,6 +71,8 @@ pub struct Engine {
     /// Tracks that may have to ask their publisher for something.
     restless: Vec<TrackKey>,
     timers: Timers,
+    /// For the engines of other workers.
+    sibling_messages: VecDeque<(WorkerIndex, SiblingMessage)>,
     /// Where packets are sealed before they leave.
     arena: Vec<u8>,
     counters: EngineCounters,
@@ -93,6 +98,7 @@ impl Engine {
             dirty: Vec::new(),
             restless: Vec::new(),
             timers: Timers::default(),
+            sibling_messages: VecDeque::new(),
             arena: Vec::new(),
             counters: EngineCounters::default(),
             sender_count: 0,
@@ -116,7 +122,7 @@ impl Engine {
     pub fn handle_command(&mut self, room: RoomKey, command: MediaCommand, now: Instant) {
         self.now = now;
         match command {
-            MediaCommand::OpenTransport { transport, local } => {
+            MediaCommand::OpenTransport { transport, worker: _, local } => {
                 self.open(room, transport, local, now);
             }
             MediaCommand::ConnectTransport { transport, remote } => {

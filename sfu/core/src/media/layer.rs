@@ -174,6 +174,20 @@ impl Layer {
         if kept.is_some() { Ingested::Packet(sequence) } else { Ingested::Duplicate }
     }
 
+    /// Takes a packet that another engine received; `false` when it was taken before.
+    pub(super) fn take_shared(
+        &mut self,
+        packet: Arc<StoredPacket>,
+        clock_rate: u32,
+        now: Instant,
+    ) -> bool {
+        self.clock_rate = clock_rate;
+        self.sequence.note(packet.sequence);
+        self.last_packet = Some(now);
+        self.rates.add(&packet.info, packet.marker, packet.payload.len(), now);
+        self.ring.insert_shared(packet).is_some()
+    }
+
     /// Another source continues this layer: numbers start anew.
     pub(super) fn restart(&mut self, ssrc: u32, kind: MediaKind) {
         *self =

@@ -190,6 +190,11 @@ impl Unwrapper {
         extended
     }
 
+    /// Notes an extended number that was found elsewhere.
+    pub fn note(&mut self, extended: u64) {
+        self.highest = self.highest.max(Some(extended));
+    }
+
     /// The highest extended number seen.
     pub fn highest(&self) -> Option<u64> {
         self.highest

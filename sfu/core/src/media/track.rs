@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::codec::MAX_SPATIAL;
+use super::engine::WorkerIndex;
 use super::layer::Layer;
 use super::parameters::{AudioLevel, Codec, VideoQuality};
 use super::sender::Selection;
@@ -20,12 +21,23 @@ pub(super) struct Route {
     pub(super) sender: usize,
 }
 
+/// Where the packets of a track come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The publisher's transport, by its index.
+    Transport(usize),
+    /// The engine of another worker.
+    Sibling(WorkerIndex),
+}
+
 /// A published track.
 #[derive(Debug)]
 pub(super) struct Track {
     pub(super) room: RoomKey,
-    /// Index of the publisher's transport.
-    pub(super) publisher: usize,
+    /// Where its packets come from.
+    pub(super) source: Source,
+    /// Workers whose engines take part.
+    pub(super) exports: Vec<WorkerIndex>,
     pub(super) config: Receiver,
     pub(super) layers: Vec<Layer>,
     /// Which layers send, as of the last look.
@@ -58,12 +70,13 @@ impl Default for LevelMeter {
 
 impl Track {
     /// A track that has not sent yet.
-    pub(super) fn new(room: RoomKey, publisher: usize, config: Receiver) -> Self {
+    pub(super) fn new(room: RoomKey, source: Source, config: Receiver) -> Self {
         let count = config.rids.len().max(config.ssrcs.len()).clamp(1, MAX_LAYERS);
         let layers = (0..count).map(|_| Layer::new(config.kind)).collect();
         Self {
             room,
-            publisher,
+            source,
+            exports: Vec::new(),
             config,
             layers,
             active: vec![false; count],

@@ -79,7 +79,7 @@ impl Room {
         let session = SessionId(self.next_id());
         let offer = params.publisher_offer.take();
         let requests = std::mem::take(&mut params.add_track_requests);
-        let mut participant = Participant::new(params, now.unix_ms, &mut self.rng);
+        let mut participant = Participant::new(params, self.worker, now.unix_ms, &mut self.rng);
         participant.session = Some(session);
         participant.deadlines.join = Some(now.instant + JOIN_TIMEOUT);
         participant.deadlines.refresh = Some(now.instant + REFRESH_INTERVAL);

@@ -144,9 +144,10 @@ impl Room {
                 transport.local = credentials(&mut self.rng);
             }
             if restart || first {
-                let local = transport.local.clone();
+                let (worker, local) = (transport.worker, transport.local.clone());
                 self.output.push_back(super::RoomOutput::Media(MediaCommand::OpenTransport {
                     transport: id,
+                    worker,
                     local,
                 }));
             }
@@ -251,8 +252,9 @@ impl Room {
         else {
             return;
         };
-        let (transport, local) = (subscriber.id, subscriber.local.clone());
-        self.media(MediaCommand::OpenTransport { transport, local });
+        let (transport, worker, local) =
+            (subscriber.id, subscriber.worker, subscriber.local.clone());
+        self.media(MediaCommand::OpenTransport { transport, worker, local });
         self.media(MediaCommand::OpenDataChannels { transport });
     }
 
@@ -261,9 +263,10 @@ impl Room {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let Some(subscriber) = participant.subscriber.as_mut() else { return };
         subscriber.local = credentials(&mut self.rng);
-        let (transport, local) = (subscriber.id, subscriber.local.clone());
+        let (transport, worker, local) =
+            (subscriber.id, subscriber.worker, subscriber.local.clone());
         participant.negotiation.due = None;
-        self.media(MediaCommand::OpenTransport { transport, local });
+        self.media(MediaCommand::OpenTransport { transport, worker, local });
         self.negotiate(key, now);
         self.trickle(key);
     }
@@ -275,7 +278,7 @@ impl Room {
             return;
         };
         let ufrag = subscriber.local.ufrag.clone();
-        let candidates = self.options.candidates.clone();
+        let candidates = self.options.candidates_of(subscriber.worker).to_vec();
         for (index, candidate) in candidates.iter().enumerate() {
             let init = serde_json::json!({
                 "candidate": sdp::candidate_line(index, candidate),
@@ -314,7 +317,7 @@ impl Room {
             ice: &transport.local,
             fingerprint,
             setup,
-            candidates: &self.options.candidates,
+            candidates: self.options.candidates_of(transport.worker),
         };
         sdp::write(transport.sdp_id, transport.sdp_version, &local, sections)
     }

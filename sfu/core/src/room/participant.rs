@@ -18,6 +18,7 @@ use super::negotiation::{Inbound, Negotiation};
 use super::publishing::Track;
 use super::sections::SendSection;
 use super::subscribing::Subscription;
+use crate::media::engine::WorkerIndex;
 use crate::media::{
     IceCredentials, MediaKind, Receiver, RemoteTransport, Sender, TrackKey, TransportId,
 };
@@ -40,6 +41,8 @@ pub(super) enum TransportRole {
 #[derive(Debug)]
 pub(super) struct PeerTransport {
     pub(super) id: TransportId,
+    /// The worker that it is on.
+    pub(super) worker: WorkerIndex,
     pub(super) local: IceCredentials,
     pub(super) remote: Option<RemoteTransport>,
     pub(super) connected: bool,
@@ -53,9 +56,10 @@ pub(super) struct PeerTransport {
 }
 
 impl PeerTransport {
-    pub(super) fn new(rng: &mut StdRng) -> Self {
+    pub(super) fn new(worker: WorkerIndex, rng: &mut StdRng) -> Self {
         Self {
             id: TransportId(rng.random()),
+            worker,
             local: credentials(rng),
             remote: None,
             connected: false,
@@ -124,7 +128,12 @@ pub(super) struct Participant {
 }
 
 impl Participant {
-    pub(super) fn new(params: JoinParams, joined_at_ms: u64, rng: &mut StdRng) -> Self {
+    pub(super) fn new(
+        params: JoinParams,
+        worker: WorkerIndex,
+        joined_at_ms: u64,
+        rng: &mut StdRng,
+    ) -> Self {
         let permission = permission(&params.claims);
         let dual = params.mode == PeerConnectionMode::Dual && permission.can_subscribe;
         Self {
@@ -143,8 +152,8 @@ impl Participant {
             version: 0,
             joined_at_ms,
             session: None,
-            publisher: PeerTransport::new(rng),
-            subscriber: dual.then(|| PeerTransport::new(rng)),
+            publisher: PeerTransport::new(worker, rng),
+            subscriber: dual.then(|| PeerTransport::new(worker, rng)),
             tracks: Vec::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),

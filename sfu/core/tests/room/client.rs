@@ -78,7 +78,7 @@ impl World {
             sid: RoomSid::generate(&mut rng),
             config,
             metadata: String::new(),
-            candidates: vec![
+            candidates: vec![vec![
                 LocalCandidate {
                     protocol: CandidateProtocol::Udp,
                     address: "192.0.2.1:20001".parse().unwrap(),
@@ -87,7 +87,7 @@ impl World {
                     protocol: CandidateProtocol::TcpPassive,
                     address: "192.0.2.1:20000".parse().unwrap(),
                 },
-            ],
+            ]],
             fingerprint: Fingerprint([7; 32]),
             node_id: NodeId::generate(&mut rng),
             node_name: "pod-0".to_owned(),
@@ -198,7 +198,7 @@ impl World {
 
     fn command(&mut self, command: MediaCommand) {
         match command {
-            MediaCommand::OpenTransport { transport, local: _ } => {
+            MediaCommand::OpenTransport { transport, worker: _, local: _ } => {
                 if !self.engine.contains_key(&transport) {
                     self.opened.push(transport);
                 }

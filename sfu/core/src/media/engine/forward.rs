@@ -11,7 +11,7 @@ use super::super::rtp::RtpHeader;
 use super::super::sender::Decision;
 use super::super::transport::{Pending, Stream};
 use super::super::{MediaEvent as Event, TrackKey};
-use super::Engine;
+use super::{Engine, SiblingContent};
 
 impl Engine {
     pub(super) fn handle_srtp(&mut self, path: Path, datagram: &mut [u8], now: Instant) {
@@ -102,16 +102,27 @@ impl Engine {
         }
         match ingested {
             Ingested::Packet(sequence) => {
-                self.forward(key, layer_index, sequence, codec.clock_rate, now)
+                self.forward(key, layer_index, sequence, codec.clock_rate, now);
+                self.export_packet(key, layer_index, sequence, codec.clock_rate);
             }
-            Ingested::Padding(sequence) => self.skip(key, layer_index, sequence),
+            Ingested::Padding(sequence) => {
+                self.skip(key, layer_index, sequence);
+                self.export(key, layer_index, &SiblingContent::Padding(sequence));
+            }
             Ingested::Duplicate => {}
         }
         Some(())
     }
 
     /// Hands a kept packet to every subscriber that takes it.
-    fn forward(&mut self, key: TrackKey, layer: u8, sequence: u64, clock_rate: u32, now: Instant) {
+    pub(super) fn forward(
+        &mut self,
+        key: TrackKey,
+        layer: u8,
+        sequence: u64,
+        clock_rate: u32,
+        now: Instant,
+    ) {
         let Some(track) = self.tracks.get(&key) else { return };
         let Some(packet) = track.layers[usize::from(layer)].ring().get(sequence) else { return };
         let is_urgent = track.config.kind == MediaKind::Audio;
@@ -156,7 +167,17 @@ impl Engine {
         }
     }
 
-    fn skip(&mut self, key: TrackKey, layer: u8, sequence: u64) {
+    fn export_packet(&mut self, key: TrackKey, layer: u8, sequence: u64, clock_rate: u32) {
+        let Some(track) = self.tracks.get(&key).filter(|track| !track.exports.is_empty()) else {
+            return;
+        };
+        let stream = &track.layers[usize::from(layer)];
+        let (Some(ssrc), Some(packet)) = (stream.ssrc, stream.ring().get(sequence)) else { return };
+        let packet = Arc::clone(packet);
+        self.export(key, layer, &SiblingContent::Packet { ssrc, clock_rate, packet });
+    }
+
+    pub(super) fn skip(&mut self, key: TrackKey, layer: u8, sequence: u64) {
         let Some(track) = self.tracks.get(&key) else { return };
         for route in &track.routes {
             self.transports[route.transport].senders[route.sender].skip(sequence, layer);

@@ -9,11 +9,11 @@ use super::super::parameters::AudioLevel;
 use super::super::rtcp::{
     RtcpMessage, parse, write_nack, write_pli, write_receiver_report, write_sender_report,
 };
-use super::super::track::Route;
+use super::super::track::{Route, Source};
 use super::super::transport::REPORT_INTERVAL;
 use super::super::twcc::INTERVAL;
 use super::super::{MediaEvent, RoomKey, TrackKey};
-use super::Engine;
+use super::{Engine, SiblingContent, SiblingMessage};
 
 /// Our canonical name in source descriptions (RFC 7022 allows a short random one; every
 /// stream of ours shares the engine's clock mapping per publisher).
@@ -126,11 +126,13 @@ impl Engine {
         let Some(stream) = transport.streams.get(&ssrc).filter(|stream| !stream.is_rtx) else {
             return;
         };
-        let key = transport.receivers[stream.receiver].track;
+        let (key, layer_index) = (transport.receivers[stream.receiver].track, stream.layer);
         if let Some(track) = self.tracks.get_mut(&key)
-            && let Some(layer) = track.layers.get_mut(usize::from(stream.layer))
+            && let Some(layer) = track.layers.get_mut(usize::from(layer_index))
         {
             layer.handle_sender_report(ntp, rtp_timestamp, now);
+            let content = SiblingContent::Clock { ntp, rtp_timestamp, at: now };
+            self.export(key, layer_index, &content);
         }
     }
 
@@ -166,7 +168,24 @@ impl Engine {
                     }
                 }
             }
-            let publisher = &mut self.transports[track.publisher];
+            let publisher = match track.source {
+                Source::Transport(index) => index,
+                Source::Sibling(worker) => {
+                    // Its publisher's engine asks for what was lost; key frames are our wish.
+                    for (index, layer) in track.layers.iter_mut().enumerate() {
+                        if layer.take_key_frame_request(now) {
+                            let content = SiblingContent::KeyFrameRequest;
+                            let layer = index as u8;
+                            let message = SiblingMessage { track: *key, layer, content };
+                            self.sibling_messages.push_back((worker, message));
+                        }
+                    }
+                    track.is_restless = track.has_requests();
+                    return track.is_restless;
+                }
+            };
+            let index = publisher;
+            let publisher = &mut self.transports[index];
             let sender = publisher.feedback_ssrc;
             let mut compound = Vec::new();
             for layer in &mut track.layers {
@@ -184,7 +203,7 @@ impl Engine {
                 publisher.send_rtcp(compound);
                 if !publisher.is_dirty {
                     publisher.is_dirty = true;
-                    self.dirty.push(track.publisher);
+                    self.dirty.push(index);
                 }
             }
             track.is_restless = track.has_requests();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::ice::Path;
 use super::super::sender::SenderState;
-use super::super::track::{Route, Track};
+use super::super::track::{Route, Source, Track};
 use super::super::transport::{REPORT_INTERVAL, Transport};
 use super::super::{IceCredentials, Receiver, RoomKey, Sender, TrackKey, TransportId};
 use super::Engine;
@@ -77,9 +77,10 @@ impl Engine {
         for receiver in receivers {
             let key = receiver.track;
             match self.tracks.get_mut(&key) {
-                Some(track) if track.publisher == index => track.update(receiver),
+                Some(track) if track.source == Source::Transport(index) => track.update(receiver),
                 _ => {
-                    self.tracks.insert(key, Track::new(room, index, receiver));
+                    let source = Source::Transport(index);
+                    self.tracks.insert(key, Track::new(room, source, receiver));
                 }
             }
             self.refresh_routes(key);
@@ -146,7 +147,7 @@ impl Engine {
     }
 
     /// Derives the subscribers of a track from the senders of its room.
-    fn refresh_routes(&mut self, key: TrackKey) {
+    pub(super) fn refresh_routes(&mut self, key: TrackKey) {
         let Some(track) = self.tracks.get_mut(&key) else { return };
         track.routes.clear();
         for (transport, state) in &mut self.transports {
@@ -186,7 +187,7 @@ impl Engine {
     }
     /// Forgets a track, unless another transport has taken it over.
     fn remove_track(&mut self, key: TrackKey, publisher: usize) {
-        if self.tracks.get(&key).is_some_and(|track| track.publisher == publisher) {
+        if self.tracks.get(&key).is_some_and(|track| track.source == Source::Transport(publisher)) {
             self.tracks.remove(&key);
         }
     }

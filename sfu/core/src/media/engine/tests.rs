@@ -1,6 +1,7 @@
 //! The engine between clients in memory.
 
 mod peer;
+mod siblings;
 
 use std::time::Duration;
 

@@ -140,7 +140,11 @@ impl World {
         let index = self.peers.len();
         let id = TransportId(index as u64);
         let credentials = credentials(&format!("ufrag{index}"));
-        self.command(MediaCommand::OpenTransport { transport: id, local: credentials.clone() });
+        self.command(MediaCommand::OpenTransport {
+            transport: id,
+            worker: 0,
+            local: credentials.clone(),
+        });
         let remote = RemoteTransport {
             ice: IceCredentials { ufrag: "peer".to_owned(), pwd: "unused".to_owned() },
             fingerprint: Fingerprint([0; 32]),
@@ -184,7 +188,11 @@ impl World {
     pub(super) fn restart_ice(&mut self, peer: usize, ufrag: &str) {
         let transport = self.peers[peer].id;
         self.peers[peer].credentials = credentials(ufrag);
-        self.command(MediaCommand::OpenTransport { transport, local: credentials(ufrag) });
+        self.command(MediaCommand::OpenTransport {
+            transport,
+            worker: 0,
+            local: credentials(ufrag),
+        });
     }
 
     pub(super) fn command(&mut self, command: MediaCommand) {
@@ -244,7 +252,7 @@ impl World {
         self.now = end;
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         while let Some((room, event)) = self.engine.poll_event() {
             assert_eq!(room, ROOM);
             self.events.push(event);
