@@ -49,6 +49,9 @@ pub struct SfuConfig {
     /// Defaults of rooms.
     #[serde(default)]
     pub room: RoomConfig,
+    /// Who is told what happens in rooms.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub webhook: WebhookConfig,
     /// Log output.
     #[serde(default)]
     pub log: LogConfig,
@@ -197,12 +200,44 @@ pub struct RoomConfig {
     pub departure_timeout: u32,
     /// Most participants in a room; 0 is no limit.
     pub max_participants: u32,
+    /// Most audio tracks that a participant receives; 0 is no limit. What exceeds it waits.
+    #[serde(skip_serializing_if = "is_default")]
+    pub subscription_limit_audio: u32,
+    /// Most video tracks that a participant receives; 0 is no limit. What exceeds it waits.
+    #[serde(skip_serializing_if = "is_default")]
+    pub subscription_limit_video: u32,
+    /// The server API may unmute tracks, too.
+    #[serde(skip_serializing_if = "is_default")]
+    pub enable_remote_unmute: bool,
 }
 
 impl Default for RoomConfig {
     fn default() -> Self {
-        Self { auto_create: true, empty_timeout: 300, departure_timeout: 20, max_participants: 0 }
+        Self {
+            auto_create: true,
+            empty_timeout: 300,
+            departure_timeout: 20,
+            max_participants: 0,
+            subscription_limit_audio: 0,
+            subscription_limit_video: 0,
+            enable_remote_unmute: false,
+        }
     }
+}
+
+/// Who is told what happens in rooms, by signed requests (LiveKit's webhooks).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhookConfig {
+    /// Receivers (`https://app.example.com/webhook`); each gets every event.
+    pub urls: Vec<String>,
+    /// Key that signs; the first of the cluster when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    /// Only these events (`room_started`); all when empty.
+    pub include_events: Vec<String>,
+    /// None of these events.
+    pub exclude_events: Vec<String>,
 }
 
 /// Log output.
@@ -229,6 +264,11 @@ pub enum LogFormat {
     Json,
     /// For a person at a terminal.
     Text,
+}
+
+/// Keeps what nobody set out of written files.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl SfuConfig {

@@ -11,3 +11,4 @@ pub mod rooms;
 pub mod rtc;
 pub mod session;
 pub mod settings;
+pub mod webhooks;

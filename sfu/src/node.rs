@@ -19,6 +19,7 @@ use crate::rooms::Rooms;
 use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
 use crate::session::{OUTBOX, Outgoing, RoomHandle};
 use crate::settings::{Settings, SettingsError};
+use crate::webhooks::{WebhookError, Webhooks};
 
 /// A room that is just ending is asked again this often, with [`ENDING_PAUSE`] between.
 const ENDING_TRIES: u32 = 50;
@@ -42,6 +43,9 @@ pub enum StartError {
     /// Redis without `peer`: a room's home could not be reached from other nodes.
     #[error("redis needs peer: nodes that share rooms must reach each other")]
     NoPeer,
+    /// Receivers of webhooks.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// Metrics registered twice.
     #[error("failed to register metrics")]
     Metrics(#[from] prometheus::Error),
@@ -118,6 +122,7 @@ impl Node {
             Arc::clone(&keys),
             Arc::clone(&placement),
             Arc::clone(&media),
+            Webhooks::new(config.webhook.clone(), Arc::clone(&keys))?,
         ));
         let metrics = Metrics::new()?;
         Ok(Arc::new(Self {

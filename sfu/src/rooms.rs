@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 use crate::keys::Keys;
 use crate::placement::{Home, Placement};
 use crate::rtc::MediaPlane;
-use crate::session::{RoomHandle, RoomTask, now};
+use crate::session::{RoomHandle, RoomTask, Rpcs, now};
 use crate::settings::Settings;
+use crate::webhooks::Webhooks;
 
 /// Media events that wait for a room.
 const EVENTS: usize = 4096;
@@ -61,6 +62,7 @@ pub struct Rooms {
     keys: Arc<Keys>,
     placement: Arc<Placement>,
     media: Arc<MediaPlane>,
+    webhooks: Webhooks,
     handles: Mutex<HashMap<RoomName, RoomHandle>>,
     counts: Counts,
 }
@@ -72,9 +74,10 @@ impl Rooms {
         keys: Arc<Keys>,
         placement: Arc<Placement>,
         media: Arc<MediaPlane>,
+        webhooks: Webhooks,
     ) -> Self {
         let (handles, counts) = (Mutex::default(), Counts::default());
-        Self { settings, keys, placement, media, handles, counts }
+        Self { settings, keys, placement, media, webhooks, handles, counts }
     }
 
     /// The room, if it lives here.
@@ -122,6 +125,8 @@ impl Rooms {
             keys: Arc::clone(&self.keys),
             placement: Arc::clone(&self.placement),
             gauges: RoomGauges { room: name.clone(), counts: Arc::clone(&self.counts) },
+            webhooks: self.webhooks.of_room(name),
+            rpcs: Rpcs::default(),
         };
         let (rooms, name) = (Arc::clone(self), name.clone());
         task.spawn(move || {

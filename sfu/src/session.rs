@@ -7,9 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use contract::access_token::Claims;
 use contract::ids::{RoomName, RoomSid};
 use contract::redis::ROOM_RENEWAL;
-use livekit_protocol::{SignalRequest, SignalResponse, signal_response};
+use livekit_protocol::{
+    RoomMovedResponse, RpcError, SignalRequest, SignalResponse, signal_response,
+};
 use sfu_core::media::MediaEvent;
-use sfu_core::room::{Room, RoomCloseReason, RoomOutput, SessionId};
+use sfu_core::room::{Room, RoomCloseReason, RoomOutput, RpcCall, RpcId, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use sfu_core::time::Now;
 use std::collections::HashMap;
@@ -20,6 +22,7 @@ use crate::keys::Keys;
 use crate::placement::Placement;
 use crate::rooms::RoomGauges;
 use crate::rtc::RoomMedia;
+use crate::webhooks::RoomWebhooks;
 
 /// Inputs that wait for a room.
 const INPUTS: usize = 1024;
@@ -36,6 +39,7 @@ pub enum Outgoing {
 }
 
 type Call = Box<dyn FnOnce(&mut Room, Now) + Send>;
+type RpcAnswer = Result<String, RpcError>;
 
 enum Input {
     Join {
@@ -46,6 +50,7 @@ enum Input {
     Signal(SessionId, Box<SignalRequest>),
     Closed(SessionId),
     Call(Call),
+    Rpc(RpcCall, oneshot::Sender<RpcAnswer>),
 }
 
 /// Reaches a room's task. All of it fails when the room has ended.
@@ -99,6 +104,13 @@ impl RoomHandle {
         answered.await.map_err(|_| RoomEnded)
     }
 
+    /// Calls a participant and waits for its answer.
+    pub async fn perform_rpc(&self, call: RpcCall) -> Result<Result<String, RpcError>, RoomEnded> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Rpc(call, answer)).await?;
+        answered.await.map_err(|_| RoomEnded)
+    }
+
     async fn send(&self, input: Input) -> Result<(), RoomEnded> {
         self.inputs.send(input).await.map_err(|_| RoomEnded)
     }
@@ -124,6 +136,17 @@ pub struct RoomTask {
     pub placement: Arc<Placement>,
     /// Its part of the node's gauges.
     pub gauges: RoomGauges,
+    /// Who is told what happens.
+    pub webhooks: RoomWebhooks,
+    /// Calls of the server API that wait for a participant.
+    pub rpcs: Rpcs,
+}
+
+/// Calls of the server API that wait for a participant; the room ends each in its time.
+#[derive(Default)]
+pub struct Rpcs {
+    waiting: HashMap<RpcId, oneshot::Sender<RpcAnswer>>,
+    last: u64,
 }
 
 /// Reads both clocks.
@@ -197,6 +220,12 @@ impl RoomTask {
                 self.room.handle_session_closed(session, now());
             }
             Input::Call(call) => call(&mut self.room, now()),
+            Input::Rpc(call, answer) => {
+                self.rpcs.last += 1;
+                let id = RpcId(self.rpcs.last);
+                self.rpcs.waiting.insert(id, answer);
+                self.room.perform_rpc(id, call, now());
+            }
         }
     }
 
@@ -219,11 +248,40 @@ impl RoomTask {
                         self.deliver(outboxes, session, Outgoing::Response(response));
                     }
                 }
+                RoomOutput::MoveToken { session, claims, moved } => {
+                    self.send_elsewhere(outboxes, session, *claims, moved);
+                }
+                RoomOutput::RpcAnswer { id, answer } => {
+                    if let Some(waiting) = self.rpcs.waiting.remove(&id) {
+                        // The caller may have gone.
+                        let _unheard = waiting.send(answer);
+                    }
+                }
+                RoomOutput::Event(event) => self.webhooks.send(*event),
                 RoomOutput::Media(command) => self.media.send(command),
                 RoomOutput::Ended => is_over = true,
             }
         }
         is_over
+    }
+
+    /// Gives a client a token for another room, in the message that tells it where supported.
+    fn send_elsewhere(
+        &mut self,
+        outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>,
+        session: SessionId,
+        claims: Claims,
+        moved: Option<Box<RoomMovedResponse>>,
+    ) {
+        let Some(token) = self.sign(claims) else { return };
+        let message = match moved {
+            Some(moved) => {
+                signal_response::Message::RoomMoved(RoomMovedResponse { token, ..*moved })
+            }
+            None => signal_response::Message::RefreshToken(token),
+        };
+        let response = Box::new(SignalResponse { message: Some(message) });
+        self.deliver(outboxes, session, Outgoing::Response(response));
     }
 
     fn deliver(

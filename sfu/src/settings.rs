@@ -8,7 +8,7 @@ use clap::Parser;
 use contract::access_token::ApiKeys;
 use contract::sfu_config::{
     AdminConfig, CreateRoom, HttpConfig, LogConfig, LogFormat, MediaConfig, RoomConfig, SfuConfig,
-    env,
+    WebhookConfig, env,
 };
 use thiserror::Error;
 
@@ -142,6 +142,7 @@ impl Settings {
             peer: None,
             media: MediaConfig::default(),
             room: RoomConfig::default(),
+            webhook: WebhookConfig::default(),
             log: LogConfig { format: LogFormat::Text, ..LogConfig::default() },
         };
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -4,15 +4,23 @@
 //! messages to clients and [`MediaCommand`]s. What the media engine shall do is derived from
 //! the room's state after every input (`forwarding`), never said piece by piece.
 
+mod administration;
 mod data;
+mod data_tracks;
+mod dynacast;
+mod events;
 mod forwarding;
 mod joining;
 mod leaving;
 mod negotiation;
 mod participant;
+mod presence;
 mod publishing;
+mod quality;
 mod requests;
+mod rpc;
 mod sections;
+mod simulate;
 mod speakers;
 mod subscribing;
 mod timers;
@@ -24,6 +32,7 @@ use contract::access_token::Claims;
 use contract::ids::{Identity, NodeId, RoomName, RoomSid};
 use contract::sfu_config::RoomConfig;
 use livekit_protocol::{self as proto, ParticipantInfo, SignalResponse, signal_response};
+use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 use crate::media::engine::WorkerIndex;
@@ -31,9 +40,20 @@ use crate::media::{
     Fingerprint, LocalCandidate, MediaCommand, MediaEvent, TrackKey, TransportId, TransportState,
 };
 use crate::time::Now;
+pub use administration::{AdministrationError, ParticipantUpdate};
+pub use data::{MAX_DATA_BYTES, ServerData};
+pub use rpc::{RpcCall, RpcId};
+
 use data::Replay;
+use dynacast::Demands;
 use participant::{Participant, ParticipantKey, TransportRole};
+use presence::PendingUpdates;
 use publishing::LiveTrack;
+use rpc::Rpcs;
+use simulate::Preferences;
+
+/// Length of the bytes that mark frames which a server made (LiveKit's figure).
+const SIF_TRAILER_BYTES: usize = 50;
 
 /// A signal connection: one WebSocket. A participant that resumes gets a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,6 +111,25 @@ pub enum RoomOutput {
         /// What the new token says.
         claims: Box<Claims>,
     },
+    /// Sign these claims, which are for another room, and send them: in the message where there
+    /// is one, else as `refresh_token`.
+    MoveToken {
+        /// To which connection.
+        session: SessionId,
+        /// What the token says.
+        claims: Box<Claims>,
+        /// The message that lacks the token.
+        moved: Option<Box<proto::RoomMovedResponse>>,
+    },
+    /// A call of [`Room::perform_rpc`] is over.
+    RpcAnswer {
+        /// Which one.
+        id: RpcId,
+        /// What the participant answered.
+        answer: Result<String, proto::RpcError>,
+    },
+    /// Something that webhooks are told; without id and time.
+    Event(Box<proto::WebhookEvent>),
     /// For the media engine.
     Media(MediaCommand),
     /// The room is over: drop it and release its home.
@@ -146,6 +185,10 @@ pub struct Room {
     transports: HashMap<TransportId, (ParticipantKey, TransportRole)>,
     /// Tracks that have a receiver in the engine.
     tracks: BTreeMap<TrackKey, LiveTrack>,
+    track_sids: HashMap<String, TrackKey>,
+    /// Tracks that began, ended or came under other rules since the last settling.
+    changed_tracks: BTreeSet<TrackKey>,
+    demands: Demands,
     /// Senders may name tracks that are no longer there.
     tracks_ended: bool,
     /// Participants whose part of the media may have to change.
@@ -153,6 +196,14 @@ pub struct Room {
     /// Who left lately: a client that resumes may have missed it.
     departed: VecDeque<(Instant, ParticipantInfo)>,
     replay: Replay,
+    rpcs: Rpcs,
+    preferences: Preferences,
+    pending_updates: PendingUpdates,
+    /// When changed connection qualities are told.
+    quality_due: Option<Instant>,
+    /// Marks frames that are not encrypted although the track is.
+    sif_trailer: Vec<u8>,
+    simulated_speaker: Option<(ParticipantKey, Instant)>,
     /// Active speakers with their level.
     speakers: BTreeMap<ParticipantKey, f32>,
     output: VecDeque<RoomOutput>,
@@ -168,9 +219,10 @@ pub struct Room {
 
 impl Room {
     /// Makes an empty room.
-    pub fn new(options: RoomOptions, rng: StdRng, now: Now) -> Self {
+    pub fn new(options: RoomOptions, mut rng: StdRng, now: Now) -> Self {
         let empty_timeout = Duration::from_secs(options.config.empty_timeout.into());
-        Self {
+        let sif_trailer = sif_trailer(&mut rng);
+        let mut room = Self {
             options,
             worker: 0,
             rng,
@@ -180,10 +232,19 @@ impl Room {
             sessions: HashMap::new(),
             transports: HashMap::new(),
             tracks: BTreeMap::new(),
+            track_sids: HashMap::new(),
+            changed_tracks: BTreeSet::new(),
+            demands: Demands::default(),
             tracks_ended: false,
             dirty: BTreeSet::new(),
             departed: VecDeque::new(),
             replay: Replay::default(),
+            rpcs: Rpcs::default(),
+            preferences: Preferences::default(),
+            pending_updates: PendingUpdates::default(),
+            quality_due: None,
+            sif_trailer,
+            simulated_speaker: None,
             speakers: BTreeMap::new(),
             output: VecDeque::new(),
             next_id: 0,
@@ -191,7 +252,9 @@ impl Room {
             ends_at: Some(now.instant + empty_timeout),
             update_at: None,
             ended: false,
-        }
+        };
+        room.emit("room_started", None, None);
+        room
     }
 
     /// Opens the transports of participants who join from now on on this worker.
@@ -207,16 +270,18 @@ impl Room {
                 TransportState::Failed => self.transport_failed(transport, now),
             },
             MediaEvent::Data { transport, channel, payload } => {
-                self.forward_data(transport, channel, &payload, now);
+                self.handle_data(transport, channel, &payload, now);
             }
             MediaEvent::LayerActive { track, layer: _, ssrc: _, codec } => {
-                self.published_codec(track, codec);
+                self.published_codec(track, codec, now);
             }
             MediaEvent::ForwardingStarted { transport: _, track } => self.track_subscribed(track),
             MediaEvent::AudioLevels(levels) => self.update_speakers(&levels),
-            MediaEvent::DataChannelOpen { transport: _, channel: _ }
-            | MediaEvent::StreamState { transport: _, track: _, is_paused: _ }
-            | MediaEvent::Statistics(_) => {}
+            MediaEvent::StreamState { transport, track, is_paused } => {
+                self.tell_stream_state(transport, track, is_paused);
+            }
+            MediaEvent::Statistics(statistics) => self.measure_quality(&statistics, now),
+            MediaEvent::DataChannelOpen { transport: _, channel: _ } => {}
         }
         self.settle(now);
     }
@@ -322,18 +387,22 @@ impl Room {
         self.send_to_all(&signal_response::Message::RoomUpdate(update), None);
     }
 
-    /// Tells the others, and where `to_self` the participant too, how it is.
-    fn broadcast_participant(&mut self, key: ParticipantKey, to_self: bool) {
-        let Some(participant) = self.participants.get_mut(&key) else { return };
-        participant.version += 1;
-        let hidden = participant.permission.hidden;
-        let update = proto::ParticipantUpdate { participants: vec![participant.info()] };
-        let message = signal_response::Message::Update(update);
-        if to_self {
-            self.send(key, message.clone());
-        }
-        if !hidden {
-            self.send_to_all(&message, Some(key));
-        }
+    /// Tells a subscriber that a track rests for want of bandwidth, or goes on.
+    fn tell_stream_state(&mut self, transport: TransportId, track: TrackKey, is_paused: bool) {
+        let Some((key, _)) = self.transports.get(&transport).copied() else { return };
+        let Some(live) = self.tracks.get(&track) else { return };
+        let state = if is_paused { proto::StreamState::Paused } else { proto::StreamState::Active };
+        let info = proto::StreamStateInfo {
+            participant_sid: live.publisher_sid.clone(),
+            track_sid: live.sid.clone(),
+            state: state.into(),
+        };
+        let update = proto::StreamStateUpdate { stream_states: vec![info] };
+        self.send(key, signal_response::Message::StreamStateUpdate(update));
     }
+}
+
+/// Random printable bytes: no encoder ends a frame like that by chance.
+fn sif_trailer(rng: &mut StdRng) -> Vec<u8> {
+    (0..SIF_TRAILER_BYTES).map(|_| rng.random_range(b'!'..=b'~')).collect()
 }

@@ -8,7 +8,9 @@ mod codecs;
 mod parse;
 mod write;
 
-pub use codecs::{accepted_codecs, offered_codecs, prefer, sending_extensions};
+pub use codecs::{
+    accepted_codecs, offered_codecs, prefer, published_codecs, sending_extensions, set_opus,
+};
 pub use parse::{Description, SdpError};
 pub use write::{LocalMedia, LocalSection, LocalTransport, candidate_line, write};
 

@@ -1,6 +1,7 @@
 //! LiveKit's `RoomService`. Calls for a room are answered by its home; lists gather over all
 //! nodes.
 
+mod participants;
 mod zero;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use contract::redis::NodeRecord;
 use futures::future::join_all;
 use livekit_protocol as proto;
 use prost::Message;
-use sfu_core::room::{Room, RoomCloseReason, RoomUpdate};
+use sfu_core::room::{AdministrationError, Room, RoomCloseReason, RoomUpdate};
 use sfu_core::signal::join::JoinError;
 use sfu_core::time::Now;
 
@@ -67,6 +68,14 @@ async fn answer(node: Arc<Node>, origin: Origin, method: &str, request: Request)
         "ListParticipants" => call.list_participants().await,
         "GetParticipant" => call.get_participant().await,
         "RemoveParticipant" => call.remove_participant().await,
+        "MutePublishedTrack" => call.mute_published_track().await,
+        "UpdateParticipant" => call.update_participant().await,
+        "UpdateSubscriptions" => call.update_subscriptions().await,
+        "SendData" => call.send_data().await,
+        "UpdateRoomMetadata" => call.update_room_metadata().await,
+        "PerformRpc" => call.perform_rpc().await,
+        "MoveParticipant" => call.move_participant().await,
+        "ForwardParticipant" => call.forward_participant(),
         _ => Err(TwirpError::bad_route(method)),
     }
 }
@@ -77,6 +86,26 @@ fn grant(is_granted: bool) -> Result<(), TwirpError> {
 
 fn room_name(name: &str) -> Result<RoomName, TwirpError> {
     RoomName::new(name).map_err(|error| TwirpError::invalid_argument(&error.to_string()))
+}
+
+/// What would be accepted and then not done is refused by name.
+fn check_supported(request: &proto::CreateRoomRequest) -> Result<(), TwirpError> {
+    let asked = [
+        (!request.room_preset.is_empty(), "room_preset"),
+        (request.egress.is_some(), "egress"),
+        (request.min_playout_delay > 0, "min_playout_delay"),
+        (request.max_playout_delay > 0, "max_playout_delay"),
+        (request.sync_streams, "sync_streams"),
+        (request.replay_enabled, "replay_enabled"),
+        (!request.node_id.is_empty(), "node_id"),
+        (!request.tags.is_empty(), "tags"),
+    ];
+    match asked.into_iter().find(|(asked, _)| *asked) {
+        Some((_, field)) => {
+            Err(TwirpError::unimplemented(&format!("{field} is not supported by this server")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn unavailable(error: JoinError) -> TwirpError {
@@ -94,6 +123,7 @@ impl Call {
         grant(self.claims.video.room_create)?;
         let request: proto::CreateRoomRequest = self.form.decode(&self.body)?;
         let name = room_name(&request.name)?;
+        check_supported(&request)?;
         let handle = match self.node.route(&name).await.map_err(unavailable)? {
             Route::Local(handle) => handle,
             Route::Remote(home) => return Ok(self.pass_on(&home).await),
@@ -216,6 +246,32 @@ impl Call {
         self.ask(&request.room, "participant does not exist", remove, zero::empty).await
     }
 
+    /// Changes the room at its home.
+    async fn change<T: Message + serde::Serialize + 'static>(
+        self,
+        room: &str,
+        missing: &str,
+        change: impl FnOnce(&mut Room, Now) -> Result<T, AdministrationError> + Send + 'static,
+        zero: impl Fn() -> serde_json::Value,
+    ) -> Answer {
+        match self.locate(room, missing).await? {
+            Route::Local(handle) => {
+                let changed = handle.call(change).await;
+                let reply =
+                    changed.map_err(|_| TwirpError::not_found(missing))?.map_err(refused)?;
+                Ok(self.form.encode(&reply, &zero()))
+            }
+            Route::Remote(home) => Ok(self.pass_on(&home).await),
+        }
+    }
+
+    /// Where the room lives; `missing` is said when it does not.
+    async fn locate(&self, room: &str, missing: &str) -> Result<Route, TwirpError> {
+        let name = room_name(room)?;
+        let found = self.node.find(&name).await.map_err(unavailable)?;
+        found.ok_or_else(|| TwirpError::not_found(missing))
+    }
+
     /// Asks the room at its home; `missing` is said when it or what is asked for is not there.
     async fn ask<T: Message + serde::Serialize + 'static>(
         self,
@@ -224,9 +280,8 @@ impl Call {
         question: impl FnOnce(&mut Room, Now) -> Option<T> + Send + 'static,
         zero: impl Fn() -> serde_json::Value,
     ) -> Answer {
-        let name = room_name(room)?;
         let not_found = || TwirpError::not_found(missing);
-        match self.node.find(&name).await.map_err(unavailable)?.ok_or_else(not_found)? {
+        match self.locate(room, missing).await? {
             Route::Local(handle) => {
                 let reply = handle.call(question).await.ok().flatten().ok_or_else(not_found)?;
                 Ok(self.form.encode(&reply, &zero()))
@@ -242,6 +297,17 @@ impl Call {
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
         forward(&self.node, self.origin, home, request).await
+    }
+}
+
+fn refused(error: AdministrationError) -> TwirpError {
+    let message = error.to_string();
+    match error {
+        AdministrationError::NoParticipant | AdministrationError::NoTrack => {
+            TwirpError::not_found(&message)
+        }
+        AdministrationError::RemoteUnmute => TwirpError::failed_precondition(&message),
+        AdministrationError::Limit(_) => TwirpError::invalid_argument(&message),
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) struct TwirpError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    details: Map<String, Value>,
 }
 
 impl TwirpError {
@@ -33,6 +34,24 @@ impl TwirpError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    pub(super) fn failed_precondition(message: &str) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "failed_precondition", message)
+    }
+
+    pub(super) fn deadline_exceeded(message: &str) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "deadline_exceeded", message)
+    }
+
+    pub(super) fn unimplemented(message: &str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "unimplemented", message)
+    }
+
+    /// Adds a detail that programs read.
+    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.details.insert(name.to_owned(), Value::String(value.to_string()));
+        self
+    }
+
     pub(super) fn malformed(message: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", message)
     }
@@ -43,11 +62,14 @@ impl TwirpError {
     }
 
     fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
-        Self { status, code, message: message.to_owned() }
+        Self { status, code, message: message.to_owned(), details: Map::new() }
     }
 
     pub(super) fn into_response(self) -> Response {
-        let body = json!({ "code": self.code, "msg": self.message });
+        let mut body = json!({ "code": self.code, "msg": self.message });
+        if !self.details.is_empty() {
+            body["meta"] = Value::Object(self.details);
+        }
         (self.status, axum::Json(body)).into_response()
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use contract::access_token::{ApiKeys, Claims, VideoGrants, claims};
 use contract::sfu_config::{
     AdminConfig, CreateRoom, HttpConfig, LogConfig, MediaConfig, PEER_NAME, PeerConfig,
-    RedisConfig, RoomConfig, SfuConfig,
+    RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
 };
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Full};
@@ -294,6 +294,7 @@ impl Files {
             peer: Some(self.peer(free_port(), "")),
             media: MediaConfig::default(),
             room: RoomConfig::default(),
+            webhook: WebhookConfig::default(),
             log: LogConfig::default(),
         };
         Settings {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use contract::sfu_config::{
-    AdminConfig, HttpConfig, LogConfig, MediaConfig, PeerConfig, RedisConfig, RoomConfig, SfuConfig,
+    AdminConfig, HttpConfig, LogConfig, MediaConfig, PeerConfig, RedisConfig, RoomConfig,
+    SfuConfig, WebhookConfig,
 };
 use crds::live_cluster::CreateRoom;
 use crds::names::{self, component};
@@ -59,6 +60,7 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
         }),
         media: MediaConfig { advertise_file: Some(file(ADVERTISE)), ..valid.media_config() },
         room: RoomConfig::default(),
+        webhook: WebhookConfig::default(),
         log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
     }
 }

@@ -10,19 +10,25 @@ use crate::time::Now;
 impl Room {
     /// Brings everything that follows from the room's state in line with it.
     pub(super) fn settle(&mut self, now: Now) {
-        if self.dirty.is_empty() {
-            return;
+        if !self.dirty.is_empty() || !self.changed_tracks.is_empty() {
+            let dirty = std::mem::take(&mut self.dirty);
+            let changed = std::mem::take(&mut self.changed_tracks);
+            self.prune_senders();
+            for key in &dirty {
+                self.update_receivers(*key);
+            }
+            let keys: Vec<ParticipantKey> = self.participants.keys().copied().collect();
+            for key in keys {
+                if dirty.contains(&key) {
+                    self.refresh_wanted(key);
+                } else if !self.refresh_wanted_tracks(key, &changed) {
+                    continue;
+                }
+                self.update_senders(key);
+                self.schedule_negotiation(key, now);
+            }
         }
-        let dirty = std::mem::take(&mut self.dirty);
-        self.prune_senders();
-        for key in &dirty {
-            self.sync_subscriptions(*key);
-            self.update_receivers(*key);
-        }
-        for key in dirty {
-            self.update_senders(key);
-            self.schedule_negotiation(key, now);
-        }
+        self.tell_demands(now);
     }
 
     /// Stops sending tracks that ended.
@@ -64,6 +70,7 @@ impl Room {
         if transport.senders == senders {
             return;
         }
+        self.demands.change(&transport.senders, &senders);
         transport.senders.clone_from(&senders);
         let transport = transport.id;
         self.media(MediaCommand::SetSenders { transport, senders });
@@ -73,16 +80,15 @@ impl Room {
         if participant.sending_transport().remote.is_none() {
             return Vec::new();
         }
-        let wanted = self.wanted(participant);
         participant
             .outbound
             .iter()
             .filter(|section| section.ready)
             .filter_map(|section| {
                 let placed = section.placed.as_ref()?;
-                wanted.get(&placed.track)?;
+                participant.wanted.get(&placed.track)?;
                 let track = self.tracks.get(&placed.track)?;
-                let subscription = participant.subscriptions.get(&placed.track)?;
+                let settings = &participant.subscriptions.get(&placed.track)?.settings;
                 Some(Sender {
                     mid: section.mid.clone(),
                     track: placed.track,
@@ -90,9 +96,9 @@ impl Room {
                     ssrc: placed.ssrc,
                     codecs: section.codecs.clone(),
                     extensions: section.extensions,
-                    max_quality: subscription.quality(track),
-                    max_frame_rate: None,
-                    priority: 0,
+                    max_quality: settings.quality(track),
+                    max_frame_rate: settings.max_frame_rate,
+                    priority: settings.priority,
                 })
             })
             .collect()

@@ -7,6 +7,7 @@ use livekit_protocol::{self as proto, DisconnectReason, leave_request, signal_re
 use tracing::info;
 
 use super::participant::{Participant, ParticipantKey, TransportRole};
+use super::simulate::ResumeFault;
 use super::timers::{JOIN_TIMEOUT, REFRESH_INTERVAL, RESUME_TIMEOUT};
 use super::{Room, RoomOutput, SessionId};
 use crate::media::CodecKind;
@@ -15,9 +16,9 @@ use crate::signal::{AGENT_PROTOCOL_VERSION, COMPATIBLE_VERSION, PROTOCOL_VERSION
 use crate::time::Now;
 
 /// Seconds after which a client that got no pong gives the connection up.
-const PING_TIMEOUT_SECONDS: i32 = 15;
+const PING_TIMEOUT_SECONDS: i32 = 6;
 /// Seconds between a client's pings.
-const PING_INTERVAL_SECONDS: i32 = 5;
+const PING_INTERVAL_SECONDS: i32 = 2;
 
 impl Room {
     /// Lets a participant in, or go on with its session; the answer to the client is in the
@@ -79,7 +80,8 @@ impl Room {
         let session = SessionId(self.next_id());
         let offer = params.publisher_offer.take();
         let requests = std::mem::take(&mut params.add_track_requests);
-        let mut participant = Participant::new(params, self.worker, now.unix_ms, &mut self.rng);
+        let mut participant =
+            Participant::new(key, params, self.worker, now.unix_ms, &mut self.rng);
         participant.session = Some(session);
         participant.deadlines.join = Some(now.instant + JOIN_TIMEOUT);
         participant.deadlines.refresh = Some(now.instant + REFRESH_INTERVAL);
@@ -99,15 +101,16 @@ impl Room {
         if let Some(participant) = self.participants.get_mut(&key) {
             participant.state = State::Joined;
         }
-        self.broadcast_participant(key, false);
+        self.broadcast_participant(key, false, now);
         self.count_changed(now);
         // Before the offer: its answer shall carry the tracks that are there.
-        self.sync_subscriptions(key);
+        self.refresh_wanted(key);
+        self.sync_data_subscriptions(key);
         for request in requests {
-            self.add_track(key, request);
+            self.add_track(key, request, now);
         }
         if let Some(offer) = offer {
-            self.handle_offer(key, &offer);
+            self.handle_offer(key, &offer, now);
         }
         self.dirty.insert(key);
         let dual = self.participants.get(&key).is_some_and(|p| p.subscriber.is_some());
@@ -132,11 +135,11 @@ impl Room {
             server_version: COMPATIBLE_VERSION.to_owned(),
             ice_servers: self.options.ice_servers.clone(),
             subscriber_primary: participant.is_some_and(|p| p.subscriber.is_some()),
-            client_configuration: None,
+            client_configuration: participant.and_then(|p| self.client_configuration(&p.identity)),
             ping_timeout: PING_TIMEOUT_SECONDS,
             ping_interval: PING_INTERVAL_SECONDS,
             server_info: Some(self.server_info()),
-            sif_trailer: Vec::new(),
+            sif_trailer: self.sif_trailer.clone(),
             enabled_publish_codecs: enabled_codecs(),
             fast_publish: participant.is_some_and(|p| p.permission.can_publish),
             alternative_url: String::new(),
@@ -180,15 +183,25 @@ impl Room {
             self.output.push_back(RoomOutput::CloseSession { session: old });
         }
         self.sessions.insert(session, key);
+        let fault = self.take_resume_fault(key);
+        if fault == ResumeFault::BeforeMessages {
+            self.break_session(key, now);
+            return session;
+        }
         self.welcome_back(key, params, now);
         if let Some(state) = reconnect.sync_state {
-            self.sync_state(key, &state);
+            self.sync_state(key, &state, now);
         }
         if params.mode == PeerConnectionMode::Dual {
             self.restart_subscriber(key, now);
         }
         if let Some(offer) = &params.publisher_offer {
-            self.handle_offer(key, offer);
+            self.handle_offer(key, offer, now);
+        }
+        self.repeat_demands(key);
+        self.repeat_data_handles(key);
+        if fault == ResumeFault::AfterMessages {
+            self.break_session(key, now);
         }
         session
     }
@@ -214,7 +227,7 @@ impl Room {
         let last_message_seq = participant.last_sequence;
         let response = proto::ReconnectResponse {
             ice_servers: self.options.ice_servers.clone(),
-            client_configuration: None,
+            client_configuration: self.client_configuration(&params.identity),
             server_info: Some(self.server_info()),
             last_message_seq,
         };
@@ -238,12 +251,43 @@ impl Room {
         self.dirty.insert(key);
     }
 
-    /// What a client that resumes says it has.
-    pub(super) fn sync_state(&mut self, key: ParticipantKey, state: &proto::SyncState) {
+    /// What a client that resumes says it has. Its descriptions and published tracks are those
+    /// that we know: a session is resumed only where it began.
+    pub(super) fn sync_state(&mut self, key: ParticipantKey, state: &proto::SyncState, now: Now) {
         if let Some(subscription) = &state.subscription {
             self.update_subscription(key, subscription);
         }
+        self.disable_tracks(key, &state.track_sids_disabled);
+        self.sync_data_tracks(key, &state.publish_data_tracks, now);
+        if let Some(subscription) = &state.data_subscription {
+            self.update_data_subscription(key, subscription);
+        }
         self.replay_data(key, &state.datachannel_receive_states);
+    }
+
+    /// Tells a client which of the data tracks that it believes published are not.
+    fn sync_data_tracks(
+        &mut self,
+        key: ParticipantKey,
+        published: &[proto::PublishDataTrackResponse],
+        now: Now,
+    ) {
+        let Some(participant) = self.participants.get(&key) else { return };
+        let lost: Vec<proto::DataTrackInfo> = published
+            .iter()
+            .filter_map(|response| response.info.clone())
+            .filter(|info| !participant.data_tracks.iter().any(|known| known.sid == info.sid))
+            .collect();
+        for info in lost {
+            let request = proto::PublishDataTrackRequest {
+                pub_handle: info.pub_handle,
+                name: info.name,
+                encryption: info.encryption,
+                frame_encoding: info.frame_encoding,
+                schema: info.schema,
+            };
+            self.publish_data_track(key, request, now);
+        }
     }
 
     pub(super) fn refresh_token(&mut self, key: ParticipantKey, now: Now) {
@@ -263,9 +307,19 @@ impl Room {
 
 /// Codecs that may be published.
 pub(super) fn enabled_codecs() -> Vec<proto::Codec> {
-    [CodecKind::Opus, CodecKind::Vp8, CodecKind::H264, CodecKind::Vp9, CodecKind::Av1]
-        .into_iter()
-        .filter_map(super::publishing::mime_type)
-        .map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() })
-        .collect()
+    [
+        CodecKind::Opus,
+        CodecKind::Red,
+        CodecKind::Pcmu,
+        CodecKind::Pcma,
+        CodecKind::Vp8,
+        CodecKind::H264,
+        CodecKind::Vp9,
+        CodecKind::Av1,
+        CodecKind::H265,
+    ]
+    .into_iter()
+    .map(super::publishing::mime_type)
+    .map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() })
+    .collect()
 }

@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use contract::ids::Identity;
 use livekit_protocol::leave_request::Action;
-use livekit_protocol::{DisconnectReason, LeaveRequest, ParticipantUpdate, signal_response};
+use livekit_protocol::participant_info::State;
+use livekit_protocol::{DisconnectReason, LeaveRequest, signal_response};
 use tracing::info;
 
-use super::participant::ParticipantKey;
+use super::participant::{Participant, ParticipantKey};
 use super::{Room, RoomCloseReason, RoomOutput, SessionId};
 use crate::media::MediaCommand;
 use crate::time::Now;
-
-/// Most departures that are remembered for clients that resume.
-const MAX_DEPARTED: usize = 128;
 
 impl Room {
     /// A WebSocket is gone without a leave: the client may come back and resume.
@@ -51,6 +49,7 @@ impl Room {
         self.ends_at = None;
         if !std::mem::replace(&mut self.ended, true) {
             info!(room = %self.options.name, sid = %self.options.sid, "Room ends");
+            self.emit("room_finished", None, None);
             self.output.push_back(RoomOutput::Ended);
         }
     }
@@ -65,6 +64,15 @@ impl Room {
     ) {
         let action = action.unwrap_or(Action::Disconnect);
         self.send(key, signal_response::Message::Leave(leave_request(reason, action)));
+        self.forget(key, reason, now);
+    }
+
+    /// Takes a participant out as a node that fails: it is not told.
+    pub(super) fn remove_silently(&mut self, key: ParticipantKey, now: Now) {
+        self.forget(key, DisconnectReason::UnknownReason, now);
+    }
+
+    fn forget(&mut self, key: ParticipantKey, reason: DisconnectReason, now: Now) {
         let Some(participant) = self.participants.remove(&key) else { return };
         info!(
             room = %self.options.name,
@@ -78,21 +86,16 @@ impl Room {
         }
         self.identities.remove(&participant.identity);
         self.dirty.remove(&key);
-        let before = self.tracks.len();
-        self.tracks.retain(|_, track| track.publisher != key);
-        self.tracks_ended |= self.tracks.len() != before;
-        self.prune_senders();
-        for transport in participant.transports() {
-            self.transports.remove(&transport.id);
-            if transport.remote.is_some() || Some(transport.id) == opened(&participant) {
-                self.media(MediaCommand::CloseTransport { transport: transport.id });
-            }
-        }
+        self.end_media(&participant);
         if !participant.permission.hidden {
-            self.announce_departure(participant.departed_info(reason), now);
+            self.announce_departure(&participant, reason, now);
         }
         self.forget_speaker(key, participant.sid.as_str());
-        self.dirty.extend(self.participants.keys().copied());
+        self.participant_left_rpcs(key);
+        if !participant.data_tracks.is_empty() {
+            self.sync_all_data_subscriptions();
+        }
+        self.emit_departure(&participant, reason);
         self.count_changed(now);
         if self.participants.is_empty() {
             let seconds = self.options.config.departure_timeout.into();
@@ -100,18 +103,38 @@ impl Room {
         }
     }
 
-    fn announce_departure(&mut self, info: livekit_protocol::ParticipantInfo, now: Now) {
-        if self.departed.len() == MAX_DEPARTED {
-            self.departed.pop_front();
+    /// Ends what a participant published and received.
+    fn end_media(&mut self, participant: &Participant) {
+        for track in &participant.tracks {
+            self.end_track(track.key);
         }
-        self.departed.push_back((now.instant, info.clone()));
-        let update = ParticipantUpdate { participants: vec![info] };
-        self.send_to_all(&signal_response::Message::Update(update), None);
+        self.prune_senders();
+        self.demands.change(&participant.sending_transport().senders, &[]);
+        for transport in participant.transports() {
+            self.transports.remove(&transport.id);
+            if transport.remote.is_some() || Some(transport.id) == opened(participant) {
+                self.media(MediaCommand::CloseTransport { transport: transport.id });
+            }
+        }
+    }
+
+    fn emit_departure(&mut self, participant: &Participant, reason: DisconnectReason) {
+        let info = participant.departed_info(reason);
+        for track in participant.tracks.iter().filter(|track| track.mid.is_some()) {
+            self.emit_track("track_unpublished", info.clone(), track.info.clone());
+        }
+        let event = match participant.state {
+            State::Active => "participant_left",
+            State::Joining | State::Joined | State::Disconnected => {
+                "participant_connection_aborted"
+            }
+        };
+        self.emit(event, Some(info), None);
     }
 }
 
 /// The subscriber transport, which we open before the client says anything of it.
-fn opened(participant: &super::Participant) -> Option<crate::media::TransportId> {
+fn opened(participant: &Participant) -> Option<crate::media::TransportId> {
     let subscriber = participant.subscriber.as_ref()?;
     participant.negotiation.begun.then_some(subscriber.id)
 }

@@ -4,21 +4,22 @@
 //! our last answer no longer says what is wanted, `media_sections_requirement` asks for the
 //! next offer. With two, we offer on the subscriber's, one offer at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use livekit_protocol::{self as proto, SessionDescription, SignalTarget, signal_response};
 use tracing::{debug, info};
 
 use super::Room;
-use super::participant::{Participant, ParticipantKey, TransportRole, credentials};
+use super::participant::{Participant, ParticipantKey, PeerTransport, TransportRole, credentials};
 use super::publishing::Track;
-use super::sections::{self, SendSection, Wanted};
+use super::sections::{self, SendSection, WantedTracks};
 use crate::media::{
     Codec, DtlsRole, ExtensionIds, MediaCommand, MediaKind, Mid, RemoteTransport, Rid, SsrcPair,
     TrackKey,
 };
 use crate::sdp::{self, Description, LocalMedia, LocalSection, LocalTransport, SectionKind, Setup};
+use crate::signal::join::PeerConnectionMode;
 use crate::time::Now;
 
 /// Changes within this time are negotiated together.
@@ -61,7 +62,12 @@ impl Inbound {
 
 impl Room {
     /// The client's offer on its publisher connection, or its only one.
-    pub(super) fn handle_offer(&mut self, key: ParticipantKey, offer: &SessionDescription) {
+    pub(super) fn handle_offer(
+        &mut self,
+        key: ParticipantKey,
+        offer: &SessionDescription,
+        now: Now,
+    ) {
         let parsed = Description::parse(&offer.sdp)
             .and_then(|description| Ok((description.transport()?, description)));
         let (remote, description) = match parsed {
@@ -72,16 +78,14 @@ impl Room {
             }
         };
         self.accept_remote(key, TransportRole::Publisher, remote);
-        let wanted = match self.participants.get(&key) {
-            Some(participant) if participant.subscriber.is_none() => self.wanted(participant),
-            Some(_) => BTreeMap::new(),
-            None => return,
-        };
         let Some(participant) = self.participants.get_mut(&key) else { return };
+        let mut failed = Vec::new();
         if participant.subscriber.is_none() {
-            update_outbound(&mut participant.outbound, &description);
-            sections::release(&mut participant.outbound, &wanted);
-            sections::place(&mut participant.outbound, &wanted, &mut self.rng);
+            let Participant { outbound, wanted, .. } = participant;
+            update_outbound(outbound, &description);
+            sections::release(outbound, wanted);
+            sections::place(outbound, wanted, &mut self.rng);
+            failed = sections::unfit(outbound, wanted);
         }
         let (local, inbound) = answer_sections(participant, &description);
         participant.inbound = inbound;
@@ -97,7 +101,8 @@ impl Room {
         let answer =
             SessionDescription { r#type: "answer".to_owned(), sdp, id: offer.id, mid_to_track_id };
         self.send(key, signal_response::Message::Answer(answer));
-        self.match_tracks(key);
+        self.give_up(key, failed);
+        self.match_tracks(key, now);
     }
 
     /// The client's answer to our offer on its subscriber connection.
@@ -164,7 +169,7 @@ impl Room {
         if !idle || !negotiation.begun {
             return;
         }
-        let stale = sections::is_stale(&participant.outbound, &self.wanted(participant));
+        let stale = sections::is_stale(&participant.outbound, &participant.wanted);
         if stale && let Some(participant) = self.participants.get_mut(&key) {
             participant.negotiation.due = Some(now.instant + DEBOUNCE);
         }
@@ -177,15 +182,14 @@ impl Room {
         if participant.session.is_none() {
             return;
         }
-        let wanted = self.wanted(participant);
         if participant.subscriber.is_some() {
-            return self.offer(key, &wanted, now);
+            return self.offer(key, now);
         }
-        if !sections::is_stale(&participant.outbound, &wanted) {
+        if !sections::is_stale(&participant.outbound, &participant.wanted) {
             return;
         }
         let missing = |kind| {
-            let unplaced = sections::unplaced(&participant.outbound, &wanted);
+            let unplaced = sections::unplaced(&participant.outbound, &participant.wanted);
             let tracks = unplaced.iter().filter(|(_, wanted)| wanted.kind == kind).count();
             let free =
                 participant.outbound.iter().filter(|s| s.kind == kind && s.is_free()).count();
@@ -206,17 +210,18 @@ impl Room {
     }
 
     /// Our offer on the subscriber connection.
-    fn offer(&mut self, key: ParticipantKey, wanted: &BTreeMap<TrackKey, Wanted>, now: Now) {
+    fn offer(&mut self, key: ParticipantKey, now: Now) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
-        sections::release(&mut participant.outbound, wanted);
-        let left = sections::place(&mut participant.outbound, wanted, &mut self.rng);
+        let Participant { outbound, wanted, .. } = &mut *participant;
+        sections::release(outbound, wanted);
+        let left = sections::place(outbound, wanted, &mut self.rng);
         for (track, wanted) in left {
             // The data channels have the first section.
-            let index = participant.outbound.len() + 1;
+            let index = outbound.len() + 1;
             if index == sdp::MAX_SECTIONS {
                 break;
             }
-            participant.outbound.push(SendSection {
+            outbound.push(SendSection {
                 mid: Mid(index.to_string()),
                 kind: wanted.kind,
                 placed: Some(wanted.place(track, &mut self.rng)),
@@ -227,7 +232,7 @@ impl Room {
             });
         }
         let mut local = vec![LocalSection::offer_data(Mid("0".to_owned()))];
-        for section in &mut participant.outbound {
+        for section in &mut *outbound {
             section.live = section.placed.is_some();
             local.push(offered_section(section, wanted));
         }
@@ -245,6 +250,25 @@ impl Room {
             self.trickle(key);
         }
         self.await_client(key, now);
+    }
+
+    /// Somebody who joined without the right to subscribe got it: the client of two connections
+    /// has its second one by our offer.
+    pub(super) fn open_missing_subscriber(&mut self, key: ParticipantKey, now: Now) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        let is_missing = participant.mode == PeerConnectionMode::Dual
+            && participant.permission.can_subscribe
+            && participant.subscriber.is_none();
+        if !is_missing {
+            return;
+        }
+        let subscriber = PeerTransport::new(participant.publisher.worker, &mut self.rng);
+        self.transports.insert(subscriber.id, (key, TransportRole::Subscriber));
+        participant.subscriber = Some(subscriber);
+        participant.outbound.clear();
+        participant.negotiation = Negotiation::default();
+        self.refresh_wanted(key);
+        self.negotiate(key, now);
     }
 
     fn open_subscriber(&mut self, key: ParticipantKey) {
@@ -273,12 +297,10 @@ impl Room {
 
     /// Our candidates, which stand in the description too, for clients that wait for the last.
     fn trickle(&mut self, key: ParticipantKey) {
-        let Some(subscriber) = self.participants.get(&key).and_then(|p| p.subscriber.as_ref())
-        else {
-            return;
-        };
+        let Some(participant) = self.participants.get(&key) else { return };
+        let Some(subscriber) = &participant.subscriber else { return };
         let ufrag = subscriber.local.ufrag.clone();
-        let candidates = self.options.candidates_of(subscriber.worker).to_vec();
+        let candidates = self.candidates_for(&participant.identity, subscriber.worker);
         for (index, candidate) in candidates.iter().enumerate() {
             let init = serde_json::json!({
                 "candidate": sdp::candidate_line(index, candidate),
@@ -302,6 +324,13 @@ impl Room {
         sections: &[LocalSection],
     ) -> String {
         let fingerprint = self.options.fingerprint;
+        let candidates = match self.participants.get(&key) {
+            Some(participant) => {
+                // All transports of a participant are opened on the same worker.
+                self.candidates_for(&participant.identity, participant.publisher.worker)
+            }
+            None => return String::new(),
+        };
         let Some(transport) = self.participants.get_mut(&key).and_then(|p| p.transport_mut(role))
         else {
             return String::new();
@@ -313,12 +342,8 @@ impl Room {
             (TransportRole::Publisher, Some(DtlsRole::Server) | None) => Setup::Passive,
             (TransportRole::Subscriber, _) => Setup::ActPass,
         };
-        let local = LocalTransport {
-            ice: &transport.local,
-            fingerprint,
-            setup,
-            candidates: self.options.candidates_of(transport.worker),
-        };
+        let local =
+            LocalTransport { ice: &transport.local, fingerprint, setup, candidates: &candidates };
         sdp::write(transport.sdp_id, transport.sdp_version, &local, sections)
     }
 }
@@ -372,6 +397,10 @@ fn answer_sections(
                     .find(|track| cid.is_some_and(|cid| track.cids.contains(cid)));
                 if let Some(preferred) = track.and_then(|track| track.preferred) {
                     sdp::prefer(&mut codecs, preferred);
+                }
+                if let Some(track) = track {
+                    let (stereo, dtx) = track.opus_wishes();
+                    sdp::set_opus(&mut codecs, stereo, dtx);
                 }
                 let body = LocalMedia::Receive { rids: section.send_rids.clone() };
                 let answer = LocalSection::answer(section, body, codecs);
@@ -443,10 +472,13 @@ fn confirm_dual(outbound: &mut [SendSection], answer: &Description) -> Vec<(Trac
     failed
 }
 
-fn offered_section(section: &mut SendSection, wanted: &BTreeMap<TrackKey, Wanted>) -> LocalSection {
+fn offered_section(section: &mut SendSection, wanted: &WantedTracks) -> LocalSection {
     let body = match &section.placed {
         Some(placed) => {
-            if let Some(wanted) = wanted.get(&placed.track).filter(|_| !section.ready) {
+            if let Some(wanted) = wanted
+                .get(&placed.track)
+                .filter(|wanted| !section.ready || !wanted.fits(&section.codecs))
+            {
                 section.codecs = sdp::offered_codecs(&wanted.codecs);
             }
             LocalMedia::Send { msid: placed.msid.clone(), ssrc: placed.ssrc }

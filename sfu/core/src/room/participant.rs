@@ -7,16 +7,19 @@ use contract::access_token::Claims;
 use contract::ids::{Identity, ParticipantSid, generate_id};
 use livekit_protocol::participant_info::{Kind, State};
 use livekit_protocol::{
-    ClientInfo, DisconnectReason, ParticipantInfo, ParticipantPermission, SubscriptionPermission,
-    TrackSource,
+    ClientInfo, DataTrackInfo, DisconnectReason, ParticipantInfo, ParticipantPermission,
+    SubscriptionPermission, TrackSource,
 };
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 use super::SessionId;
+use super::data_tracks::DataSubscriptions;
 use super::negotiation::{Inbound, Negotiation};
 use super::publishing::Track;
-use super::sections::SendSection;
+use super::quality::Quality;
+use super::sections::{SendSection, WantedTracks};
+use super::simulate::ResumeFault;
 use super::subscribing::Subscription;
 use crate::media::engine::WorkerIndex;
 use crate::media::{
@@ -95,6 +98,7 @@ pub(super) struct Deadlines {
 /// A participant of a room.
 #[derive(Debug)]
 pub(super) struct Participant {
+    pub(super) key: ParticipantKey,
     pub(super) sid: ParticipantSid,
     pub(super) identity: Identity,
     pub(super) name: String,
@@ -106,6 +110,7 @@ pub(super) struct Participant {
     pub(super) client: ClientInfo,
     pub(super) mode: PeerConnectionMode,
     pub(super) auto_subscribe: bool,
+    pub(super) auto_subscribe_data_track: bool,
     pub(super) state: State,
     pub(super) version: u32,
     pub(super) joined_at_ms: u64,
@@ -120,15 +125,24 @@ pub(super) struct Participant {
     pub(super) outbound: Vec<SendSection>,
     pub(super) negotiation: Negotiation,
     pub(super) subscriptions: BTreeMap<TrackKey, Subscription>,
+    /// Subscriptions that were ever made.
+    pub(super) subscription_count: u64,
+    /// What follows from the subscriptions, rights and rules.
+    pub(super) wanted: WantedTracks,
     /// Who may subscribe to this participant's tracks; everybody when `None`.
     pub(super) subscribers: Option<SubscriptionPermission>,
     /// Highest sequence of a reliable packet that came.
     pub(super) last_sequence: u32,
+    pub(super) data_tracks: Vec<DataTrackInfo>,
+    pub(super) data_subscriptions: DataSubscriptions,
+    pub(super) quality: Quality,
+    pub(super) resume_fault: ResumeFault,
     pub(super) deadlines: Deadlines,
 }
 
 impl Participant {
     pub(super) fn new(
+        key: ParticipantKey,
         params: JoinParams,
         worker: WorkerIndex,
         joined_at_ms: u64,
@@ -137,6 +151,7 @@ impl Participant {
         let permission = permission(&params.claims);
         let dual = params.mode == PeerConnectionMode::Dual && permission.can_subscribe;
         Self {
+            key,
             sid: ParticipantSid::generate(rng),
             identity: params.identity,
             name: params.claims.name.clone(),
@@ -148,6 +163,7 @@ impl Participant {
             client: params.client,
             mode: params.mode,
             auto_subscribe: params.auto_subscribe,
+            auto_subscribe_data_track: params.auto_subscribe_data_track,
             state: State::Joining,
             version: 0,
             joined_at_ms,
@@ -159,8 +175,14 @@ impl Participant {
             outbound: Vec::new(),
             negotiation: Negotiation::default(),
             subscriptions: BTreeMap::new(),
+            subscription_count: 0,
+            wanted: WantedTracks::new(),
             subscribers: None,
             last_sequence: 0,
+            data_tracks: Vec::new(),
+            data_subscriptions: DataSubscriptions::default(),
+            quality: Quality::default(),
+            resume_fault: ResumeFault::default(),
             deadlines: Deadlines::default(),
         }
     }
@@ -190,6 +212,11 @@ impl Participant {
         self.tracks.iter().any(|track| track.mid.is_some())
     }
 
+    /// Whether others wait for something of this participant.
+    pub(super) fn publishes(&self) -> bool {
+        self.is_publisher() || !self.data_tracks.is_empty()
+    }
+
     /// Egress and agents are not counted against a room's limit.
     pub(super) fn is_dependent(&self) -> bool {
         matches!(self.kind, Kind::Egress | Kind::Agent)
@@ -217,7 +244,8 @@ impl Participant {
             name: self.name.clone(),
             version: self.version,
             permission: Some(self.permission.clone()),
-            is_publisher: self.is_publisher(),
+            is_publisher: self.publishes(),
+            data_tracks: self.data_tracks.clone(),
             kind: self.kind.into(),
             attributes: self.attributes.clone(),
             client_protocol: self.client.client_protocol,
@@ -232,10 +260,27 @@ impl Participant {
             state: State::Disconnected.into(),
             version: self.version + 1,
             tracks: Vec::new(),
+            data_tracks: Vec::new(),
             is_publisher: false,
             disconnect_reason: reason.into(),
             ..self.info()
         }
+    }
+
+    /// Keeps the claims of new tokens in line with rights that the server API changed.
+    pub(super) fn permission_to_claims(&mut self) {
+        let permission = &self.permission;
+        let video = &mut self.claims.video;
+        video.can_subscribe = Some(permission.can_subscribe);
+        video.can_publish = Some(permission.can_publish);
+        video.can_publish_data = Some(permission.can_publish_data);
+        video.can_update_own_metadata = Some(permission.can_update_metadata);
+        video.can_publish_sources = permission
+            .can_publish_sources
+            .iter()
+            .filter_map(|source| TrackSource::try_from(*source).ok())
+            .map(|source| source.as_str_name().to_ascii_lowercase())
+            .collect();
     }
 
     /// Claims of a new token: as now, valid for at least ten minutes more.

@@ -1,16 +1,21 @@
 //! Tracks that participants announce and publish.
 
 use livekit_protocol::{
-    self as proto, AddTrackRequest, SimulcastCodecInfo, TrackInfo, TrackPublishedResponse,
-    TrackSource, TrackType, VideoLayer, VideoQuality, request_response, signal_response,
-    video_layer,
+    self as proto, AddTrackRequest, AudioTrackFeature, SimulcastCodecInfo, TrackInfo,
+    TrackPublishedResponse, TrackSource, TrackType, VideoLayer, VideoQuality, request_response,
+    signal_response, video_layer,
 };
+use std::sync::Arc;
+
 use rand::RngExt as _;
 
 use super::Room;
 use super::negotiation::Inbound;
 use super::participant::{Participant, ParticipantKey, media_kind};
+use super::sections::Wanted;
 use crate::media::{Codec, CodecKind, MediaKind, Mid, TrackKey};
+use crate::sdp::{self, Msid};
+use crate::time::Now;
 
 /// Most tracks of a participant that are announced and not yet sent.
 const MAX_PENDING_TRACKS: usize = 20;
@@ -36,6 +41,14 @@ impl Track {
     pub(super) fn kind(&self) -> Option<MediaKind> {
         media_kind(self.info.r#type())
     }
+
+    /// Whether Opus is to be stereo, and to send nothing in silence.
+    #[expect(deprecated, reason = "older clients say it so")]
+    pub(super) fn opus_wishes(&self) -> (bool, bool) {
+        let has = |feature: AudioTrackFeature| self.info.audio_features.contains(&feature.into());
+        let stereo = self.info.stereo || has(AudioTrackFeature::TfStereo);
+        (stereo, !(self.info.disable_dtx || has(AudioTrackFeature::TfNoDtx)))
+    }
 }
 
 /// What subscribers need to know of a published track.
@@ -45,12 +58,31 @@ pub(super) struct LiveTrack {
     pub(super) publisher_sid: String,
     pub(super) sid: String,
     pub(super) kind: MediaKind,
-    pub(super) codecs: Vec<Codec>,
     pub(super) layers: Vec<VideoLayer>,
+    /// Best layer that came lately.
+    pub(super) best_layer: u8,
+    /// What it needs of a section, shared by all who want it.
+    pub(super) wanted: Arc<Wanted>,
+}
+
+impl LiveTrack {
+    /// Name of the first codec in LiveKit's messages: `vp8`.
+    pub(super) fn codec_name(&self) -> &'static str {
+        let codec = self.wanted.codecs.first().map(|codec| mime_type(codec.kind));
+        match codec.and_then(|mime| mime.split_once('/')) {
+            Some((_, "VP8")) => "vp8",
+            Some((_, "VP9")) => "vp9",
+            Some((_, "H264")) => "h264",
+            Some((_, "H265")) => "h265",
+            Some((_, "AV1")) => "av1",
+            Some((_, other)) => other,
+            None => "",
+        }
+    }
 }
 
 impl Room {
-    pub(super) fn add_track(&mut self, key: ParticipantKey, request: AddTrackRequest) {
+    pub(super) fn add_track(&mut self, key: ParticipantKey, request: AddTrackRequest, now: Now) {
         use request_response::Reason;
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let known = participant
@@ -88,7 +120,7 @@ impl Room {
         let info = track.info.clone();
         participant.tracks.push(track);
         self.send_track_published(key, request.cid, info);
-        self.match_tracks(key);
+        self.match_tracks(key, now);
     }
 
     fn send_track_published(&mut self, key: ParticipantKey, cid: String, track: TrackInfo) {
@@ -98,43 +130,75 @@ impl Room {
 
     /// Brings announced tracks and the sections of the last offer together, in whichever order
     /// they came; ends tracks whose section no longer sends.
-    pub(super) fn match_tracks(&mut self, key: ParticipantKey) {
+    pub(super) fn match_tracks(&mut self, key: ParticipantKey, now: Now) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let gone = end_tracks(participant);
         let begun = begin_tracks(participant);
-        let publisher_sid = participant.sid.to_string();
-        // Nobody sees a hidden participant or its tracks.
-        let visible = begun.iter().filter(|_| !participant.permission.hidden);
-        for (track, codecs) in visible {
-            let Some(track) = participant.tracks.iter().find(|t| t.key == *track) else { continue };
-            let Some(kind) = track.kind() else { continue };
-            let layers = track.info.codecs.first().map(|c| c.layers.clone()).unwrap_or_default();
-            let live = LiveTrack {
-                publisher: key,
-                publisher_sid: publisher_sid.clone(),
-                sid: track.info.sid.clone(),
-                kind,
-                codecs: codecs.clone(),
-                layers,
-            };
-            self.tracks.insert(track.key, live);
-        }
-        for (track, sid) in &gone {
-            self.tracks.remove(track);
-            let response = proto::TrackUnpublishedResponse { track_sid: sid.clone() };
-            self.send(key, signal_response::Message::TrackUnpublished(response));
-        }
         // The sections may have changed for tracks that stay, too.
         self.dirty.insert(key);
-        self.tracks_ended |= !gone.is_empty();
-        if !gone.is_empty() || !begun.is_empty() {
-            self.dirty.extend(self.participants.keys().copied());
-            self.broadcast_participant(key, false);
+        for (track, codecs) in &begun {
+            self.begin_track(key, *track, codecs, now);
+        }
+        for track in &gone {
+            self.end_track(track.key);
+            let response = proto::TrackUnpublishedResponse { track_sid: track.info.sid.clone() };
+            self.send(key, signal_response::Message::TrackUnpublished(response));
+        }
+        if gone.is_empty() && begun.is_empty() {
+            return;
+        }
+        self.broadcast_participant(key, false, now);
+        let Some(participant) = self.participants.get(&key) else { return };
+        let info = participant.info();
+        for track in gone {
+            self.emit_track("track_unpublished", info.clone(), track.info);
+        }
+        let begun = begun.iter().filter_map(|(begun, _)| {
+            info.tracks
+                .iter()
+                .find(|track| self.tracks.get(begun).is_some_and(|t| t.sid == track.sid))
+        });
+        for track in begun.cloned().collect::<Vec<_>>() {
+            self.emit_track("track_published", info.clone(), track);
         }
     }
 
-    pub(super) fn set_muted(&mut self, key: ParticipantKey, sid: &str, muted: bool) {
-        self.change_track(key, sid, |info| info.muted = muted);
+    fn begin_track(&mut self, key: ParticipantKey, track: TrackKey, codecs: &[Codec], now: Now) {
+        let Some(participant) = self.participants.get(&key) else { return };
+        let Some(track) = participant.tracks.iter().find(|t| t.key == track) else { return };
+        let Some(kind) = track.kind() else { return };
+        // Nobody sees a hidden participant or its tracks.
+        if participant.permission.hidden {
+            return;
+        }
+        let (sid, publisher_sid) = (track.info.sid.clone(), participant.sid.to_string());
+        let msid = Msid { stream: format!("{publisher_sid}|{sid}"), track: sid.clone() };
+        let codecs = sdp::published_codecs(codecs);
+        let wanted = Wanted { kind, sid: sid.clone(), msid, codecs };
+        let layers = track.info.codecs.first().map(|c| c.layers.clone()).unwrap_or_default();
+        let track = track.key;
+        self.track_sids.insert(sid.clone(), track);
+        self.changed_tracks.insert(track);
+        if kind == MediaKind::Video {
+            self.demands.begin(track, now);
+        }
+        let wanted = Arc::new(wanted);
+        let live =
+            LiveTrack { publisher: key, publisher_sid, sid, kind, layers, best_layer: 0, wanted };
+        self.tracks.insert(track, live);
+    }
+
+    /// A track goes to nobody any more.
+    pub(super) fn end_track(&mut self, track: TrackKey) {
+        let Some(live) = self.tracks.remove(&track) else { return };
+        self.track_sids.remove(&live.sid);
+        self.demands.end(track);
+        self.changed_tracks.insert(track);
+        self.tracks_ended = true;
+    }
+
+    pub(super) fn set_muted(&mut self, key: ParticipantKey, sid: &str, muted: bool, now: Now) {
+        self.change_track(key, sid, now, |info| info.muted = muted);
     }
 
     /// Changes what is known of a track and tells the others when it made a difference.
@@ -142,6 +206,7 @@ impl Room {
         &mut self,
         key: ParticipantKey,
         sid: &str,
+        now: Now,
         change: impl FnOnce(&mut TrackInfo),
     ) -> bool {
         let Some(participant) = self.participants.get_mut(&key) else { return false };
@@ -151,17 +216,25 @@ impl Room {
         let before = track.info.clone();
         change(&mut track.info);
         if track.info != before && track.mid.is_some() {
-            self.broadcast_participant(key, false);
+            self.broadcast_participant(key, false, now);
         }
         true
     }
 
     /// The first packets tell what a track is really encoded with.
-    pub(super) fn published_codec(&mut self, track: TrackKey, codec: CodecKind) {
-        let Some(live) = self.tracks.get(&track) else { return };
+    pub(super) fn published_codec(&mut self, track: TrackKey, codec: CodecKind, now: Now) {
+        let Some(live) = self.tracks.get_mut(&track) else { return };
         let (key, sid) = (live.publisher, live.sid.clone());
-        let Some(mime) = mime_type(codec) else { return };
-        self.change_track(key, &sid, |info| {
+        if live.wanted.codecs.first().is_some_and(|first| first.kind != codec) {
+            let inbound = self.participants.get(&key).map(|p| p.inbound.as_slice());
+            let sections = inbound.unwrap_or_default().iter().map(|section| &section.codecs);
+            let codecs: Vec<Codec> =
+                sections.flatten().filter(|known| known.kind == codec).cloned().collect();
+            live.wanted = Arc::new(Wanted { codecs, ..(*live.wanted).clone() });
+            self.changed_tracks.insert(track);
+        }
+        let mime = mime_type(codec);
+        self.change_track(key, &sid, now, |info| {
             mime.clone_into(&mut info.mime_type);
             if let Some(first) = info.codecs.first_mut() {
                 mime.clone_into(&mut first.mime_type);
@@ -183,19 +256,16 @@ impl Room {
 }
 
 /// Removes tracks whose section ended, sends another track, or may no longer be published.
-fn end_tracks(participant: &mut Participant) -> Vec<(TrackKey, String)> {
-    let inbound = &participant.inbound;
-    let gone: Vec<(TrackKey, String)> = participant
-        .tracks
-        .iter()
-        .filter(|track| {
-            track.mid.as_ref().is_some_and(|mid| {
-                !inbound.iter().any(|section| section.mid == *mid && section.carries(track))
-            })
+fn end_tracks(participant: &mut Participant) -> Vec<Track> {
+    let ends = |participant: &Participant, track: &Track| {
+        track.mid.as_ref().is_some_and(|mid| {
+            !participant.may_publish(track.info.source())
+                || !participant.inbound.iter().any(|s| s.mid == *mid && s.carries(track))
         })
-        .map(|track| (track.key, track.info.sid.clone()))
-        .collect();
-    participant.tracks.retain(|track| !gone.iter().any(|(key, _)| *key == track.key));
+    };
+    let tracks = std::mem::take(&mut participant.tracks);
+    let (gone, kept) = tracks.into_iter().partition(|track| ends(participant, track));
+    participant.tracks = kept;
     gone
 }
 
@@ -256,7 +326,7 @@ fn publish(track: &mut Track, section: &Inbound) {
             codec.sdp_cid.clone_from(cid);
         }
     }
-    if let Some(mime) = section.codecs.first().and_then(|codec| mime_type(codec.kind)) {
+    if let Some(mime) = section.codecs.first().map(|codec| mime_type(codec.kind)) {
         mime.clone_into(&mut track.info.mime_type);
         if let Some(codec) = track.info.codecs.first_mut() {
             mime.clone_into(&mut codec.mime_type);
@@ -278,7 +348,7 @@ fn track_info(request: &AddTrackRequest, rng: &mut rand::rngs::StdRng) -> TrackI
     let layers = layers.unwrap_or(&request.layers).clone();
     let mime = first
         .and_then(|codec| codec_named(&codec.codec))
-        .and_then(mime_type)
+        .map(mime_type)
         .unwrap_or_else(|| if request.r#type() == TrackType::Audio { "audio/opus" } else { "" });
     let mode = match request.r#type() {
         TrackType::Video => video_layer::Mode::OneSpatialLayerPerStream,
@@ -344,23 +414,29 @@ fn codec_named(name: &str) -> Option<CodecKind> {
     let lower = name.to_ascii_lowercase();
     match lower.rsplit('/').next().unwrap_or_default() {
         "opus" | "red" => Some(CodecKind::Opus),
+        "pcmu" => Some(CodecKind::Pcmu),
+        "pcma" => Some(CodecKind::Pcma),
         "vp8" => Some(CodecKind::Vp8),
         "vp9" => Some(CodecKind::Vp9),
         "h264" => Some(CodecKind::H264),
+        "h265" => Some(CodecKind::H265),
         "av1" => Some(CodecKind::Av1),
         _ => None,
     }
 }
 
-/// The media type of a codec that we negotiate.
-pub(super) fn mime_type(codec: CodecKind) -> Option<&'static str> {
+/// The media type of a codec.
+pub(super) fn mime_type(codec: CodecKind) -> &'static str {
     match codec {
-        CodecKind::Opus => Some("audio/opus"),
-        CodecKind::Vp8 => Some("video/VP8"),
-        CodecKind::Vp9 => Some("video/VP9"),
-        CodecKind::H264 => Some("video/H264"),
-        CodecKind::Av1 => Some("video/AV1"),
-        CodecKind::Red | CodecKind::Pcmu | CodecKind::Pcma | CodecKind::H265 => None,
+        CodecKind::Opus => "audio/opus",
+        CodecKind::Red => "audio/red",
+        CodecKind::Pcmu => "audio/PCMU",
+        CodecKind::Pcma => "audio/PCMA",
+        CodecKind::Vp8 => "video/VP8",
+        CodecKind::Vp9 => "video/VP9",
+        CodecKind::H264 => "video/H264",
+        CodecKind::H265 => "video/H265",
+        CodecKind::Av1 => "video/AV1",
     }
 }
 

@@ -1,23 +1,20 @@
 //! Signal messages of clients.
 
 use livekit_protocol::request_response::{Reason, Request};
-use livekit_protocol::simulate_scenario::Scenario;
 use livekit_protocol::{
-    self as proto, DisconnectReason, RequestResponse, UpdateParticipantMetadata, leave_request,
-    signal_request, signal_response,
+    self as proto, DisconnectReason, RequestResponse, UpdateParticipantMetadata, signal_request,
+    signal_response,
 };
-use tracing::debug;
 
 use super::participant::ParticipantKey;
 use super::{Room, SessionId};
 use crate::signal::SignalRequest;
-use crate::signal::join::{MAX_ATTRIBUTES_BYTES, MAX_METADATA_BYTES, attributes_size};
 use crate::time::Now;
 
 /// Protocol version from which clients understand a response that is no error.
 const OK_RESPONSE_PROTOCOL: i32 = 15;
-/// Most bytes of a participant's name.
-const MAX_NAME_BYTES: usize = 256;
+/// Protocol version from which clients understand that they were moved to another room.
+pub(super) const MOVED_PROTOCOL: i32 = 16;
 
 impl Room {
     /// Takes a client's message; one from a session that is over is ignored.
@@ -32,12 +29,12 @@ impl Room {
     fn dispatch(&mut self, key: ParticipantKey, message: signal_request::Message, now: Now) {
         use signal_request::Message;
         match message {
-            Message::Offer(offer) => self.handle_offer(key, &offer),
+            Message::Offer(offer) => self.handle_offer(key, &offer, now),
             Message::Answer(answer) => self.handle_answer(key, &answer),
             // We are ICE-lite: the client's checks tell its addresses.
             Message::Trickle(_) => {}
-            Message::AddTrack(request) => self.add_track(key, request),
-            Message::Mute(mute) => self.set_muted(key, &mute.sid, mute.muted),
+            Message::AddTrack(request) => self.add_track(key, request, now),
+            Message::Mute(mute) => self.set_muted(key, &mute.sid, mute.muted, now),
             Message::Subscription(update) => self.update_subscription(key, &update),
             Message::TrackSetting(settings) => self.update_track_settings(key, &settings),
             Message::Leave(_) => {
@@ -46,8 +43,8 @@ impl Room {
             // Clients of today say their layers with the track; LiveKit ignores this too.
             Message::UpdateLayers(_) => {}
             Message::SubscriptionPermission(rules) => self.set_subscribers(key, rules),
-            Message::SyncState(state) => self.sync_state(key, &state),
-            Message::Simulate(scenario) => self.simulate(key, scenario.scenario, now),
+            Message::SyncState(state) => self.sync_state(key, &state, now),
+            Message::Simulate(scenario) => self.simulate(key, scenario, now),
             Message::Ping(_) => {
                 self.send(key, signal_response::Message::Pong(millis(now)));
             }
@@ -57,22 +54,25 @@ impl Room {
                 self.send(key, signal_response::Message::PongResp(pong));
             }
             Message::UpdateMetadata(update) => self.update_metadata(key, update, now),
-            Message::UpdateAudioTrack(update) => self.update_audio_track(key, update),
-            Message::UpdateVideoTrack(update) => self.update_video_track(key, update),
+            Message::UpdateAudioTrack(update) => self.update_audio_track(key, update, now),
+            Message::UpdateVideoTrack(update) => self.update_video_track(key, update, now),
             Message::PublishDataTrackRequest(request) => {
-                self.unsupported(key, Some(Request::PublishDataTrack(request)));
+                self.publish_data_track(key, request, now);
             }
             Message::UnpublishDataTrackRequest(request) => {
-                self.unsupported(key, Some(Request::UnpublishDataTrack(request)));
+                self.unpublish_data_track(key, request, now);
             }
-            Message::UpdateDataSubscription(_)
-            | Message::StoreDataBlobRequest(_)
-            | Message::GetDataBlobRequest(_) => self.unsupported(key, None),
+            Message::UpdateDataSubscription(update) => {
+                self.update_data_subscription(key, &update);
+            }
+            Message::StoreDataBlobRequest(request) => self.unsupported(key, request.request_id),
+            Message::GetDataBlobRequest(request) => self.unsupported(key, request.request_id),
         }
     }
 
-    fn unsupported(&mut self, key: ParticipantKey, request: Option<Request>) {
-        self.respond(key, 0, Reason::UnsupportedType, "not supported by this server", request);
+    pub(super) fn unsupported(&mut self, key: ParticipantKey, request_id: u32) {
+        let message = "not supported by this server";
+        self.respond(key, request_id, Reason::UnsupportedType, message, None);
     }
 
     /// Tells a client that its message was not understood.
@@ -103,78 +103,53 @@ impl Room {
         update: UpdateParticipantMetadata,
         now: Now,
     ) {
-        let Some(participant) = self.participants.get_mut(&key) else { return };
-        let mut attributes = participant.attributes.clone();
-        for (name, value) in &update.attributes {
-            if value.is_empty() {
-                attributes.remove(name);
-            } else {
-                attributes.insert(name.clone(), value.clone());
-            }
-        }
-        let refused = if !participant.permission.can_update_metadata {
-            Some((Reason::NotAllowed, "does not have permission to update own metadata"))
-        } else if update.metadata.len() > MAX_METADATA_BYTES {
-            Some((Reason::LimitExceeded, "metadata size exceeds limits"))
-        } else if update.name.len() > MAX_NAME_BYTES {
-            Some((Reason::LimitExceeded, "name length exceeds limits"))
-        } else if attributes_size(&attributes) > MAX_ATTRIBUTES_BYTES {
-            Some((Reason::LimitExceeded, "attribute size exceeds limits"))
-        } else {
-            None
-        };
-        let id = update.request_id;
-        if let Some((reason, message)) = refused {
-            return self.respond(key, id, reason, message, Some(Request::UpdateMetadata(update)));
-        }
-        if !update.metadata.is_empty() {
-            participant.metadata = update.metadata;
-        }
-        if !update.name.is_empty() {
-            participant.name = update.name;
-        }
-        participant.attributes = attributes;
+        let Some(participant) = self.participants.get(&key) else { return };
         let confirm = participant.client.protocol >= OK_RESPONSE_PROTOCOL;
-        self.broadcast_participant(key, true);
+        let id = update.request_id;
+        let changed = if participant.permission.can_update_metadata {
+            let (name, metadata) = (update.name.clone(), update.metadata.clone());
+            self.set_texts(key, name, metadata, &update.attributes)
+                .map_err(|error| (Reason::LimitExceeded, error.to_string()))
+        } else {
+            let message = "does not have permission to update own metadata";
+            Err((Reason::NotAllowed, message.to_owned()))
+        };
+        if let Err((reason, message)) = changed {
+            return self.respond(key, id, reason, &message, Some(Request::UpdateMetadata(update)));
+        }
+        self.broadcast_participant(key, true, now);
         self.refresh_token(key, now);
         if confirm {
             self.respond(key, id, Reason::Ok, "", None);
         }
     }
 
-    fn update_audio_track(&mut self, key: ParticipantKey, update: proto::UpdateLocalAudioTrack) {
+    fn update_audio_track(
+        &mut self,
+        key: ParticipantKey,
+        update: proto::UpdateLocalAudioTrack,
+        now: Now,
+    ) {
         let features = update.features.clone();
-        if !self.change_track(key, &update.track_sid, |info| info.audio_features = features) {
+        if !self.change_track(key, &update.track_sid, now, |info| info.audio_features = features) {
             let request = Some(Request::UpdateAudioTrack(update));
             self.respond(key, 0, Reason::NotFound, "track is not found", request);
         }
     }
 
-    fn update_video_track(&mut self, key: ParticipantKey, update: proto::UpdateLocalVideoTrack) {
-        let found = self.change_track(key, &update.track_sid, |info| {
+    fn update_video_track(
+        &mut self,
+        key: ParticipantKey,
+        update: proto::UpdateLocalVideoTrack,
+        now: Now,
+    ) {
+        let found = self.change_track(key, &update.track_sid, now, |info| {
             info.width = update.width;
             info.height = update.height;
         });
         if !found {
             let request = Some(Request::UpdateVideoTrack(update));
             self.respond(key, 0, Reason::NotFound, "track is not found", request);
-        }
-    }
-
-    /// Scenarios by which the clients' own tests make a server misbehave.
-    fn simulate(&mut self, key: ParticipantKey, scenario: Option<Scenario>, now: Now) {
-        match scenario {
-            Some(Scenario::ServerLeave(true)) => {
-                self.remove(key, DisconnectReason::ServerShutdown, None, now);
-            }
-            Some(Scenario::NodeFailure(true) | Scenario::LeaveRequestFullReconnect(true)) => {
-                let action = Some(leave_request::Action::Reconnect);
-                self.remove(key, DisconnectReason::UnknownReason, action, now);
-            }
-            other => {
-                debug!(?other, "Scenario is not supported");
-                self.unsupported(key, None);
-            }
         }
     }
 }

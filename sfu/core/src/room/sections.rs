@@ -4,7 +4,8 @@
 //! track only after the section was inactive, so a freed section is used again one negotiation
 //! later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -42,6 +43,10 @@ impl SendSection {
     }
 }
 
+/// Tracks that a participant shall get. What each needs of a section is made once and shared by
+/// all who want it.
+pub(super) type WantedTracks = BTreeMap<TrackKey, Arc<Wanted>>;
+
 /// A track that wants a section.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wanted {
@@ -68,7 +73,7 @@ impl Wanted {
 }
 
 /// Takes tracks that nobody wants any more off their sections.
-pub(super) fn release(sections: &mut [SendSection], wanted: &BTreeMap<TrackKey, Wanted>) {
+pub(super) fn release(sections: &mut [SendSection], wanted: &WantedTracks) {
     for section in sections {
         if section.placed.as_ref().is_some_and(|placed| !wanted.contains_key(&placed.track)) {
             section.placed = None;
@@ -80,7 +85,7 @@ pub(super) fn release(sections: &mut [SendSection], wanted: &BTreeMap<TrackKey, 
 /// Puts tracks on free sections; returns those that found none.
 pub(super) fn place<'a>(
     sections: &mut [SendSection],
-    wanted: &'a BTreeMap<TrackKey, Wanted>,
+    wanted: &'a WantedTracks,
     rng: &mut StdRng,
 ) -> Vec<(TrackKey, &'a Wanted)> {
     let mut left = unplaced(sections, wanted);
@@ -102,21 +107,35 @@ pub(super) fn place<'a>(
 /// Wanted tracks that are on no section.
 pub(super) fn unplaced<'a>(
     sections: &[SendSection],
-    wanted: &'a BTreeMap<TrackKey, Wanted>,
+    wanted: &'a WantedTracks,
 ) -> Vec<(TrackKey, &'a Wanted)> {
+    let placed: BTreeSet<TrackKey> =
+        sections.iter().filter_map(|section| section.placed.as_ref()).map(|p| p.track).collect();
     wanted
         .iter()
-        .map(|(track, wanted)| (*track, wanted))
-        .filter(|(track, _)| {
-            !sections.iter().any(|s| s.placed.as_ref().is_some_and(|p| p.track == *track))
+        .filter(|(track, _)| !placed.contains(track))
+        .map(|(track, wanted)| (*track, wanted.as_ref()))
+        .collect()
+}
+
+/// Tracks without a section although one of their kind is free: the client has no codec for them.
+pub(super) fn unfit(sections: &[SendSection], wanted: &WantedTracks) -> Vec<(TrackKey, String)> {
+    unplaced(sections, wanted)
+        .into_iter()
+        .filter(|(_, wanted)| {
+            let mut free = sections.iter().filter(|s| s.is_free() && s.kind == wanted.kind);
+            free.clone().next().is_some() && !free.any(|section| wanted.fits(&section.codecs))
         })
+        .map(|(track, wanted)| (track, wanted.sid.clone()))
         .collect()
 }
 
 /// Whether our last description no longer says what is wanted.
-pub(super) fn is_stale(sections: &[SendSection], wanted: &BTreeMap<TrackKey, Wanted>) -> bool {
+pub(super) fn is_stale(sections: &[SendSection], wanted: &WantedTracks) -> bool {
     sections.iter().any(|section| match &section.placed {
-        Some(placed) => !wanted.contains_key(&placed.track) || !section.live,
+        Some(placed) => {
+            !section.live || wanted.get(&placed.track).is_none_or(|w| !w.fits(&section.codecs))
+        }
         None => section.live,
     }) || !unplaced(sections, wanted).is_empty()
 }

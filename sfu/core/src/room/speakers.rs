@@ -1,15 +1,14 @@
-//! Who speaks, and how good connections are.
+//! Who speaks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use livekit_protocol::{
-    self as proto, ConnectionQuality, ConnectionQualityInfo, SpeakerInfo, SpeakersChanged,
-    signal_response,
-};
+use livekit_protocol::{SpeakerInfo, SpeakersChanged, signal_response};
 
 use super::Room;
 use super::participant::ParticipantKey;
 use crate::media::{AudioLevel, TrackKey};
+use crate::time::Now;
 
 /// Loudness from which somebody speaks, dB below overload.
 const ACTIVE_DBOV: u8 = 35;
@@ -17,8 +16,10 @@ const ACTIVE_DBOV: u8 = 35;
 const ACTIVE_PERCENT: u8 = 40;
 /// Levels are told in steps of this size, so that small changes make no messages.
 const LEVEL_STEP: f32 = 0.125;
-/// LiveKit's score of an excellent connection.
-const EXCELLENT_SCORE: f32 = 5.0;
+/// Loudness of a simulated speaker.
+const SIMULATED_LEVEL: f32 = 0.75;
+/// Longest simulated speech.
+const MAX_SIMULATED_SECONDS: u64 = 60;
 
 impl Room {
     /// Tells all who began, stopped, or became clearly louder or quieter.
@@ -30,6 +31,9 @@ impl Room {
                 let entry = speakers.entry(track.publisher).or_default();
                 *entry = entry.max(linear(level.loudest_dbov));
             }
+        }
+        if let Some((key, _)) = self.simulated_speaker {
+            speakers.insert(key, SIMULATED_LEVEL);
         }
         let stopped = self.speakers.keys().filter(|key| !speakers.contains_key(key));
         let changed: Vec<(ParticipantKey, Option<f32>)> = stopped
@@ -71,33 +75,17 @@ impl Room {
         }
     }
 
-    /// Connections count as excellent until they are measured.
-    pub(super) fn introduce_quality(&mut self, key: ParticipantKey) {
-        let everybody: Vec<ConnectionQualityInfo> = self
-            .participants
-            .iter()
-            .filter(|(other, p)| **other == key || !p.permission.hidden)
-            .map(|(_, p)| excellent(p.sid.as_str()))
-            .collect();
-        let Some(participant) = self.participants.get(&key) else { return };
-        let (hidden, own) = (participant.permission.hidden, excellent(participant.sid.as_str()));
-        self.send(key, quality_message(everybody));
-        if !hidden {
-            self.send_to_all(&quality_message(vec![own]), Some(key));
-        }
+    /// Shows a participant as speaking for some seconds.
+    pub(super) fn simulate_speaker(&mut self, key: ParticipantKey, seconds: i32, now: Now) {
+        let seconds = u64::try_from(seconds).unwrap_or(0).min(MAX_SIMULATED_SECONDS);
+        self.simulated_speaker = Some((key, now.instant + Duration::from_secs(seconds)));
+        self.update_speakers(&[]);
     }
-}
 
-fn excellent(sid: &str) -> ConnectionQualityInfo {
-    ConnectionQualityInfo {
-        participant_sid: sid.to_owned(),
-        quality: ConnectionQuality::Excellent.into(),
-        score: EXCELLENT_SCORE,
+    pub(super) fn end_simulated_speaker(&mut self) {
+        self.simulated_speaker = None;
+        self.update_speakers(&[]);
     }
-}
-
-fn quality_message(updates: Vec<ConnectionQualityInfo>) -> signal_response::Message {
-    signal_response::Message::ConnectionQuality(proto::ConnectionQualityUpdate { updates })
 }
 
 /// dB below overload as a share of full loudness, in steps.

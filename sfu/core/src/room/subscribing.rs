@@ -1,7 +1,9 @@
 //! Who gets which track, and in which quality.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use livekit_protocol::participant_info::Kind;
 use livekit_protocol::{
     self as proto, SubscriptionError, UpdateSubscription, UpdateTrackSettings, signal_response,
 };
@@ -9,9 +11,8 @@ use livekit_protocol::{
 use super::Room;
 use super::participant::{Participant, ParticipantKey};
 use super::publishing::{LiveTrack, quality_for_size};
-use super::sections::Wanted;
-use crate::media::{TrackKey, VideoQuality};
-use crate::sdp::Msid;
+use super::sections::WantedTracks;
+use crate::media::{MediaKind, TrackKey, VideoQuality};
 
 /// A participant's wish about a track; kept when it unsubscribes, so that automatic
 /// subscription does not bring the track back.
@@ -20,20 +21,40 @@ pub(super) struct Subscription {
     pub(super) desired: bool,
     /// The client has no codec for it.
     pub(super) failed: bool,
+    /// Rises with every subscription of a participant.
+    order: u64,
+    pub(super) settings: TrackSettings,
+}
+
+/// What the client said of a track that it gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TrackSettings {
     disabled: bool,
     max_quality: VideoQuality,
     /// Pixels that the client shows; 0 is unknown.
     size: (u32, u32),
+    /// Frames a second; `None` without a limit.
+    pub(super) max_frame_rate: Option<u32>,
+    /// 1 is served first; 0 is not said.
+    pub(super) priority: u32,
 }
 
-impl Subscription {
-    fn new(desired: bool) -> Self {
+impl TrackSettings {
+    const INITIAL: Self = Self {
+        disabled: false,
+        max_quality: VideoQuality::High,
+        size: (0, 0),
+        max_frame_rate: None,
+        priority: 0,
+    };
+
+    fn new(update: &UpdateTrackSettings) -> Self {
         Self {
-            desired,
-            failed: false,
-            disabled: false,
-            max_quality: VideoQuality::High,
-            size: (0, 0),
+            disabled: update.disabled || update.quality() == proto::VideoQuality::Off,
+            max_quality: best_quality(update.quality()),
+            size: (update.width, update.height),
+            max_frame_rate: (update.fps > 0).then_some(update.fps),
+            priority: update.priority,
         }
     }
 
@@ -46,61 +67,158 @@ impl Subscription {
         if width == 0 || height == 0 {
             return Some(self.max_quality);
         }
-        Some(match quality_for_size(&track.layers, width, height) {
-            proto::VideoQuality::Low => VideoQuality::Low,
-            proto::VideoQuality::Medium => VideoQuality::Medium,
-            proto::VideoQuality::High | proto::VideoQuality::Off => VideoQuality::High,
+        Some(best_quality(quality_for_size(&track.layers, width, height)))
+    }
+}
+
+fn best_quality(quality: proto::VideoQuality) -> VideoQuality {
+    match quality {
+        proto::VideoQuality::Low => VideoQuality::Low,
+        proto::VideoQuality::Medium => VideoQuality::Medium,
+        proto::VideoQuality::High | proto::VideoQuality::Off => VideoQuality::High,
+    }
+}
+
+impl Participant {
+    /// The wish about a track; a new one is `desired`.
+    fn subscription(&mut self, track: TrackKey, desired: bool) -> &mut Subscription {
+        let count = &mut self.subscription_count;
+        self.subscriptions.entry(track).or_insert_with(|| {
+            *count += 1;
+            Subscription { desired, failed: false, order: *count, settings: TrackSettings::INITIAL }
         })
+    }
+
+    /// Publishers cannot keep recorders out.
+    fn ignores_subscription_rules(&self) -> bool {
+        #[expect(deprecated, reason = "tokens of older recorders say it so")]
+        let recorder = self.permission.recorder;
+        recorder || self.kind == Kind::Egress
     }
 }
 
 impl Room {
-    /// Forgets tracks that ended and subscribes to new ones where that is automatic.
-    pub(super) fn sync_subscriptions(&mut self, key: ParticipantKey) {
+    /// Brings what a participant shall get in line with the whole room.
+    pub(super) fn refresh_wanted(&mut self, key: ParticipantKey) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         participant.subscriptions.retain(|track, _| self.tracks.contains_key(track));
-        if !participant.auto_subscribe {
-            return;
+        if participant.auto_subscribe {
+            for (track, _) in self.tracks.iter().filter(|(_, live)| live.publisher != key) {
+                participant.subscription(*track, true);
+            }
         }
-        for (track, live) in &self.tracks {
-            if live.publisher != key {
-                participant.subscriptions.entry(*track).or_insert_with(|| Subscription::new(true));
+        let Some(participant) = self.participants.get(&key) else { return };
+        let mut wanted: WantedTracks = participant
+            .subscriptions
+            .keys()
+            .filter(|track| self.is_wanted(participant, **track))
+            .filter_map(|track| Some((*track, Arc::clone(&self.tracks.get(track)?.wanted))))
+            .collect();
+        self.keep_to_limits(participant, &mut wanted);
+        if let Some(participant) = self.participants.get_mut(&key) {
+            participant.wanted = wanted;
+        }
+    }
+
+    /// The same where only `changed` tracks began, ended, or came under other rules: a room of
+    /// many must not look at every track of everybody for each. Tells whether it mattered.
+    pub(super) fn refresh_wanted_tracks(
+        &mut self,
+        key: ParticipantKey,
+        changed: &BTreeSet<TrackKey>,
+    ) -> bool {
+        let config = &self.options.config;
+        if config.subscription_limit_audio > 0 || config.subscription_limit_video > 0 {
+            // A track that leaves makes room for others.
+            self.refresh_wanted(key);
+            return true;
+        }
+        let mut mattered = false;
+        for track in changed {
+            let Some(participant) = self.participants.get_mut(&key) else { return false };
+            match self.tracks.get(track) {
+                None => drop(participant.subscriptions.remove(track)),
+                Some(live) if live.publisher == key => continue,
+                Some(_) if participant.auto_subscribe => {
+                    participant.subscription(*track, true);
+                }
+                Some(_) => {}
+            }
+            let Some(participant) = self.participants.get(&key) else { return false };
+            let wanted = self
+                .tracks
+                .get(track)
+                .filter(|_| self.is_wanted(participant, *track))
+                .map(|live| Arc::clone(&live.wanted));
+            let Some(participant) = self.participants.get_mut(&key) else { return false };
+            mattered |= match wanted {
+                Some(wanted) => {
+                    let before = participant.wanted.insert(*track, Arc::clone(&wanted));
+                    before.is_none_or(|before| !Arc::ptr_eq(&before, &wanted))
+                }
+                None => participant.wanted.remove(track).is_some(),
+            };
+        }
+        mattered
+    }
+
+    fn is_wanted(&self, participant: &Participant, track: TrackKey) -> bool {
+        participant.permission.can_subscribe
+            && participant
+                .subscriptions
+                .get(&track)
+                .is_some_and(|subscription| subscription.desired && !subscription.failed)
+            && self.tracks.get(&track).is_some_and(|live| self.may_subscribe(participant, live))
+    }
+
+    /// Leaves out what exceeds the limits: the lowest priorities, and of one priority the
+    /// latest subscriptions.
+    fn keep_to_limits(&self, participant: &Participant, wanted: &mut WantedTracks) {
+        let config = &self.options.config;
+        for (kind, limit) in [
+            (MediaKind::Audio, config.subscription_limit_audio),
+            (MediaKind::Video, config.subscription_limit_video),
+        ] {
+            if limit == 0 {
+                continue;
+            }
+            let rank = |track: &TrackKey| {
+                let subscription = participant.subscriptions.get(track);
+                subscription.map(|s| (s.settings.priority.wrapping_sub(1), s.order))
+            };
+            let mut tracks: Vec<TrackKey> = wanted
+                .iter()
+                .filter(|(_, wanted)| wanted.kind == kind)
+                .map(|(track, _)| *track)
+                .collect();
+            tracks.sort_by_key(rank);
+            for track in tracks.iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)) {
+                wanted.remove(track);
             }
         }
     }
 
-    /// What `participant` shall get now.
-    pub(super) fn wanted(&self, participant: &Participant) -> BTreeMap<TrackKey, Wanted> {
-        if !participant.permission.can_subscribe {
-            return BTreeMap::new();
-        }
-        participant
-            .subscriptions
-            .iter()
-            .filter(|(_, subscription)| subscription.desired && !subscription.failed)
-            .filter_map(|(key, _)| Some((*key, self.tracks.get(key)?)))
-            .filter(|(_, track)| self.may_subscribe(participant, track))
-            .map(|(key, track)| {
-                let msid = Msid {
-                    stream: format!("{}|{}", track.publisher_sid, track.sid),
-                    track: track.sid.clone(),
-                };
-                let (kind, sid, codecs) = (track.kind, track.sid.clone(), track.codecs.clone());
-                (key, Wanted { kind, sid, msid, codecs })
-            })
-            .collect()
+    fn may_subscribe(&self, participant: &Participant, track: &LiveTrack) -> bool {
+        self.is_allowed(participant, track.publisher, &track.sid)
     }
 
-    fn may_subscribe(&self, participant: &Participant, track: &LiveTrack) -> bool {
-        let publisher = self.participants.get(&track.publisher);
+    /// Whether the publisher lets a participant have one of its tracks.
+    pub(super) fn is_allowed(
+        &self,
+        participant: &Participant,
+        publisher: ParticipantKey,
+        sid: &str,
+    ) -> bool {
+        let publisher = self.participants.get(&publisher);
         let Some(rules) = publisher.and_then(|publisher| publisher.subscribers.as_ref()) else {
             return true;
         };
         rules.all_participants
+            || participant.ignores_subscription_rules()
             || rules.track_permissions.iter().any(|rule| {
                 (rule.participant_sid == participant.sid.as_str()
                     || rule.participant_identity == participant.identity.as_str())
-                    && (rule.all_tracks || rule.track_sids.contains(&track.sid))
+                    && (rule.all_tracks || rule.track_sids.iter().any(|allowed| allowed == sid))
             })
     }
 
@@ -127,8 +245,7 @@ impl Room {
         if own {
             return;
         }
-        let subscription =
-            participant.subscriptions.entry(track).or_insert_with(|| Subscription::new(desired));
+        let subscription = participant.subscription(track, desired);
         subscription.desired = desired;
         subscription.failed = false;
     }
@@ -136,22 +253,32 @@ impl Room {
     pub(super) fn update_track_settings(
         &mut self,
         key: ParticipantKey,
-        settings: &UpdateTrackSettings,
+        update: &UpdateTrackSettings,
     ) {
-        for sid in &settings.track_sids {
-            let Some(track) = self.track_by_sid(sid) else { continue };
-            let Some(participant) = self.participants.get_mut(&key) else { return };
-            let Some(subscription) = participant.subscriptions.get_mut(&track) else { continue };
-            subscription.size = (settings.width, settings.height);
-            subscription.disabled =
-                settings.disabled || settings.quality() == proto::VideoQuality::Off;
-            subscription.max_quality = match settings.quality() {
-                proto::VideoQuality::Low => VideoQuality::Low,
-                proto::VideoQuality::Medium => VideoQuality::Medium,
-                proto::VideoQuality::High | proto::VideoQuality::Off => VideoQuality::High,
-            };
+        for sid in &update.track_sids {
+            self.change_settings(key, sid, |settings| *settings = TrackSettings::new(update));
         }
-        self.dirty.insert(key);
+    }
+
+    /// Tracks that a client which resumes had paused.
+    pub(super) fn disable_tracks(&mut self, key: ParticipantKey, sids: &[String]) {
+        for sid in sids {
+            self.change_settings(key, sid, |settings| settings.disabled = true);
+        }
+    }
+
+    fn change_settings(
+        &mut self,
+        key: ParticipantKey,
+        sid: &str,
+        change: impl FnOnce(&mut TrackSettings),
+    ) {
+        let Some(track) = self.track_by_sid(sid) else { return };
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        if let Some(subscription) = participant.subscriptions.get_mut(&track) {
+            change(&mut subscription.settings);
+            self.dirty.insert(key);
+        }
     }
 
     /// Sets who may subscribe to a publisher's tracks, and tells those for whom it changed.
@@ -176,8 +303,9 @@ impl Room {
                 allowed,
             };
             self.send(subscriber, signal_response::Message::SubscriptionPermissionUpdate(update));
-            self.dirty.insert(subscriber);
+            self.changed_tracks.insert(track);
         }
+        self.sync_data_subscriptions_of(key);
     }
 
     fn allowed_subscribers(
@@ -202,6 +330,7 @@ impl Room {
             if let Some(subscription) = participant.subscriptions.get_mut(&track) {
                 subscription.failed = true;
             }
+            self.dirty.insert(key);
             self.subscription_failed(key, sid, SubscriptionError::SeCodecUnsupported);
         }
     }
@@ -212,6 +341,6 @@ impl Room {
     }
 
     pub(super) fn track_by_sid(&self, sid: &str) -> Option<TrackKey> {
-        self.tracks.iter().find(|(_, track)| track.sid == sid).map(|(key, _)| *key)
+        self.track_sids.get(sid).copied()
     }
 }

@@ -32,6 +32,11 @@ impl Room {
             .filter_map(next_deadline)
             .chain(self.ends_at)
             .chain(self.update_at.filter(|_| !self.participants.is_empty()))
+            .chain(self.pending_updates.due)
+            .chain(self.quality_due())
+            .chain(self.demands.next_due())
+            .chain(self.rpcs.next_due())
+            .chain(self.simulated_speaker.map(|(_, until)| until))
             .min()
     }
 
@@ -47,9 +52,20 @@ impl Room {
             self.participant_timeout(key, now);
         }
         self.departed.retain(|(at, _)| now.instant.duration_since(*at) < DEPARTED_AGE);
-        if self.update_at.is_some_and(|at| at <= now.instant) {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now.instant);
+        if passed(self.update_at) {
             self.broadcast_room_update();
         }
+        if passed(self.pending_updates.due) {
+            self.tell_updates();
+        }
+        if passed(self.quality_due()) {
+            self.tell_quality();
+        }
+        if passed(self.simulated_speaker.map(|(_, until)| until)) {
+            self.end_simulated_speaker();
+        }
+        self.time_out_rpcs(now);
         self.settle(now);
         if self.participants.is_empty() && self.ends_at.is_some_and(|at| at <= now.instant) {
             self.end();
@@ -103,12 +119,16 @@ impl Room {
         }
         if participant.transports().all(|t| t.connected || t.remote.is_none()) {
             participant.deadlines.media = None;
+            self.set_lost(key, false, now);
         }
+        let Some(participant) = self.participants.get_mut(&key) else { return };
         if participant.primary() == role && participant.state == State::Joined {
             participant.state = State::Active;
             participant.deadlines.join = None;
-            self.broadcast_participant(key, true);
+            let info = participant.info();
+            self.broadcast_participant(key, true, now);
             self.introduce_quality(key);
+            self.emit("participant_joined", Some(info), None);
             self.count_changed(now);
         }
     }
@@ -120,6 +140,7 @@ impl Room {
             transport.connected = false;
         }
         participant.deadlines.media.get_or_insert(now.instant + MEDIA_TIMEOUT);
+        self.set_lost(key, true, now);
     }
 }
 

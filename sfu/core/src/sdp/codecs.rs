@@ -69,8 +69,12 @@ fn known(kind: MediaKind, map: &str, fmtp: &str) -> Option<(CodecKind, u32, u8)>
     let lower = map.to_ascii_lowercase();
     match (kind, lower.as_str()) {
         (MediaKind::Audio, "opus/48000/2") => Some((CodecKind::Opus, 48_000, 2)),
+        (MediaKind::Audio, "red/48000/2") => Some((CodecKind::Red, 48_000, 2)),
+        (MediaKind::Audio, "pcmu/8000") => Some((CodecKind::Pcmu, 8_000, 1)),
+        (MediaKind::Audio, "pcma/8000") => Some((CodecKind::Pcma, 8_000, 1)),
         (MediaKind::Video, "vp8/90000") => Some((CodecKind::Vp8, 90_000, 1)),
         (MediaKind::Video, "h264/90000") => Some((CodecKind::H264, 90_000, 1)),
+        (MediaKind::Video, "h265/90000") => Some((CodecKind::H265, 90_000, 1)),
         (MediaKind::Video, "av1/90000") => Some((CodecKind::Av1, 90_000, 1)),
         // Other profiles have more bits or colours than most receivers decode.
         (MediaKind::Video, "vp9/90000")
@@ -136,6 +140,37 @@ pub fn accepted_codecs(offered: &[Codec], published: &[Codec]) -> Vec<Codec> {
     codecs
 }
 
+/// Of the codecs of an answer, those that the publisher will use: the first one's kind, in all
+/// its profiles, and what redundant audio is made of.
+pub fn published_codecs(answered: &[Codec]) -> Vec<Codec> {
+    let Some(first) = answered.first() else { return Vec::new() };
+    let used = |codec: &&Codec| {
+        codec.kind == first.kind || (first.kind == CodecKind::Red && codec.kind == CodecKind::Opus)
+    };
+    answered.iter().filter(used).cloned().collect()
+}
+
+/// Tells a publisher of Opus (RFC 7587 section 6.1) whether to send stereo, and whether to send
+/// nothing in silence.
+pub fn set_opus(codecs: &mut [Codec], stereo: bool, dtx: bool) {
+    for codec in codecs.iter_mut().filter(|codec| codec.kind == CodecKind::Opus) {
+        let kept = codec.fmtp.split(';').map(str::trim).filter(|parameter| {
+            let name = parameter.split('=').next().unwrap_or_default().to_ascii_lowercase();
+            !parameter.is_empty()
+                && !["stereo", "usedtx", "maxaveragebitrate"].contains(&name.as_str())
+        });
+        let mut parameters: Vec<&str> = kept.collect();
+        if stereo {
+            // The highest of RFC 7587: two channels of music.
+            parameters.extend(["stereo=1", "maxaveragebitrate=510000"]);
+        }
+        if dtx {
+            parameters.push("usedtx=1");
+        }
+        codec.fmtp = parameters.join(";");
+    }
+}
+
 /// Moves the codecs of `kind` to the front: a publisher encodes with the first of the answer.
 pub fn prefer(codecs: &mut [Codec], kind: CodecKind) {
     codecs.sort_by_key(|codec| codec.kind != kind);
@@ -143,8 +178,13 @@ pub fn prefer(codecs: &mut [Codec], kind: CodecKind) {
 
 /// Payload types of our own offers, media and retransmissions, by codec and H264 profile with
 /// its packetization mode: in a bundle a number means the same codec in every section.
-const OFFERED: [(CodecKind, &str, u8, Option<u8>); 12] = [
+const OFFERED: [(CodecKind, &str, u8, Option<u8>); 16] = [
     (CodecKind::Opus, "minptime=10;useinbandfec=1", 111, None),
+    // Two frames of the Opus above in each packet.
+    (CodecKind::Red, "111/111", 63, None),
+    // Static payload types (RFC 3551 section 6).
+    (CodecKind::Pcmu, "", 0, None),
+    (CodecKind::Pcma, "", 8, None),
     (CodecKind::Vp8, "", 96, Some(97)),
     (CodecKind::Vp9, "profile-id=0", 98, Some(99)),
     (CodecKind::H264, "packetization-mode=1;profile-level-id=42001f", 102, Some(103)),
@@ -156,6 +196,7 @@ const OFFERED: [(CodecKind, &str, u8, Option<u8>); 12] = [
     (CodecKind::H264, "packetization-mode=1;profile-level-id=640c1f", 116, Some(117)),
     (CodecKind::H264, "packetization-mode=1;profile-level-id=64001f", 118, Some(119)),
     (CodecKind::Av1, "", 45, Some(46)),
+    (CodecKind::H265, "", 49, Some(50)),
 ];
 
 /// Codecs of our offer of a track that was published with `published`, in that order.
@@ -170,7 +211,18 @@ pub fn offered_codecs(published: &[Codec]) -> Vec<Codec> {
             channels: track.channels,
             fmtp: match kind {
                 CodecKind::H264 => format!("level-asymmetry-allowed=1;{fmtp}"),
-                _ => (*fmtp).to_owned(),
+                CodecKind::Opus if track.parameter("stereo") == Some("1") => {
+                    format!("{fmtp};sprop-stereo=1")
+                }
+                // Level and tier are the publisher's.
+                CodecKind::H265 => track.fmtp.clone(),
+                CodecKind::Opus
+                | CodecKind::Red
+                | CodecKind::Pcmu
+                | CodecKind::Pcma
+                | CodecKind::Vp8
+                | CodecKind::Vp9
+                | CodecKind::Av1 => (*fmtp).to_owned(),
             },
             nack: rtx.is_some(),
             pli: rtx.is_some(),

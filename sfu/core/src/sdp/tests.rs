@@ -161,6 +161,65 @@ fn our_offer_names_what_was_published() {
     assert!(offered[0].nack && offered[0].pli && offered[0].transport_cc);
 }
 
+#[test]
+fn audio_besides_opus_and_h265_are_known() {
+    let map = ["0 PCMU/8000", "8 PCMA/8000", "63 red/48000/2", "111 opus/48000/2"];
+    let formats = ["63", "111", "0", "8", "9"].map(str::to_owned);
+    let kinds = |kind, formats: &[String], map: &[&str]| {
+        codecs::parse(kind, formats, map, &["63 111/111"], &[])
+            .into_iter()
+            .map(|codec| (codec.kind, codec.clock_rate))
+            .collect::<Vec<_>>()
+    };
+    let expected = [
+        (CodecKind::Red, 48_000),
+        (CodecKind::Opus, 48_000),
+        (CodecKind::Pcmu, 8_000),
+        (CodecKind::Pcma, 8_000),
+    ];
+    assert_eq!(kinds(MediaKind::Audio, &formats, &map), expected);
+    let video = kinds(MediaKind::Video, &["49".to_owned()], &["49 H265/90000"]);
+    assert_eq!(video, [(CodecKind::H265, 90_000)]);
+}
+
+#[test]
+fn opus_is_told_of_stereo_and_silence() {
+    let opus = |fmtp: &str| {
+        codecs::parse(
+            MediaKind::Audio,
+            &["111".to_owned()],
+            &["111 opus/48000/2"],
+            &[&format!("111 {fmtp}")],
+            &[],
+        )
+    };
+    let cases = [
+        ("minptime=10;useinbandfec=1", false, true, "minptime=10;useinbandfec=1;usedtx=1"),
+        ("minptime=10; usedtx=1", false, false, "minptime=10"),
+        ("minptime=10", true, false, "minptime=10;stereo=1;maxaveragebitrate=510000"),
+    ];
+    for (offered, stereo, dtx, expected) in cases {
+        let mut codecs = opus(offered);
+        set_opus(&mut codecs, stereo, dtx);
+        assert_eq!(codecs[0].fmtp, expected, "{offered}");
+    }
+    let offered = offered_codecs(&opus("stereo=1"));
+    assert!(offered[0].fmtp.contains("sprop-stereo=1"), "{}", offered[0].fmtp);
+}
+
+#[test]
+fn a_publisher_uses_the_first_codec_of_the_answer() {
+    let codec = |kind, payload_type| Codec { kind, payload_type, ..parse(&[]).codecs[0].clone() };
+    use CodecKind::{H264, Opus, Red, Vp8};
+    let answered = [codec(H264, 102), codec(Vp8, 96), codec(H264, 104)];
+    let used = |codecs: &[Codec]| -> Vec<u8> {
+        published_codecs(codecs).iter().map(|codec| codec.payload_type).collect()
+    };
+    assert_eq!(used(&answered), [102, 104]);
+    assert_eq!(used(&[codec(Opus, 111), codec(Red, 63)]), [111]);
+    assert_eq!(used(&[codec(Red, 63), codec(Opus, 111)]), [63, 111]);
+}
+
 proptest! {
     #[test]
     fn random_text_never_panics(text in "(v=0\r\no=- 1 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n)?(m=[a-z]{1,9} [0-9]{1,6} [A-Z/]{0,12}[0-9 ]{0,9}\r\n)?(a=[a-z-]{1,12}:?[ -~]{0,40}\r\n){0,20}.*") {

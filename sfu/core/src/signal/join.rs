@@ -89,6 +89,8 @@ pub struct JoinParams {
     pub mode: PeerConnectionMode,
     /// Subscribe to all tracks without being asked.
     pub auto_subscribe: bool,
+    /// Subscribe to all data tracks without being asked.
+    pub auto_subscribe_data_track: bool,
     /// The client reports what it shows, so that it gets no more than that.
     pub adaptive_stream: bool,
     /// Attributes at the beginning: the token's, overridden by the request's.
@@ -120,6 +122,7 @@ impl JoinParams {
         let mut params = Self::from_claims(claims, PeerConnectionMode::Dual)?;
         params.client = client_info(&get);
         params.auto_subscribe = flag("auto_subscribe", true);
+        params.auto_subscribe_data_track = flag("auto_subscribe_data_track", false);
         params.adaptive_stream = flag("adaptive_stream", false);
         params.set_initial("", attributes)?;
         if let Some(suffix) = get("publish") {
@@ -150,6 +153,7 @@ impl JoinParams {
         params.client = request.client_info.unwrap_or_default();
         let settings = request.connection_settings.unwrap_or_default();
         params.auto_subscribe = settings.auto_subscribe;
+        params.auto_subscribe_data_track = settings.auto_subscribe_data_track();
         params.adaptive_stream = settings.adaptive_stream;
         params.set_initial(&request.metadata, request.participant_attributes)?;
         params.publisher_offer = request.publisher_offer;
@@ -186,6 +190,7 @@ impl JoinParams {
             client: ClientInfo::default(),
             mode,
             auto_subscribe: true,
+            auto_subscribe_data_track: false,
             adaptive_stream: false,
             attributes: claims.attributes.clone(),
             metadata: claims.metadata.clone(),

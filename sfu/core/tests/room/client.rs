@@ -18,7 +18,7 @@ use sfu_core::media::{
     CandidateProtocol, DataChannelKind, Fingerprint, LocalCandidate, MediaCommand, MediaEvent,
     Receiver, Sender, TransportId, TransportState,
 };
-use sfu_core::room::{Room, RoomOptions, RoomOutput, SessionId};
+use sfu_core::room::{Room, RoomOptions, RoomOutput, RpcId, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use sfu_core::time::Now;
 
@@ -46,6 +46,9 @@ pub(crate) struct World {
     pub(crate) inbox: HashMap<SessionId, Vec<Message>>,
     pub(crate) closed: BTreeSet<SessionId>,
     pub(crate) tokens: Vec<Claims>,
+    /// Names of the events for webhooks, with the participant's identity.
+    pub(crate) events: Vec<(String, String)>,
+    pub(crate) rpc_answers: Vec<(RpcId, Result<String, u32>)>,
     pub(crate) ended: bool,
 }
 
@@ -102,6 +105,8 @@ impl World {
             inbox: HashMap::new(),
             closed: BTreeSet::new(),
             tokens: Vec::new(),
+            events: Vec::new(),
+            rpc_answers: Vec::new(),
             ended: false,
         }
     }
@@ -173,6 +178,28 @@ impl World {
         self.room.participants().into_iter().find(|p| p.identity == identity).unwrap()
     }
 
+    /// All messages of a kind that came since the last call, of any kind.
+    pub(crate) fn take_all<T>(
+        &mut self,
+        session: SessionId,
+        pick: impl Fn(Message) -> Option<T>,
+    ) -> Vec<T> {
+        self.take(session).into_iter().filter_map(pick).collect()
+    }
+
+    /// Changes the room as the server API does.
+    pub(crate) fn call<T>(&mut self, change: impl FnOnce(&mut Room, Now) -> T) -> T {
+        let result = change(&mut self.room, self.now);
+        self.drain();
+        result
+    }
+
+    /// The sid of somebody's track of a kind.
+    pub(crate) fn track(&self, identity: &str, kind: TrackType) -> String {
+        let tracks = self.me(identity).tracks;
+        tracks.into_iter().find(|track| track.r#type() == kind).unwrap().sid
+    }
+
     fn drain(&mut self) {
         while let Some(output) = self.room.poll_output() {
             match output {
@@ -189,6 +216,21 @@ impl World {
                         .entry(session)
                         .or_default()
                         .push(Message::RefreshToken(String::new()));
+                }
+                RoomOutput::MoveToken { session, claims, moved } => {
+                    self.tokens.push(*claims);
+                    let message = match moved {
+                        Some(moved) => Message::RoomMoved(*moved),
+                        None => Message::RefreshToken(String::new()),
+                    };
+                    self.inbox.entry(session).or_default().push(message);
+                }
+                RoomOutput::RpcAnswer { id, answer } => {
+                    self.rpc_answers.push((id, answer.map_err(|error| error.code)));
+                }
+                RoomOutput::Event(event) => {
+                    let participant = event.participant.map(|p| p.identity).unwrap_or_default();
+                    self.events.push((event.event, participant));
                 }
                 RoomOutput::Media(command) => self.command(command),
                 RoomOutput::Ended => self.ended = true,

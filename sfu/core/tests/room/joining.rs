@@ -42,7 +42,7 @@ fn two_connections_get_an_offer_of_data_channels_and_candidates() {
     assert_eq!(names(&messages), ["join", "refresh_token", "offer", "trickle", "trickle"]);
     let Message::Join(join) = &messages[0] else { panic!() };
     assert!(join.subscriber_primary);
-    assert_eq!((join.ping_interval, join.ping_timeout), (5, 15));
+    assert_eq!((join.ping_interval, join.ping_timeout), (2, 6));
     assert_eq!(join.server_info.as_ref().unwrap().version, "1.13.5");
     let Message::Offer(offer) = &messages[2] else { panic!() };
     assert_eq!(offer.sdp.matches("m=application").count(), 1);

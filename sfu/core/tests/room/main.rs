@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
 
+mod administration;
 mod client;
+mod control;
+mod data;
 mod joining;
 mod publishing;
 mod random;
+mod reconnecting;
 mod staying;

@@ -24,8 +24,17 @@ pub(super) fn participant() -> Value {
         "sid": "", "identity": "", "state": "JOINING", "tracks": [track()], "metadata": "",
         "joined_at": "0", "joined_at_ms": "0", "name": "", "version": 0, "permission": null,
         "region": "", "is_publisher": false, "kind": "STANDARD", "attributes": {},
-        "disconnect_reason": "UNKNOWN_REASON", "kind_details": []
+        "disconnect_reason": "UNKNOWN_REASON", "kind_details": [], "data_tracks": [],
+        "client_protocol": 0, "capabilities": []
     })
+}
+
+pub(super) fn muted_track() -> Value {
+    json!({ "track": track() })
+}
+
+pub(super) fn rpc() -> Value {
+    json!({ "payload": "" })
 }
 
 pub(super) fn participants() -> Value {
