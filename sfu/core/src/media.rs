@@ -299,7 +299,8 @@ pub enum MediaEvent {
     },
     /// How a transport did in the last interval ([`parameters::STATISTICS_INTERVAL`]).
     Statistics(TransportStatistics),
-    /// Loudness of the audio tracks that sent in the last interval
+    /// Loudness of the audio tracks of one worker that sent in the last interval, and silence,
+    /// once, of those that stopped
     /// ([`parameters::AUDIO_LEVEL_INTERVAL`]).
     AudioLevels(Vec<(TrackKey, AudioLevel)>),
 }

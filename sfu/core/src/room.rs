@@ -204,6 +204,8 @@ pub struct Room {
     /// Marks frames that are not encrypted although the track is.
     sif_trailer: Vec<u8>,
     simulated_speaker: Option<(ParticipantKey, Instant)>,
+    /// Active tracks with their level; each worker tells of its own.
+    loudness: BTreeMap<TrackKey, f32>,
     /// Active speakers with their level.
     speakers: BTreeMap<ParticipantKey, f32>,
     output: VecDeque<RoomOutput>,
@@ -245,6 +247,7 @@ impl Room {
             quality_due: None,
             sif_trailer,
             simulated_speaker: None,
+            loudness: BTreeMap::new(),
             speakers: BTreeMap::new(),
             output: VecDeque::new(),
             next_id: 0,

@@ -60,11 +60,16 @@ struct LevelMeter {
     loudest_dbov: u8,
     packets: u32,
     active_packets: u32,
+    /// Something was told last time.
+    told: bool,
 }
+
+/// What is told of a track that stopped.
+const SILENCE: AudioLevel = AudioLevel { loudest_dbov: 127, active_percent: 0 };
 
 impl Default for LevelMeter {
     fn default() -> Self {
-        Self { loudest_dbov: 127, packets: 0, active_packets: 0 }
+        Self { loudest_dbov: 127, packets: 0, active_packets: 0, told: false }
     }
 }
 
@@ -185,10 +190,15 @@ impl Track {
         self.level.active_packets += u32::from(level <= ACTIVE_DBOV);
     }
 
-    /// The level since the last call, if packets came.
+    /// The level since the last call, if packets came; silence once when they end.
     pub(super) fn take_level(&mut self) -> Option<AudioLevel> {
-        let LevelMeter { loudest_dbov, packets, active_packets } = std::mem::take(&mut self.level);
-        let percent = (100 * active_packets).checked_div(packets)?;
-        Some(AudioLevel { loudest_dbov, active_percent: percent as u8 })
+        let was_told = self.level.packets > 0;
+        let LevelMeter { loudest_dbov, packets, active_packets, told } =
+            std::mem::take(&mut self.level);
+        self.level.told = was_told;
+        match (100 * active_packets).checked_div(packets) {
+            Some(percent) => Some(AudioLevel { loudest_dbov, active_percent: percent as u8 }),
+            None => told.then_some(SILENCE),
+        }
     }
 }

@@ -24,14 +24,22 @@ const MAX_SIMULATED_SECONDS: u64 = 60;
 impl Room {
     /// Tells all who began, stopped, or became clearly louder or quieter.
     pub(super) fn update_speakers(&mut self, levels: &[(TrackKey, AudioLevel)]) {
-        let mut speakers: BTreeMap<ParticipantKey, f32> = BTreeMap::new();
         for (track, level) in levels {
-            let Some(track) = self.tracks.get(track) else { continue };
-            if level.loudest_dbov <= ACTIVE_DBOV && level.active_percent >= ACTIVE_PERCENT {
-                let entry = speakers.entry(track.publisher).or_default();
-                *entry = entry.max(linear(level.loudest_dbov));
+            let is_active =
+                level.loudest_dbov <= ACTIVE_DBOV && level.active_percent >= ACTIVE_PERCENT;
+            if is_active {
+                self.loudness.insert(*track, linear(level.loudest_dbov));
+            } else {
+                self.loudness.remove(track);
             }
         }
+        let mut speakers: BTreeMap<ParticipantKey, f32> = BTreeMap::new();
+        self.loudness.retain(|track, loudness| {
+            let Some(track) = self.tracks.get(track) else { return false };
+            let entry = speakers.entry(track.publisher).or_default();
+            *entry = entry.max(*loudness);
+            true
+        });
         if let Some((key, _)) = self.simulated_speaker {
             speakers.insert(key, SIMULATED_LEVEL);
         }

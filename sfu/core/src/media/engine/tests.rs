@@ -378,11 +378,14 @@ fn the_loudness_of_audio_is_reported() {
         source.extensions = vec![(LEVEL_ID, vec![level])];
         source.send(&mut world, publisher, b"sound");
     }
-    world.advance(Duration::from_millis(900));
-    let level = AudioLevel { loudest_dbov: 20, active_percent: 50 };
+    world.advance(Duration::from_millis(2000));
+    let loud = AudioLevel { loudest_dbov: 20, active_percent: 50 };
+    let silent = AudioLevel { loudest_dbov: 127, active_percent: 0 };
     let levels: Vec<_> =
         world.events.iter().filter(|event| matches!(event, MediaEvent::AudioLevels(_))).collect();
-    assert_eq!(levels, [&MediaEvent::AudioLevels(vec![(TRACK, level)])]);
+    // Silence is told once.
+    let expected = [loud, silent].map(|level| MediaEvent::AudioLevels(vec![(TRACK, level)]));
+    assert_eq!(levels, [&expected[0], &expected[1]]);
 }
 
 #[test]
