@@ -121,7 +121,11 @@ fn speakers_are_told_as_changes() {
     world.media(MediaEvent::AudioLevels(vec![(audio, loud)]));
     world.media(MediaEvent::AudioLevels(vec![(audio, loud)]));
     assert_eq!(changes(&mut world), [true]);
+    // Another worker's tracks say nothing of this one.
     world.media(MediaEvent::AudioLevels(Vec::new()));
+    assert!(changes(&mut world).is_empty());
+    let silent = AudioLevel { loudest_dbov: 127, active_percent: 0 };
+    world.media(MediaEvent::AudioLevels(vec![(audio, silent)]));
     assert_eq!(changes(&mut world), [false]);
 }
 
