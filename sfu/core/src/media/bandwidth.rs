@@ -29,6 +29,8 @@ const START: u64 = 800_000;
 const PACING_FACTOR: f64 = 2.5;
 /// The same while the estimate is below what is being sent.
 const CONGESTED_PACING_FACTOR: f64 = 1.2;
+/// A path that showed no limit for this long has none.
+const UNLIMITED: Duration = Duration::from_secs(30);
 /// Feedback is missing for this long: what was sent since says nothing.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -128,9 +130,13 @@ impl Bandwidth {
         self.rate.was_congested()
     }
 
-    /// Bytes a second to send at most.
-    pub(super) fn pacing_rate(&self) -> Option<f64> {
-        self.last_feedback?;
+    /// Bytes a second to send at most; `None` while the path shows no limit, so that pictures
+    /// are not held back for nothing.
+    pub(super) fn pacing_rate(&self, now: Instant) -> Option<f64> {
+        let limited = self.rate.last_decrease()?;
+        if now.saturating_duration_since(limited) > UNLIMITED {
+            return None;
+        }
         let factor = if self.rate.is_congested() { CONGESTED_PACING_FACTOR } else { PACING_FACTOR };
         Some(self.rate.estimate() * factor / 8.0)
     }
@@ -207,7 +213,7 @@ impl Bandwidth {
         let acknowledged = self.acknowledged.latest_rate();
         if let Some(lost) = self.loss.take(now) {
             let sent = self.sent.rate(self.micros(now)).unwrap_or_default();
-            self.rate.update_by_loss(lost, sent);
+            self.rate.update_by_loss(lost, sent, now);
         }
         self.rate.update_by_delay(usage, acknowledged, self.round_trip, now);
         if let Some(probed) = self.prober.take_result(now)
@@ -316,7 +322,7 @@ mod tests {
     fn the_estimate_finds_the_path_and_follows_it() {
         let start = Instant::now();
         let mut bandwidth = Bandwidth::new(start);
-        assert_eq!((bandwidth.estimate(), bandwidth.pacing_rate()), (None, None));
+        assert_eq!((bandwidth.estimate(), bandwidth.pacing_rate(start)), (None, None));
         let mut path = Path { capacity: 300_000.0, free_at: 0, told: Vec::new(), count: 0 };
         let found = run(&mut bandwidth, &mut path, start, (600_000.0, None), (0, 3000));
         assert!((150_000..320_000).contains(&found), "{found}");

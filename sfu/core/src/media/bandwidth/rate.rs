@@ -59,6 +59,11 @@ impl RateControl {
         self.was_congested
     }
 
+    /// When the rate was lowered last.
+    pub(super) fn last_decrease(&self) -> Option<Instant> {
+        self.last_decrease
+    }
+
     /// Whether one happened a moment ago.
     pub(super) fn is_congested(&self) -> bool {
         self.is_congested
@@ -96,10 +101,11 @@ impl RateControl {
     }
 
     /// Takes the share of packets that were lost of `sent` bit/s.
-    pub(super) fn update_by_loss(&mut self, lost: f64, sent: f64) {
+    pub(super) fn update_by_loss(&mut self, lost: f64, sent: f64, now: Instant) {
         self.is_lossy = lost > LOW_LOSS;
         if lost > HIGH_LOSS {
             self.was_congested = true;
+            self.last_decrease = Some(now);
             let limit = sent * (1.0 - 0.5 * lost);
             self.set(self.estimate.min(limit.max(self.estimate * 0.5)));
         }
@@ -109,6 +115,7 @@ impl RateControl {
     pub(super) fn limit_by_receiver(&mut self, bitrate: f64, sent: f64, now: Instant) {
         if bitrate < sent * 0.95 {
             self.was_congested = true;
+            self.last_decrease = Some(now);
             self.congested_until = Some(now + CONGESTED);
         }
         self.is_congested = self.congested_until.is_some_and(|until| now < until);
@@ -198,12 +205,13 @@ mod tests {
 
     #[test]
     fn heavy_loss_halves_at_most_and_light_loss_only_holds() {
+        let now = Instant::now();
         let mut rate = RateControl::new(1e6);
-        rate.update_by_loss(0.05, 1e6);
+        rate.update_by_loss(0.05, 1e6, now);
         assert_eq!(rate.estimate(), 1e6);
-        rate.update_by_loss(0.2, 1e6);
+        rate.update_by_loss(0.2, 1e6, now);
         assert_eq!(rate.estimate(), 0.9e6);
-        rate.update_by_loss(0.9, 1000.0);
+        rate.update_by_loss(0.9, 1000.0, now);
         assert_eq!(rate.estimate(), 0.45e6);
     }
 

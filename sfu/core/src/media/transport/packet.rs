@@ -44,7 +44,7 @@ impl Transport {
         for datagram in self.outbox.take_control() {
             send(&datagram, datagram.len());
         }
-        let pace = self.bandwidth.as_ref().and_then(|bandwidth| bandwidth.pacing_rate());
+        let pace = self.bandwidth.as_ref().and_then(|bandwidth| bandwidth.pacing_rate(now));
         self.outbox.refill(pace, now);
         arena.clear();
         let (mut run, mut count) = (Run::default(), 0);
