@@ -1,6 +1,7 @@
 //! The public HTTP surface: signalling, server API, create-room, the web page.
 
 mod admin;
+mod agent;
 mod create_room;
 mod pages;
 mod room_service;
@@ -24,6 +25,7 @@ use tower_http::cors::{Any, CorsLayer};
 
 pub use admin::router as admin_router;
 
+use crate::agents;
 use crate::node::Node;
 use crate::peer::{FORWARDED_BY, PeerServer};
 
@@ -51,11 +53,19 @@ pub fn router(node: Arc<Node>, origin: Origin) -> Router {
         .route("/rtc/v1", get(signal::rtc_v1))
         .route("/rtc/validate", get(signal::validate))
         .route("/rtc/v1/validate", get(signal::validate_v1))
+        .route("/agent", get(agent::agent))
         .route("/twirp/livekit.RoomService/{method}", post(room_service::call))
+        .route("/twirp/livekit.AgentDispatchService/{method}", post(room_service::call_dispatch))
         .route("/api/create-room", post(create_room::create_room))
         .fallback(pages::fallback)
-        .layer(axum::Extension(origin))
-        .with_state(Arc::clone(&node));
+        .layer(axum::Extension(origin));
+    if origin == Origin::Peer {
+        router = router
+            .route(agents::ASSIGN, post(agent::assign))
+            .route(agents::TERMINATE, post(agent::terminate))
+            .route(agents::REPORT, post(agent::reported));
+    }
+    let mut router = router.with_state(Arc::clone(&node));
     if settings.dev {
         router = router.merge(admin_router(node));
     }

@@ -1,5 +1,6 @@
 //! The media node: sockets, threads, HTTP and Redis around the decisions of `sfu-core`.
 
+pub mod agents;
 pub mod http;
 pub mod keys;
 pub mod metrics;

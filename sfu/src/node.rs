@@ -11,6 +11,7 @@ use sfu_core::signal::join::{JoinError, JoinParams};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use crate::agents::Agents;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::peer::{PeerClient, PeerError};
@@ -81,7 +82,9 @@ pub struct Node {
     /// Rooms of this node.
     pub rooms: Arc<Rooms>,
     /// Reaches other nodes.
-    pub peers: Option<PeerClient>,
+    pub peers: Option<Arc<PeerClient>>,
+    /// Agent workers of this node, and the way to those of others.
+    pub agents: Arc<Agents>,
     /// Counters.
     pub metrics: Metrics,
     packets_per_second: AtomicU64,
@@ -106,7 +109,7 @@ impl Node {
         };
         let media = Arc::new(MediaPlane::start(options).await?);
         let config = &settings.config;
-        let peers = config.peer.as_ref().map(PeerClient::new).transpose()?;
+        let peers = config.peer.as_ref().map(PeerClient::new).transpose()?.map(Arc::new);
         let placement = Arc::new(match (&config.redis, &config.peer) {
             (None, _) => Placement::Memory(MemoryStore::new(&settings.node_name)),
             (Some(_), None) => return Err(StartError::NoPeer),
@@ -117,12 +120,19 @@ impl Node {
                 Placement::Redis(Box::new(store))
             }
         });
+        let agents = Arc::new(Agents::new(
+            Arc::clone(&keys),
+            Arc::clone(&placement),
+            peers.clone(),
+            settings.node_name.clone(),
+        ));
         let rooms = Arc::new(Rooms::new(
             Arc::clone(&settings),
             Arc::clone(&keys),
             Arc::clone(&placement),
             Arc::clone(&media),
             Webhooks::new(config.webhook.clone(), Arc::clone(&keys))?,
+            Arc::clone(&agents),
         ));
         let metrics = Metrics::new()?;
         Ok(Arc::new(Self {
@@ -132,6 +142,7 @@ impl Node {
             media,
             rooms,
             peers,
+            agents,
             metrics,
             packets_per_second: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use sfu_core::room::{Room, RoomCloseReason, RoomCounts, RoomOptions};
 use tokio::sync::mpsc;
 
+use crate::agents::Agents;
 use crate::keys::Keys;
 use crate::placement::{Home, Placement};
 use crate::rtc::MediaPlane;
@@ -63,6 +64,7 @@ pub struct Rooms {
     placement: Arc<Placement>,
     media: Arc<MediaPlane>,
     webhooks: Webhooks,
+    agents: Arc<Agents>,
     handles: Mutex<HashMap<RoomName, RoomHandle>>,
     counts: Counts,
 }
@@ -75,9 +77,10 @@ impl Rooms {
         placement: Arc<Placement>,
         media: Arc<MediaPlane>,
         webhooks: Webhooks,
+        agents: Arc<Agents>,
     ) -> Self {
         let (handles, counts) = (Mutex::default(), Counts::default());
-        Self { settings, keys, placement, media, webhooks, handles, counts }
+        Self { settings, keys, placement, media, webhooks, agents, handles, counts }
     }
 
     /// The room, if it lives here.
@@ -127,6 +130,7 @@ impl Rooms {
             gauges: RoomGauges { room: name.clone(), counts: Arc::clone(&self.counts) },
             webhooks: self.webhooks.of_room(name),
             rpcs: Rpcs::default(),
+            agents: Arc::clone(&self.agents),
         };
         let (rooms, name) = (Arc::clone(self), name.clone());
         task.spawn(move || {

@@ -8,7 +8,7 @@ use contract::access_token::Claims;
 use contract::ids::{RoomName, RoomSid};
 use contract::redis::ROOM_RENEWAL;
 use livekit_protocol::{
-    RoomMovedResponse, RpcError, SignalRequest, SignalResponse, signal_response,
+    Job, RoomMovedResponse, RpcError, SignalRequest, SignalResponse, signal_response,
 };
 use sfu_core::media::MediaEvent;
 use sfu_core::room::{Room, RoomCloseReason, RoomOutput, RpcCall, RpcId, SessionId};
@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::agents::Agents;
 use crate::keys::Keys;
 use crate::placement::Placement;
 use crate::rooms::RoomGauges;
@@ -140,6 +141,8 @@ pub struct RoomTask {
     pub webhooks: RoomWebhooks,
     /// Calls of the server API that wait for a participant.
     pub rpcs: Rpcs,
+    /// Finds workers for the room's jobs.
+    pub agents: Arc<Agents>,
 }
 
 /// Calls of the server API that wait for a participant; the room ends each in its time.
@@ -159,14 +162,16 @@ impl RoomTask {
     /// Starts the task. `ended` runs when the room is over and its home released.
     pub fn spawn(self, ended: impl FnOnce() + Send + 'static) -> RoomHandle {
         let (inputs, queue) = mpsc::channel(INPUTS);
+        // Not a handle of its own: the room ends when all others are gone.
+        let own = inputs.downgrade();
         tokio::spawn(async move {
-            self.run(queue).await;
+            self.run(queue, own).await;
             ended();
         });
         RoomHandle { inputs }
     }
 
-    async fn run(mut self, mut queue: mpsc::Receiver<Input>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Input>, own: mpsc::WeakSender<Input>) {
         let mut outboxes: HashMap<SessionId, mpsc::Sender<Outgoing>> = HashMap::new();
         let mut metadata = self.room.info().metadata;
         let mut renewal = tokio::time::interval(ROOM_RENEWAL);
@@ -186,7 +191,7 @@ impl RoomTask {
                 _ = renewal.tick() => self.keep_home().await,
                 Ok(()) = returns.changed() => self.keep_home().await,
             }
-            let is_over = self.drain(&mut outboxes);
+            let is_over = self.drain(&mut outboxes, &own);
             self.gauges.set(self.room.counts());
             let current = self.room.info().metadata;
             if current != metadata {
@@ -230,7 +235,11 @@ impl RoomTask {
     }
 
     /// Does what the room wants; `true` when it is over.
-    fn drain(&mut self, outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>) -> bool {
+    fn drain(
+        &mut self,
+        outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>,
+        own: &mpsc::WeakSender<Input>,
+    ) -> bool {
         let mut is_over = false;
         while let Some(output) = self.room.poll_output() {
             match output {
@@ -257,12 +266,36 @@ impl RoomTask {
                         let _unheard = waiting.send(answer);
                     }
                 }
+                RoomOutput::RequestJob(job) => self.request_job(*job, own.clone()),
+                RoomOutput::TerminateJob { job_id } => {
+                    let agents = Arc::clone(&self.agents);
+                    tokio::spawn(async move { agents.terminate(&job_id).await });
+                }
                 RoomOutput::Event(event) => self.webhooks.send(*event),
                 RoomOutput::Media(command) => self.media.send(command),
                 RoomOutput::Ended => is_over = true,
             }
         }
         is_over
+    }
+
+    /// Has a worker found, which takes seconds, and tells the room.
+    fn request_job(&self, job: Job, own: mpsc::WeakSender<Input>) {
+        let agents = Arc::clone(&self.agents);
+        tokio::spawn(async move {
+            let Some(state) = agents.assign(&job).await else { return };
+            let id = job.id.clone();
+            let told = match own.upgrade() {
+                Some(inputs) => {
+                    let room = RoomHandle { inputs };
+                    room.call(move |room, now| room.job_assigned(job, state, now)).await
+                }
+                None => Err(RoomEnded),
+            };
+            if told.is_err() {
+                agents.terminate(&id).await;
+            }
+        });
     }
 
     /// Gives a client a token for another room, in the message that tells it where supported.

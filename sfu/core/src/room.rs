@@ -7,6 +7,7 @@
 mod administration;
 mod data;
 mod data_tracks;
+mod dispatches;
 mod dynacast;
 mod events;
 mod forwarding;
@@ -42,9 +43,11 @@ use crate::media::{
 use crate::time::Now;
 pub use administration::{AdministrationError, ParticipantUpdate};
 pub use data::{MAX_DATA_BYTES, ServerData};
+pub use dispatches::TooManyDispatches;
 pub use rpc::{RpcCall, RpcId};
 
 use data::Replay;
+use dispatches::Dispatches;
 use dynacast::Demands;
 use participant::{Participant, ParticipantKey, TransportRole};
 use presence::PendingUpdates;
@@ -128,6 +131,13 @@ pub enum RoomOutput {
         /// What the participant answered.
         answer: Result<String, proto::RpcError>,
     },
+    /// Find a worker for a job; when one took it, call [`Room::job_assigned`].
+    RequestJob(Box<proto::Job>),
+    /// Tell the worker of a job that it is over.
+    TerminateJob {
+        /// Which one.
+        job_id: String,
+    },
     /// Something that webhooks are told; without id and time.
     Event(Box<proto::WebhookEvent>),
     /// For the media engine.
@@ -197,6 +207,7 @@ pub struct Room {
     departed: VecDeque<(Instant, ParticipantInfo)>,
     replay: Replay,
     rpcs: Rpcs,
+    dispatches: Dispatches,
     preferences: Preferences,
     pending_updates: PendingUpdates,
     /// When changed connection qualities are told.
@@ -242,6 +253,7 @@ impl Room {
             departed: VecDeque::new(),
             replay: Replay::default(),
             rpcs: Rpcs::default(),
+            dispatches: Dispatches::default(),
             preferences: Preferences::default(),
             pending_updates: PendingUpdates::default(),
             quality_due: None,

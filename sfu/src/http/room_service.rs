@@ -1,6 +1,7 @@
 //! LiveKit's `RoomService`. Calls for a room are answered by its home; lists gather over all
 //! nodes.
 
+mod dispatches;
 mod participants;
 mod zero;
 
@@ -49,35 +50,24 @@ pub(super) async fn call(
     Path(method): Path<String>,
     request: Request,
 ) -> Response {
-    answer(node, origin, &method, request).await.unwrap_or_else(TwirpError::into_response)
+    let answered = match Call::read(node, origin, request).await {
+        Ok(call) => call.answer(&method).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(TwirpError::into_response)
 }
 
-async fn answer(node: Arc<Node>, origin: Origin, method: &str, request: Request) -> Answer {
-    let (parts, body) = request.into_parts();
-    let claims = claims(&node, &parts.headers, &query(&parts.uri))
-        .map_err(|_| TwirpError::unauthenticated())?;
-    let form = Form::of(&parts.headers)?;
-    let body = to_bytes(body, MAX_BODY_BYTES)
-        .await
-        .map_err(|_| TwirpError::malformed("the body is too long"))?;
-    let call = Call { node, origin, form, claims, uri: parts.uri, headers: parts.headers, body };
-    match method {
-        "CreateRoom" => call.create_room().await,
-        "ListRooms" => call.list_rooms().await,
-        "DeleteRoom" => call.delete_room().await,
-        "ListParticipants" => call.list_participants().await,
-        "GetParticipant" => call.get_participant().await,
-        "RemoveParticipant" => call.remove_participant().await,
-        "MutePublishedTrack" => call.mute_published_track().await,
-        "UpdateParticipant" => call.update_participant().await,
-        "UpdateSubscriptions" => call.update_subscriptions().await,
-        "SendData" => call.send_data().await,
-        "UpdateRoomMetadata" => call.update_room_metadata().await,
-        "PerformRpc" => call.perform_rpc().await,
-        "MoveParticipant" => call.move_participant().await,
-        "ForwardParticipant" => call.forward_participant(),
-        _ => Err(TwirpError::bad_route(method)),
-    }
+pub(super) async fn call_dispatch(
+    State(node): State<Arc<Node>>,
+    Extension(origin): Extension<Origin>,
+    Path(method): Path<String>,
+    request: Request,
+) -> Response {
+    let answered = match Call::read(node, origin, request).await {
+        Ok(call) => call.answer_dispatch(&method).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(TwirpError::into_response)
 }
 
 fn grant(is_granted: bool) -> Result<(), TwirpError> {
@@ -113,6 +103,37 @@ fn unavailable(error: JoinError) -> TwirpError {
 }
 
 impl Call {
+    async fn read(node: Arc<Node>, origin: Origin, request: Request) -> Result<Self, TwirpError> {
+        let (parts, body) = request.into_parts();
+        let claims = claims(&node, &parts.headers, &query(&parts.uri))
+            .map_err(|_| TwirpError::unauthenticated())?;
+        let form = Form::of(&parts.headers)?;
+        let body = to_bytes(body, MAX_BODY_BYTES)
+            .await
+            .map_err(|_| TwirpError::malformed("the body is too long"))?;
+        Ok(Self { node, origin, form, claims, uri: parts.uri, headers: parts.headers, body })
+    }
+
+    async fn answer(self, method: &str) -> Answer {
+        match method {
+            "CreateRoom" => self.create_room().await,
+            "ListRooms" => self.list_rooms().await,
+            "DeleteRoom" => self.delete_room().await,
+            "ListParticipants" => self.list_participants().await,
+            "GetParticipant" => self.get_participant().await,
+            "RemoveParticipant" => self.remove_participant().await,
+            "MutePublishedTrack" => self.mute_published_track().await,
+            "UpdateParticipant" => self.update_participant().await,
+            "UpdateSubscriptions" => self.update_subscriptions().await,
+            "SendData" => self.send_data().await,
+            "UpdateRoomMetadata" => self.update_room_metadata().await,
+            "PerformRpc" => self.perform_rpc().await,
+            "MoveParticipant" => self.move_participant().await,
+            "ForwardParticipant" => self.forward_participant(),
+            _ => Err(TwirpError::bad_route(method)),
+        }
+    }
+
     /// `roomAdmin` for just this room.
     fn grant_admin(&self, room: &str) -> Result<(), TwirpError> {
         let video = &self.claims.video;
@@ -128,6 +149,7 @@ impl Call {
             Route::Local(handle) => handle,
             Route::Remote(home) => return Ok(self.pass_on(&home).await),
         };
+        let agents = request.agents;
         let given = |value: u32| (value > 0).then_some(value);
         let update = RoomUpdate {
             metadata: (!request.metadata.is_empty()).then_some(request.metadata),
@@ -138,6 +160,12 @@ impl Call {
         let info = handle
             .call(move |room, now| {
                 room.update(update, now);
+                if room.dispatches().is_empty() {
+                    for agent in agents {
+                        // What exceeds the bound would be an attack, not a wish.
+                        let _refused = room.create_dispatch(agent, now);
+                    }
+                }
                 room.info()
             })
             .await

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // Tests may panic.
 
+mod agents;
 mod cluster;
 mod http;
 mod media;
+mod room_service;
 mod support;
+mod webhooks;

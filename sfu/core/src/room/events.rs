@@ -1,6 +1,6 @@
 //! What a room tells the application's webhooks.
 
-use livekit_protocol::{ParticipantInfo, TrackInfo, WebhookEvent};
+use livekit_protocol::{Job, ParticipantInfo, TrackInfo, WebhookEvent};
 
 use super::{Room, RoomOutput};
 
@@ -28,5 +28,15 @@ impl Room {
         track: TrackInfo,
     ) {
         self.emit(event, Some(participant), Some(track));
+    }
+
+    pub(super) fn emit_job(&mut self, event: &str, job: Job) {
+        let event = WebhookEvent {
+            event: event.to_owned(),
+            room: Some(self.info()),
+            job: Some(job),
+            ..WebhookEvent::default()
+        };
+        self.output.push_back(RoomOutput::Event(Box::new(event)));
     }
 }

@@ -36,10 +36,15 @@ impl Room {
         if let Some(old) = self.identities.get(&params.identity).copied() {
             self.remove(old, DisconnectReason::DuplicateIdentity, None, now);
         }
-        if !self.visited {
+        let first = !self.visited;
+        if first {
             self.apply_room_configuration(&params);
         }
+        let agents = params.claims.room_config.as_ref().map(|config| config.agents.clone());
         let session = self.enter(params, now);
+        if first {
+            self.begin_dispatches(agents.unwrap_or_default(), now);
+        }
         self.settle(now);
         Ok(session)
     }

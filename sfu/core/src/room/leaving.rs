@@ -49,6 +49,7 @@ impl Room {
         self.ends_at = None;
         if !std::mem::replace(&mut self.ended, true) {
             info!(room = %self.options.name, sid = %self.options.sid, "Room ends");
+            self.end_dispatches();
             self.emit("room_finished", None, None);
             self.output.push_back(RoomOutput::Ended);
         }
@@ -96,6 +97,7 @@ impl Room {
             self.sync_all_data_subscriptions();
         }
         self.emit_departure(&participant, reason);
+        self.participant_left_jobs(&participant, now);
         self.count_changed(now);
         if self.participants.is_empty() {
             let seconds = self.options.config.departure_timeout.into();

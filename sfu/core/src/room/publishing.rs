@@ -158,7 +158,11 @@ impl Room {
                 .iter()
                 .find(|track| self.tracks.get(begun).is_some_and(|t| t.sid == track.sid))
         });
-        for track in begun.cloned().collect::<Vec<_>>() {
+        let begun: Vec<TrackInfo> = begun.cloned().collect();
+        if !begun.is_empty() {
+            self.participant_published_jobs(key);
+        }
+        for track in begun {
             self.emit_track("track_published", info.clone(), track);
         }
     }

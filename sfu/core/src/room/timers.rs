@@ -129,6 +129,7 @@ impl Room {
             self.broadcast_participant(key, true, now);
             self.introduce_quality(key);
             self.emit("participant_joined", Some(info), None);
+            self.participant_joined_jobs(key);
             self.count_changed(now);
         }
     }

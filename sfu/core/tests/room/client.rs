@@ -9,8 +9,8 @@ use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::sfu_config::RoomConfig;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
-    AddTrackRequest, ParticipantInfo, SessionDescription, SignalRequest, TrackSource, TrackType,
-    signal_request,
+    AddTrackRequest, Job, ParticipantInfo, SessionDescription, SignalRequest, TrackSource,
+    TrackType, signal_request,
 };
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -48,6 +48,9 @@ pub(crate) struct World {
     pub(crate) tokens: Vec<Claims>,
     /// Names of the events for webhooks, with the participant's identity.
     pub(crate) events: Vec<(String, String)>,
+    /// Jobs for which a worker is wanted.
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) terminated: Vec<String>,
     pub(crate) rpc_answers: Vec<(RpcId, Result<String, u32>)>,
     pub(crate) ended: bool,
 }
@@ -106,6 +109,8 @@ impl World {
             closed: BTreeSet::new(),
             tokens: Vec::new(),
             events: Vec::new(),
+            jobs: Vec::new(),
+            terminated: Vec::new(),
             rpc_answers: Vec::new(),
             ended: false,
         }
@@ -228,6 +233,8 @@ impl World {
                 RoomOutput::RpcAnswer { id, answer } => {
                     self.rpc_answers.push((id, answer.map_err(|error| error.code)));
                 }
+                RoomOutput::RequestJob(job) => self.jobs.push(*job),
+                RoomOutput::TerminateJob { job_id } => self.terminated.push(job_id),
                 RoomOutput::Event(event) => {
                     let participant = event.participant.map(|p| p.identity).unwrap_or_default();
                     self.events.push((event.event, participant));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
 
 mod administration;
+mod agents;
 mod client;
 mod control;
 mod data;

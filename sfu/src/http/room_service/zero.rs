@@ -37,6 +37,17 @@ pub(super) fn rpc() -> Value {
     json!({ "payload": "" })
 }
 
+pub(super) fn dispatch() -> Value {
+    json!({
+        "id": "", "agent_name": "", "room": "", "metadata": "", "state": null,
+        "restart_policy": "JRP_ON_FAILURE", "deployment": "", "attributes": {}
+    })
+}
+
+pub(super) fn dispatches() -> Value {
+    json!({ "agent_dispatches": [dispatch()] })
+}
+
 pub(super) fn participants() -> Value {
     json!({ "participants": [participant()] })
 }

@@ -135,6 +135,7 @@ impl Engine {
             let Some(types) = sender.payload_types(packet.codec) else { continue };
             let before = sender.current();
             let is_first = !sender.has_sent();
+            let has_rtx = sender.ssrc().rtx.is_some();
             let pending = match sender.decide(packet, layer, clock_rate, now) {
                 Decision::Send(outgoing) => Pending::Media {
                     sender: route.sender as u16,
@@ -149,8 +150,10 @@ impl Engine {
                 },
                 Decision::Leave => continue,
             };
-            if before.is_some_and(|before| before.stream != layer) {
-                // Pictures of the stream before are of no use behind this key frame.
+            if has_rtx && before.is_some_and(|before| before.stream != layer) {
+                // Pictures of the stream before are of no use behind this key frame. Without
+                // retransmission stream their numbers may have been sent already, as repeats,
+                // and must not mean anything else (SRTP's nonce).
                 transport.outbox.forget_paced(route.sender as u16);
             }
             if !transport.is_dirty {

@@ -145,9 +145,21 @@ impl Outbox {
         self.paced_bytes = 0;
     }
 
-    /// Drops pictures of a sender that wait: a key frame follows that makes them useless.
+    /// Drops pictures of a sender that wait: a key frame follows that makes them useless. Their
+    /// numbers leave with nothing, or the subscriber would ask for them.
     pub(in super::super) fn forget_paced(&mut self, sender: u16) {
-        self.paced.retain_mut(|pending| *pending.sender_mut() != sender);
+        self.paced.retain(|pending| match pending {
+            Pending::Repeat { sender: of, .. } => *of != sender,
+            Pending::Media { .. } | Pending::Fill { .. } => true,
+        });
+        for pending in &mut self.paced {
+            if let Pending::Media { sender: of, payload_type, outgoing, .. } = pending
+                && *of == sender
+            {
+                let (payload_type, sequence) = (*payload_type, outgoing.sequence);
+                *pending = Pending::Fill { sender, payload_type, sequence };
+            }
+        }
         self.paced_bytes = self.paced.iter().map(Pending::bytes).sum();
     }
 
@@ -300,9 +312,8 @@ mod tests {
             outbox.push(fill(sender), false);
         }
         outbox.move_senders(&[Some(5), None, Some(0)]);
-        outbox.forget_paced(5);
-        assert_eq!(outbox.pop().map(|mut pending| *pending.sender_mut()), Some(0));
-        assert!(outbox.is_empty());
+        let left = std::iter::from_fn(|| outbox.pop()).map(|mut pending| *pending.sender_mut());
+        assert_eq!(left.collect::<Vec<_>>(), [5, 0]);
     }
 
     #[test]

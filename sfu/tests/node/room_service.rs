@@ -1,0 +1,180 @@
+//! The server API beyond rooms: each method once allowed, and without the grant.
+
+use contract::access_token::{VideoGrants, claims};
+use futures::SinkExt as _;
+use livekit_protocol::{
+    AddTrackRequest, SignalRequest, TrackSource, TrackType, signal_request, signal_response,
+};
+use prost::Message as _;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite;
+
+use crate::support::{
+    HOUR, Socket, admin_token, dev_node, join, join_token, next_message, sign, twirp, unix_time,
+};
+
+const ROOM: &str = "governed";
+
+/// The next message that `pick` knows.
+async fn await_message<T>(
+    socket: &mut Socket,
+    pick: impl Fn(signal_response::Message) -> Option<T>,
+) -> T {
+    loop {
+        if let Some(found) = pick(next_message(socket).await) {
+            return found;
+        }
+    }
+}
+
+async fn announce_track(socket: &mut Socket) -> String {
+    let request = signal_request::Message::AddTrack(AddTrackRequest {
+        cid: "microphone".to_owned(),
+        r#type: TrackType::Audio.into(),
+        source: TrackSource::Microphone.into(),
+        ..AddTrackRequest::default()
+    });
+    let frame = SignalRequest { message: Some(request) }.encode_to_vec();
+    socket.send(tungstenite::Message::Binary(frame.into())).await.unwrap();
+    await_message(socket, |message| match message {
+        signal_response::Message::TrackPublished(published) => Some(published.track?.sid),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn participants_are_changed_and_told() {
+    let (_node, base) = dev_node().await;
+    let (mut anna, _) = join(&base, ROOM, "anna").await;
+    let token = admin_token(ROOM);
+    let call = |method: &'static str, body: Value| twirp(&base, method, &token, body);
+    let sid = announce_track(&mut anna).await;
+
+    let mute = json!({"room": ROOM, "identity": "anna", "track_sid": sid, "muted": true});
+    let muted = call("MutePublishedTrack", mute).await;
+    assert_eq!((muted.status, &muted.json()["track"]["muted"]), (200, &json!(true)), "{muted:?}");
+    let told = await_message(&mut anna, |message| match message {
+        signal_response::Message::Mute(mute) => Some(mute.muted),
+        _ => None,
+    });
+    assert!(told.await);
+    let unmute = json!({"room": ROOM, "identity": "anna", "track_sid": sid, "muted": false});
+    let refused = call("MutePublishedTrack", unmute).await;
+    assert_eq!(refused.json()["code"], "failed_precondition", "{refused:?}");
+
+    let update = json!({
+        "room": ROOM, "identity": "anna", "name": "Anna", "metadata": "m",
+        "attributes": {"camelCase": "kept"},
+        "permission": {"can_subscribe": true, "can_publish": false, "can_publish_data": true},
+    });
+    let info = call("UpdateParticipant", update).await.json();
+    assert_eq!((&info["name"], &info["metadata"]), (&json!("Anna"), &json!("m")), "{info}");
+    assert_eq!(info["attributes"], json!({"camelCase": "kept"}));
+    assert_eq!(info["permission"]["can_subscribe"], true);
+    assert_ne!(info["permission"]["can_publish"], true);
+    let seen = await_message(&mut anna, |message| match message {
+        signal_response::Message::Update(update) => Some(update.participants[0].name.clone()),
+        _ => None,
+    });
+    assert_eq!(seen.await, "Anna");
+
+    let subscribe = json!({"room": ROOM, "identity": "anna", "track_sids": [], "subscribe": true});
+    assert_eq!(call("UpdateSubscriptions", subscribe).await.json(), json!({}));
+    let metadata = call("UpdateRoomMetadata", json!({"room": ROOM, "metadata": "new"})).await;
+    assert_eq!(metadata.json()["metadata"], "new");
+    let room = await_message(&mut anna, |message| match message {
+        signal_response::Message::RoomUpdate(update) => Some(update.room?.metadata),
+        _ => None,
+    });
+    assert_eq!(room.await, "new");
+    let data = json!({"room": ROOM, "data": "aGk=", "kind": "LOSSY", "topic": "t"});
+    assert_eq!(call("SendData", data).await.status, 200);
+    let nonce = json!({"room": ROOM, "data": "aGk=", "nonce": "aGk="});
+    assert_eq!(call("SendData", nonce).await.json()["code"], "invalid_argument");
+}
+
+#[tokio::test]
+async fn calls_to_nobody_are_answered_at_once() {
+    let (_node, base) = dev_node().await;
+    let (_anna, _) = join(&base, ROOM, "anna").await;
+    let token = admin_token(ROOM);
+    let call = json!({"room": ROOM, "destination_identity": "ben", "method": "m"});
+    let failed = twirp(&base, "PerformRpc", &token, call).await;
+    assert_eq!(failed.json()["code"], "not_found", "{failed:?}");
+    assert_eq!(failed.json()["meta"]["code"], "1401");
+    let nobody = json!({"room": ROOM, "method": "m"});
+    let failed = twirp(&base, "PerformRpc", &token, nobody).await;
+    assert_eq!(failed.json()["code"], "invalid_argument");
+}
+
+#[tokio::test]
+async fn a_moved_participant_may_enter_the_other_room() {
+    let (_node, base) = dev_node().await;
+    let (mut anna, _) = join(&base, ROOM, "anna").await;
+    let mut mover = claims("server", unix_time(), HOUR);
+    mover.video = VideoGrants {
+        room_admin: true,
+        room: ROOM.to_owned(),
+        destination_room: "other".to_owned(),
+        ..VideoGrants::default()
+    };
+    let body = json!({"room": ROOM, "identity": "anna", "destination_room": "other"});
+    let denied = twirp(&base, "MoveParticipant", &admin_token(ROOM), body.clone()).await;
+    assert_eq!(denied.status, 401, "without destinationRoom: {denied:?}");
+    let token = sign(mover);
+    let forward = twirp(&base, "ForwardParticipant", &token, body.clone()).await;
+    assert_eq!(forward.json()["code"], "unimplemented", "{forward:?}");
+    assert_eq!(twirp(&base, "MoveParticipant", &token, body).await.status, 200);
+    let moved = await_message(&mut anna, |message| match message {
+        signal_response::Message::RoomMoved(moved) => Some(moved),
+        _ => None,
+    })
+    .await;
+    assert_eq!(moved.room.unwrap().name, "other");
+    let path = format!("/rtc?access_token={}&protocol=16", moved.token);
+    crate::support::open(&base, &path).await.unwrap();
+    let there = json!({"room": "other", "identity": "anna"});
+    assert_eq!(twirp(&base, "GetParticipant", &admin_token("other"), there).await.status, 200);
+}
+
+#[tokio::test]
+async fn every_method_asks_for_its_grant() {
+    let (_node, base) = dev_node().await;
+    let token = join_token(ROOM, "anna");
+    let who = json!({"room": ROOM, "identity": "anna", "destination_room": "other"});
+    for method in [
+        "MutePublishedTrack",
+        "UpdateParticipant",
+        "UpdateSubscriptions",
+        "SendData",
+        "UpdateRoomMetadata",
+        "PerformRpc",
+        "MoveParticipant",
+        "ForwardParticipant",
+    ] {
+        let mut body = who.clone();
+        if matches!(method, "SendData" | "UpdateRoomMetadata" | "PerformRpc") {
+            body = json!({"room": ROOM});
+        }
+        let answer = twirp(&base, method, &token, body).await;
+        assert_eq!(answer.json()["code"], "unauthenticated", "{method}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_refused_by_name() {
+    let (_node, base) = dev_node().await;
+    for (field, value) in [
+        ("egress", json!({})),
+        ("min_playout_delay", json!(100)),
+        ("room_preset", json!("x")),
+        ("tags", json!({"a": "b"})),
+    ] {
+        let mut body = json!({"name": "r"});
+        body[field] = value;
+        let answer = twirp(&base, "CreateRoom", &admin_token("r"), body).await;
+        assert_eq!(answer.json()["code"], "unimplemented", "{field}: {answer:?}");
+        assert!(answer.body.contains(field), "{answer:?}");
+    }
+}
