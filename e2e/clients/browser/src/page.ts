@@ -34,7 +34,8 @@ class Client {
   private readonly messages: Message[] = [];
   private readonly events: string[] = [];
   private readonly errors: string[] = [];
-  private room = new Room();
+  /** Tests call livekit-client through it. */
+  room = new Room();
 
   constructor() {
     addEventListener('error', (event) => push(this.errors, event.message));
@@ -43,7 +44,8 @@ class Client {
 
   async join(options: JoinOptions): Promise<void> {
     await this.audio.resume();
-    this.room = new Room({ singlePeerConnection: options.singlePeerConnection ?? true });
+    const { singlePeerConnection = true, roomOptions = {} } = options;
+    this.room = new Room({ singlePeerConnection, ...roomOptions });
     this.listen();
     await this.room.connect(options.url, options.token, { maxRetries: 0 });
     await this.publish(options);

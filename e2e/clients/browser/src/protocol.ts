@@ -10,6 +10,8 @@ export interface JoinOptions {
   toneHz?: number;
   videoCodec?: 'vp8' | 'h264';
   simulcast?: boolean;
+  /** Further options of livekit-client's `Room`. */
+  roomOptions?: Record<string, unknown>;
   /** Answers of the server come on one peer connection (`/rtc/v1`) or on two (`/rtc`). */
   singlePeerConnection?: boolean;
 }

@@ -111,6 +111,8 @@ pub(super) struct Participant {
     pub(super) mode: PeerConnectionMode,
     pub(super) auto_subscribe: bool,
     pub(super) auto_subscribe_data_track: bool,
+    /// The client will say what it shows.
+    pub(super) adaptive_stream: bool,
     pub(super) state: State,
     pub(super) version: u32,
     pub(super) joined_at_ms: u64,
@@ -164,6 +166,7 @@ impl Participant {
             mode: params.mode,
             auto_subscribe: params.auto_subscribe,
             auto_subscribe_data_track: params.auto_subscribe_data_track,
+            adaptive_stream: params.adaptive_stream,
             state: State::Joining,
             version: 0,
             joined_at_ms,

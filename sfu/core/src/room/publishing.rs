@@ -354,10 +354,7 @@ fn track_info(request: &AddTrackRequest, rng: &mut rand::rngs::StdRng) -> TrackI
         .and_then(|codec| codec_named(&codec.codec))
         .map(mime_type)
         .unwrap_or_else(|| if request.r#type() == TrackType::Audio { "audio/opus" } else { "" });
-    let mode = match request.r#type() {
-        TrackType::Video => video_layer::Mode::OneSpatialLayerPerStream,
-        TrackType::Audio | TrackType::Data => video_layer::Mode::Unused,
-    };
+    let mode = layer_mode(request);
     #[expect(deprecated, reason = "older clients read these fields")]
     TrackInfo {
         sid: contract::ids::generate_id(sid_prefix(request.r#type(), request.source()), rng),
@@ -384,7 +381,28 @@ fn track_info(request: &AddTrackRequest, rng: &mut rand::rngs::StdRng) -> TrackI
         stream: stream_name(request),
         audio_features: request.audio_features.clone(),
         backup_codec_policy: request.backup_codec_policy,
+        packet_trailer_features: request.packet_trailer_features.clone(),
         ..TrackInfo::default()
+    }
+}
+
+/// How layers are sent: as the client says, else as browsers do with its codec.
+fn layer_mode(request: &AddTrackRequest) -> video_layer::Mode {
+    let first = request.simulcast_codecs.first();
+    let said = first.map_or(video_layer::Mode::Unused, |codec| codec.video_layer_mode());
+    let scalable = || {
+        let codec = first.and_then(|codec| codec_named(&codec.codec));
+        matches!(codec, Some(CodecKind::Vp9 | CodecKind::Av1))
+    };
+    match (request.r#type(), said) {
+        (TrackType::Audio | TrackType::Data, _) => video_layer::Mode::Unused,
+        (TrackType::Video, video_layer::Mode::Unused) if scalable() => {
+            video_layer::Mode::MultipleSpatialLayersPerStream
+        }
+        (TrackType::Video, video_layer::Mode::Unused) => {
+            video_layer::Mode::OneSpatialLayerPerStream
+        }
+        (TrackType::Video, said) => said,
     }
 }
 

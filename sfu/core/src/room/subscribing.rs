@@ -40,13 +40,12 @@ pub(super) struct TrackSettings {
 }
 
 impl TrackSettings {
-    const INITIAL: Self = Self {
-        disabled: false,
-        max_quality: VideoQuality::High,
-        size: (0, 0),
-        max_frame_rate: None,
-        priority: 0,
-    };
+    /// Before the client says anything: the best, or where it is going to say what it shows,
+    /// what is shown soonest.
+    fn initial(adaptive_stream: bool) -> Self {
+        let max_quality = if adaptive_stream { VideoQuality::Low } else { VideoQuality::High };
+        Self { disabled: false, max_quality, size: (0, 0), max_frame_rate: None, priority: 0 }
+    }
 
     fn new(update: &UpdateTrackSettings) -> Self {
         Self {
@@ -83,9 +82,15 @@ impl Participant {
     /// The wish about a track; a new one is `desired`.
     fn subscription(&mut self, track: TrackKey, desired: bool) -> &mut Subscription {
         let count = &mut self.subscription_count;
+        let adaptive_stream = self.adaptive_stream;
         self.subscriptions.entry(track).or_insert_with(|| {
             *count += 1;
-            Subscription { desired, failed: false, order: *count, settings: TrackSettings::INITIAL }
+            Subscription {
+                desired,
+                failed: false,
+                order: *count,
+                settings: TrackSettings::initial(adaptive_stream),
+            }
         })
     }
 

@@ -72,6 +72,21 @@ fn frame_rate_and_priority_reach_the_sender() {
 }
 
 #[test]
+fn an_adaptive_client_begins_with_the_lowest_layer() {
+    let mut world = World::new();
+    enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
+    let mut joining = params("ben", Single);
+    joining.adaptive_stream = true;
+    let ben = world.join(joining).unwrap();
+    world.signal(ben, offer(SINGLE_START, 1));
+    let transport = *world.opened.last().unwrap();
+    assert_eq!(video_sender(&world, transport).max_quality, Some(VideoQuality::Low));
+    let sid = world.track("anna", TrackType::Video);
+    world.signal(ben, settings(&sid, |_| {}));
+    assert_eq!(video_sender(&world, transport).max_quality, Some(VideoQuality::High));
+}
+
+#[test]
 fn the_shown_size_chooses_the_layer() {
     let mut world = World::new();
     let (anna, _, _) = enter_dual(&mut world, "anna", None);

@@ -1,0 +1,126 @@
+//! What a browser and the server API ask of others' media: does it take effect?
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::clients::{
+    Browser, HttpClient, MEDIA_TIMEOUT, Network, Person, RoomClient, Tab, await_everybody_meets,
+};
+use e2e::dev_server::DevServer;
+use e2e::wait::eventually;
+use serde_json::{Value, json};
+
+const PORT: u16 = 17_920;
+/// Bob's view of anna's camera.
+const ANNAS_CAMERA: &str =
+    "window.client.room.remoteParticipants.get('anna').getTrackPublication('camera')";
+/// Which layers anna's encoder sends, from low to high.
+const ANNAS_LAYERS: &str = "window.client.room.localParticipant.getTrackPublication('camera')
+    .track.sender.getParameters().encodings.map((encoding) => encoding.active)";
+
+/// Anna publishes in layers, bob watches.
+fn two_tabs(server: &DevServer, room: &str) -> Result<(Tab, Tab)> {
+    let browser = Browser::start(&Network::here())?;
+    let (anna, bob) = (browser.open(Person::anna())?, browser.open(Person::bob())?);
+    let options = json!({ "simulcast": true, "roomOptions": { "dynacast": true } });
+    anna.join_with(&server.access.url, &server.access.token("anna", room)?, options)?;
+    bob.join(&server.access.url, &server.access.token("bob", room)?)?;
+    await_everybody_meets(&[&anna, &bob], MEDIA_TIMEOUT)?;
+    Ok((anna, bob))
+}
+
+#[test]
+fn the_quality_that_is_asked_for_arrives_and_no_other_is_encoded() -> Result<()> {
+    DevServer::run(PORT, |server| {
+        let (anna, bob) = two_tabs(server, "quality")?;
+        let watch = |what: &str, change: &str, width: u32, layers: Value| -> Result<()> {
+            bob.evaluate(&format!("({ANNAS_CAMERA}.{change}, null)"))?;
+            eventually(what, MEDIA_TIMEOUT, || {
+                let report = bob.report()?;
+                let track = report.participant("anna").and_then(|anna| anna.track("camera"));
+                let seen = track.map(|track| track.width);
+                ensure!(width == 0 || seen == Some(width), "bob sees {seen:?}");
+                let active = anna.evaluate(ANNAS_LAYERS)?;
+                ensure!(active == layers, "anna encodes {active}");
+                Ok(())
+            })
+        };
+        watch("the low layer", "setVideoQuality(0)", 320, json!([true, false]))?;
+        watch("the high layer", "setVideoQuality(2)", 640, json!([true, true]))?;
+        watch("nothing", "setEnabled(false)", 0, json!([false, false]))?;
+        watch("all again", "setEnabled(true)", 640, json!([true, true]))
+    })
+}
+
+#[test]
+fn who_unsubscribes_gets_nothing_until_it_subscribes_again() -> Result<()> {
+    DevServer::run(PORT + 1, |server| {
+        let (_anna, bob) = two_tabs(server, "subscriptions")?;
+        for subscribe in [false, true, false, true] {
+            bob.evaluate(&format!("({ANNAS_CAMERA}.setSubscribed({subscribe}), null)"))?;
+            eventually("the subscription changes", MEDIA_TIMEOUT, || {
+                let track = bob.evaluate(&format!("{ANNAS_CAMERA}.isSubscribed"))?;
+                ensure!(track == subscribe, "{track}");
+                Ok(())
+            })?;
+        }
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)
+    })
+}
+
+#[test]
+fn the_server_api_mutes_restricts_and_removes() -> Result<()> {
+    DevServer::run(PORT + 2, |server| {
+        let (anna, bob) = two_tabs(server, "governed")?;
+        let http = HttpClient::start(&Network::here())?;
+        let token = server.access.admin_token("governed")?;
+        let call = |method: &str, mut body: Value| -> Result<Value> {
+            body["room"] = json!("governed");
+            body["identity"] = json!("anna");
+            let answer = http.post(&server.access.room_service_url(method), Some(&token), &body)?;
+            ensure!(answer.status == 200, "{method}: {answer:?}");
+            serde_json::from_str(&answer.body).with_context(|| format!("reading {}", answer.body))
+        };
+        let report = bob.report()?;
+        let track = report.participant("anna").and_then(|anna| anna.track("microphone"));
+        let sid = &track.context("anna has a microphone")?.sid;
+        call("MutePublishedTrack", json!({ "track_sid": sid, "muted": true }))?;
+        expect(&anna, "window.client.room.localParticipant.isMicrophoneEnabled", json!(false))?;
+
+        let permission = json!({ "can_subscribe": true, "can_publish": false });
+        call("UpdateParticipant", json!({ "permission": permission, "metadata": "watched" }))?;
+        expect(&anna, "window.client.room.localParticipant.trackPublications.size", json!(0))?;
+        let annas = "window.client.room.remoteParticipants.get('anna')";
+        expect(&bob, &format!("{annas}.metadata"), json!("watched"))?;
+        expect(&bob, &format!("{annas}.trackPublications.size"), json!(0))?;
+
+        call("RemoveParticipant", json!({}))?;
+        expect(&anna, "window.client.room.state", json!("disconnected"))?;
+        expect(&bob, "window.client.room.remoteParticipants.size", json!(0))
+    })
+}
+
+#[test]
+fn a_moved_participant_is_in_the_other_room() -> Result<()> {
+    DevServer::run(PORT + 3, |server| {
+        let (anna, bob) = two_tabs(server, "here")?;
+        let http = HttpClient::start(&Network::here())?;
+        let token = server.access.mover_token("here", "there")?;
+        let body = json!({ "room": "here", "identity": "anna", "destination_room": "there" });
+        let url = server.access.room_service_url("MoveParticipant");
+        let answer = http.post(&url, Some(&token), &body)?;
+        ensure!(answer.status == 200, "{answer:?}");
+        expect(&bob, "window.client.room.remoteParticipants.size", json!(0))?;
+        expect(
+            &anna,
+            "[window.client.room.name, window.client.room.state]",
+            json!(["there", "connected"]),
+        )
+    })
+}
+
+fn expect(tab: &Tab, expression: &str, expected: Value) -> Result<()> {
+    eventually(&format!("{expression} is {expected}"), MEDIA_TIMEOUT, || {
+        let value = tab.evaluate(expression)?;
+        ensure!(value == expected, "{value}");
+        Ok(())
+    })
+}
