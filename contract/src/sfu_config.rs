@@ -206,6 +206,10 @@ pub struct RoomConfig {
     /// Most video tracks that a participant receives; 0 is no limit. What exceeds it waits.
     #[serde(skip_serializing_if = "is_default")]
     pub subscription_limit_video: u32,
+    /// Of a room's audio only this many of the loudest tracks are forwarded (on each worker that
+    /// has publishers of the room); 0 forwards all.
+    #[serde(skip_serializing_if = "is_default")]
+    pub loudest_audio_tracks: u32,
     /// The server API may unmute tracks, too.
     #[serde(skip_serializing_if = "is_default")]
     pub enable_remote_unmute: bool,
@@ -220,6 +224,7 @@ impl Default for RoomConfig {
             max_participants: 0,
             subscription_limit_audio: 0,
             subscription_limit_video: 0,
+            loudest_audio_tracks: 0,
             enable_remote_unmute: false,
         }
     }

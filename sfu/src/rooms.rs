@@ -106,7 +106,9 @@ impl Rooms {
 
     fn start(self: &Arc<Self>, name: &RoomName, home: &Home) -> RoomHandle {
         let (sender, events) = mpsc::channel(EVENTS);
-        let media = self.media.attach(sender);
+        let loudest = self.settings.config.room.loudest_audio_tracks as usize;
+        let audio_limit = (loudest > 0).then_some(loudest);
+        let media = self.media.attach(sender, audio_limit);
         let options = RoomOptions {
             name: name.clone(),
             sid: home.sid.clone(),

@@ -177,8 +177,13 @@ impl MediaPlane {
     }
 
     /// Attaches a room to the worker with the fewest forwarded tracks, then rooms. Events come
-    /// on `events`; the worker never waits for it.
-    pub fn attach(&self, events: mpsc::Sender<MediaEvent>) -> RoomMedia {
+    /// on `events`; the worker never waits for it. With `audio_limit` only that many of the
+    /// loudest audio tracks are forwarded.
+    pub fn attach(
+        &self,
+        events: mpsc::Sender<MediaEvent>,
+        audio_limit: Option<usize>,
+    ) -> RoomMedia {
         let index = (0..self.links.len())
             .min_by_key(|&index| {
                 let counters = &self.links[index].counters;
@@ -196,6 +201,7 @@ impl MediaPlane {
             spread: Spread::default(),
             attached: BTreeSet::new(),
             events,
+            audio_limit,
         }
     }
 
@@ -270,6 +276,7 @@ pub struct RoomMedia {
     spread: Spread,
     attached: BTreeSet<WorkerIndex>,
     events: mpsc::Sender<MediaEvent>,
+    audio_limit: Option<usize>,
 }
 
 impl RoomMedia {
@@ -288,7 +295,9 @@ impl RoomMedia {
         for (worker, command) in self.spread.route(command) {
             let Some(link) = self.links.get(worker) else { continue };
             if self.attached.insert(worker) {
-                link.send(Command::Attach { room: self.room, events: self.events.clone() });
+                let (room, events, audio_limit) =
+                    (self.room, self.events.clone(), self.audio_limit);
+                link.send(Command::Attach { room, events, audio_limit });
             }
             link.send(Command::Media { room: self.room, command });
         }

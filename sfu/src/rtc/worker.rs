@@ -51,7 +51,7 @@ fn token(connection: u32) -> Token {
 /// What the rest of the process asks of a worker.
 pub(super) enum Command {
     /// A room begins.
-    Attach { room: RoomKey, events: mpsc::Sender<MediaEvent> },
+    Attach { room: RoomKey, events: mpsc::Sender<MediaEvent>, audio_limit: Option<usize> },
     /// A room wants something.
     Media { room: RoomKey, command: RoomCommand },
     /// A room ended.
@@ -239,7 +239,8 @@ impl Worker {
     fn take_commands(&mut self, now: Instant) -> bool {
         while let Ok(command) = self.queue.try_recv() {
             match command {
-                Command::Attach { room, events } => {
+                Command::Attach { room, events, audio_limit } => {
+                    self.engine.set_audio_limit(room, audio_limit);
                     self.rooms.insert(room, events);
                 }
                 Command::Media { room, command } => self.take_room_command(room, command, now),

@@ -34,7 +34,7 @@ async fn checks_are_answered_over_udp_and_tcp_by_the_worker_that_knows_the_trans
     .unwrap();
     for number in 0..4 {
         let (events, _received) = mpsc::channel(8);
-        let mut room = plane.attach(events);
+        let mut room = plane.attach(events, None);
         let local = IceCredentials {
             ufrag: format!("ufrag{number}"),
             pwd: format!("a long enough password {number}"),
@@ -82,7 +82,7 @@ async fn a_stranger_on_tcp_is_closed() {
     .await
     .unwrap();
     let (events, _received) = mpsc::channel(8);
-    let room = plane.attach(events);
+    let room = plane.attach(events, None);
     let tcp = room.candidates()[0].iter().find(|c| c.protocol == CandidateProtocol::TcpPassive);
     let mut stream = TcpStream::connect(tcp.unwrap().address).await.unwrap();
     stream.write_all(&[0, 4, b'G', b'E', b'T', b' ']).await.unwrap();

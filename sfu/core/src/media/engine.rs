@@ -4,6 +4,7 @@
 //! After every call that takes an input, drain [`Engine::poll_event`] and call
 //! [`Engine::flush`], which hands out datagrams in runs for segmented sending.
 
+mod audibility;
 mod forward;
 mod quality;
 mod rtcp;
@@ -30,6 +31,7 @@ use super::{
     TransportState, srtp,
 };
 
+use audibility::AudioLimits;
 use timers::Timers;
 
 pub use siblings::{SiblingContent, SiblingMessage, WorkerIndex};
@@ -71,6 +73,7 @@ pub struct Engine {
     /// Tracks that may have to ask their publisher for something.
     restless: Vec<TrackKey>,
     timers: Timers,
+    audio_limits: AudioLimits,
     /// For the engines of other workers.
     sibling_messages: VecDeque<(WorkerIndex, SiblingMessage)>,
     /// Where packets are sealed before they leave.
@@ -98,6 +101,7 @@ impl Engine {
             dirty: Vec::new(),
             restless: Vec::new(),
             timers: Timers::default(),
+            audio_limits: AudioLimits::default(),
             sibling_messages: VecDeque::new(),
             arena: Vec::new(),
             counters: EngineCounters::default(),
@@ -173,6 +177,7 @@ impl Engine {
         for index in members {
             self.close(index);
         }
+        self.audio_limits.remove(&room);
     }
 
     /// Whether a transport of this engine has this username fragment.

@@ -43,12 +43,30 @@ pub(super) struct Track {
     /// Which layers send, as of the last look.
     pub(super) active: Vec<bool>,
     pub(super) routes: Vec<Route>,
+    /// Forwarded at all: among the loudest where only those are.
+    pub(super) is_audible: bool,
+    loudness: Loudness,
     /// In the engine's list of tracks that may have to ask for something.
     pub(super) is_restless: bool,
     /// A subscriber may wait for a key frame.
     pub(super) may_wait: bool,
     level: LevelMeter,
 }
+
+/// Smoothed loudness.
+#[derive(Debug, Default)]
+struct Loudness {
+    /// dB above silence (127 dB below overload).
+    level: f64,
+    at: Option<Instant>,
+}
+
+/// Weight of a new packet in the loudness, when it is louder and when it is not: a voice is heard
+/// at once and keeps its place through a pause.
+const ATTACK: f64 = 0.5;
+const RELEASE: f64 = 0.03;
+/// A track without packets for this long is silent.
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Bits a second that are assumed of sound until they are known.
 const ASSUMED_AUDIO: f64 = 40e3;
@@ -86,6 +104,8 @@ impl Track {
             layers,
             active: vec![false; count],
             routes: Vec::new(),
+            is_audible: true,
+            loudness: Loudness::default(),
             is_restless: false,
             may_wait: false,
             level: LevelMeter::default(),
@@ -182,9 +202,19 @@ impl Track {
         self.layers.first().and_then(|layer| layer.rate(MAX_SPATIAL - 1)).unwrap_or(ASSUMED_AUDIO)
     }
 
+    /// Loudness in dB above silence.
+    pub(super) fn loudness(&self, now: Instant) -> f64 {
+        let is_recent = self.loudness.at.is_some_and(|at| now.duration_since(at) < PAUSE);
+        if is_recent { self.loudness.level } else { 0.0 }
+    }
+
     /// Notes the level of an audio packet (RFC 6464: 7 bits, 0 is loudest).
-    pub(super) fn meter(&mut self, level: u8) {
+    pub(super) fn meter(&mut self, level: u8, now: Instant) {
         let level = level & 0x7F;
+        let loudness = f64::from(127 - level);
+        let weight = if loudness > self.loudness.level { ATTACK } else { RELEASE };
+        self.loudness.level += weight * (loudness - self.loudness.level);
+        self.loudness.at = Some(now);
         self.level.loudest_dbov = self.level.loudest_dbov.min(level);
         self.level.packets += 1;
         self.level.active_packets += u32::from(level <= ACTIVE_DBOV);

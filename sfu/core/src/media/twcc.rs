@@ -1,7 +1,7 @@
 //! Transport-wide feedback to a publisher: when each of its packets arrived. Its bandwidth
 //! estimator lives on it.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::rtcp::write_transport_feedback;
@@ -11,6 +11,8 @@ use super::rtp::Unwrapper;
 pub const INTERVAL: Duration = Duration::from_millis(50);
 /// Most packets that one feedback tells of; more are told by the next.
 const MAX_PACKETS: usize = 400;
+/// Most packets that wait to be told of.
+const MAX_WAITING: usize = 2 * MAX_PACKETS;
 /// Units of the reference time.
 const REFERENCE_UNIT: i64 = 64_000;
 /// Units of arrival deltas, in microseconds.
@@ -21,7 +23,9 @@ const DELTA_UNIT: i64 = 250;
 pub struct ArrivalRecorder {
     epoch: Instant,
     sequence: Unwrapper,
-    arrivals: BTreeMap<u64, Instant>,
+    /// Arrivals by sequence number, from `first` on.
+    arrivals: VecDeque<Option<Instant>>,
+    first: u64,
     /// The first sequence number that the next feedback tells of.
     next: Option<u64>,
     feedback_count: u8,
@@ -33,7 +37,8 @@ impl ArrivalRecorder {
         Self {
             epoch: now,
             sequence: Unwrapper::default(),
-            arrivals: BTreeMap::new(),
+            arrivals: VecDeque::new(),
+            first: 0,
             next: None,
             feedback_count: 0,
         }
@@ -42,10 +47,26 @@ impl ArrivalRecorder {
     /// Notes that the packet with this transport-wide number arrived.
     pub fn received(&mut self, sequence: u16, now: Instant) {
         let sequence = self.sequence.unwrap(sequence);
-        let told = self.next.is_some_and(|next| sequence < next);
-        if !told && self.arrivals.len() < 2 * MAX_PACKETS {
-            self.arrivals.entry(sequence).or_insert(now);
+        if self.next.is_some_and(|next| sequence < next) {
+            return;
         }
+        if self.arrivals.is_empty() {
+            self.first = sequence;
+        }
+        // What comes before the first one is rare: it was overtaken.
+        while sequence < self.first && self.arrivals.len() < MAX_WAITING {
+            self.arrivals.push_front(None);
+            self.first -= 1;
+        }
+        let Some(at) = sequence.checked_sub(self.first) else { return };
+        let at = at as usize;
+        if at >= MAX_WAITING {
+            return;
+        }
+        if at >= self.arrivals.len() {
+            self.arrivals.resize(at + 1, None);
+        }
+        self.arrivals[at].get_or_insert(now);
     }
 
     /// Whether there is something to tell.
@@ -55,26 +76,39 @@ impl ArrivalRecorder {
 
     /// Appends a feedback packet for what arrived, if anything did.
     pub fn write(&mut self, out: &mut Vec<u8>, ids: (u32, u32)) {
-        let Some((&first, &first_arrival)) = self.arrivals.first_key_value() else { return };
+        let Some(Some(first_arrival)) = self.arrivals.front().copied() else {
+            // A hole before what arrived is not told without it.
+            return self.drop_holes();
+        };
         // Tell of the hole since the last feedback too, unless it is absurd.
         let base = match self.next {
-            Some(next) if next < first && first - next < MAX_PACKETS as u64 / 2 => next,
-            _ => first,
+            Some(next) if next < self.first && self.first - next < MAX_PACKETS as u64 / 2 => next,
+            _ => self.first,
         };
-        let end = base + MAX_PACKETS as u64;
-        let micros = |at: Instant| at.duration_since(self.epoch).as_micros() as i64;
+        let hole = (self.first - base) as usize;
+        let count = self.arrivals.len().min(MAX_PACKETS - hole);
+        let micros = |at: Instant| at.saturating_duration_since(self.epoch).as_micros() as i64;
         let reference = micros(first_arrival) / REFERENCE_UNIT;
-        let mut statuses = Vec::new();
-        for (&sequence, &at) in self.arrivals.range(base..end) {
-            statuses.resize((sequence - base) as usize, None);
-            statuses.push(Some((micros(at) - reference * REFERENCE_UNIT) / DELTA_UNIT));
+        let told = |arrival: Option<Instant>| {
+            arrival.map(|at| (micros(at) - reference * REFERENCE_UNIT) / DELTA_UNIT)
+        };
+        let mut statuses = vec![None; hole];
+        statuses.extend(self.arrivals.iter().take(count).map(|arrival| told(*arrival)));
+        let number = self.feedback_count;
+        write_transport_feedback(out, ids, base as u16, reference as u32, number, &statuses);
+        self.feedback_count = number.wrapping_add(1);
+        self.arrivals.drain(..count);
+        self.first += count as u64;
+        self.next = Some(self.first);
+        self.drop_holes();
+    }
+
+    /// The queue begins with something that arrived.
+    fn drop_holes(&mut self) {
+        while let Some(None) = self.arrivals.front() {
+            self.arrivals.pop_front();
+            self.first += 1;
         }
-        let count = self.feedback_count;
-        write_transport_feedback(out, ids, base as u16, reference as u32, count, &statuses);
-        let next = base + statuses.len() as u64;
-        self.feedback_count = count.wrapping_add(1);
-        self.next = Some(next);
-        self.arrivals = self.arrivals.split_off(&next);
     }
 }
 

@@ -92,7 +92,7 @@ impl Engine {
         if track.config.kind == MediaKind::Audio
             && let Some(level) = header.extension(packet, extensions.audio_level)
         {
-            track.meter(*level.first()?);
+            track.meter(*level.first()?, now);
         }
         if is_restless {
             self.mark_restless(key);
@@ -101,6 +101,7 @@ impl Engine {
             self.retarget_routes(key);
         }
         match ingested {
+            Ingested::Packet(_) if !self.is_audible(key) => {}
             Ingested::Packet(sequence) => {
                 self.forward(key, layer_index, sequence, codec.clock_rate, now);
                 self.export_packet(key, layer_index, sequence, codec.clock_rate);
@@ -112,6 +113,10 @@ impl Engine {
             Ingested::Duplicate => {}
         }
         Some(())
+    }
+
+    fn is_audible(&self, key: TrackKey) -> bool {
+        self.tracks.get(&key).is_some_and(|track| track.is_audible)
     }
 
     /// Hands a kept packet to every subscriber that takes it.

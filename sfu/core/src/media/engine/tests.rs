@@ -1,5 +1,7 @@
 //! The engine between clients in memory.
 
+mod allocations;
+mod audibility;
 mod peer;
 mod siblings;
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::TrackKey;
 use super::super::parameters::AUDIO_LEVEL_INTERVAL;
 use super::Engine;
+use super::audibility::AUDIBILITY_TICK;
 
 /// How often tracks that miss something are looked at: below the patience of NACK.
 const REQUEST_TICK: Duration = Duration::from_millis(5);
@@ -24,6 +25,7 @@ pub(super) struct Timers {
     requests: Option<Instant>,
     activity: Option<Instant>,
     levels: Option<Instant>,
+    audibility: Option<Instant>,
 }
 
 impl Engine {
@@ -48,6 +50,11 @@ impl Engine {
             self.request_missing(now);
             self.timers.requests = (!self.restless.is_empty()).then_some(now + REQUEST_TICK);
         }
+        if is_due(self.timers.audibility) {
+            self.choose_audible(now);
+            let is_needed = !self.audio_limits.is_empty() && !self.tracks.is_empty();
+            self.timers.audibility = is_needed.then_some(now + AUDIBILITY_TICK);
+        }
         let has_tracks = !self.tracks.is_empty();
         if is_due(self.timers.activity) {
             self.note_silence(now);
@@ -61,9 +68,9 @@ impl Engine {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let Timers { transports, requests, activity, levels } = &self.timers;
+        let Timers { transports, requests, activity, levels, audibility } = &self.timers;
         let transport = transports.peek().map(|Reverse((at, _, _))| *at);
-        [transport, *requests, *activity, *levels].into_iter().flatten().min()
+        [transport, *requests, *activity, *levels, *audibility].into_iter().flatten().min()
     }
 
     /// Looks at a transport at `at` at the latest.
@@ -96,6 +103,9 @@ impl Engine {
     pub(super) fn start_track_timers(&mut self) {
         self.timers.activity.get_or_insert(self.now + ACTIVITY_TICK);
         self.timers.levels.get_or_insert(self.now + AUDIO_LEVEL_INTERVAL);
+        if !self.audio_limits.is_empty() {
+            self.timers.audibility.get_or_insert(self.now + AUDIBILITY_TICK);
+        }
     }
 
     fn tick_transport(&mut self, index: usize, now: Instant) {

@@ -210,7 +210,7 @@ impl World {
         self.command(MediaCommand::SetSenders { transport, senders });
     }
 
-    /// Sends an RTP packet; `fields.sequence` is the whole index, so wraps are not for this.
+    /// Sends an RTP packet.
     pub(super) fn send(
         &mut self,
         peer: usize,
@@ -218,6 +218,18 @@ impl World {
         extensions: &[(u8, &[u8])],
         payload: &[u8],
     ) {
+        let packet = self.seal(peer, fields, extensions, payload);
+        self.send_raw(peer, packet);
+    }
+
+    /// Protects an RTP packet; `fields.sequence` is the whole index, so wraps are not for this.
+    pub(super) fn seal(
+        &mut self,
+        peer: usize,
+        fields: HeaderFields,
+        extensions: &[(u8, &[u8])],
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut packet = Vec::new();
         let header_length = write_header(&mut packet, fields, extensions);
         packet.extend_from_slice(payload);
@@ -226,7 +238,7 @@ impl World {
             .outbound
             .protect_rtp(&mut packet, 0, header_length, fields.ssrc, index)
             .unwrap();
-        self.send_raw(peer, packet);
+        packet
     }
 
     /// Sends a compound RTCP packet.
