@@ -57,10 +57,12 @@ impl OpenSslFactory {
     ///
     /// When OpenSSL lacks what it needs.
     pub(super) fn new() -> Result<Self, ErrorStack> {
-        let key = PKey::from_ec_key(EcKey::generate(
-            EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?.as_ref(),
-        )?)?;
-        let certificate = self_signed(&key)?;
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+        Self::with_key(&PKey::from_ec_key(EcKey::generate(group.as_ref())?)?)
+    }
+
+    fn with_key(key: &PKey<openssl::pkey::Private>) -> Result<Self, ErrorStack> {
+        let certificate = self_signed(key)?;
         let digest = certificate.digest(MessageDigest::sha256())?;
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(&digest);
@@ -72,7 +74,7 @@ impl OpenSslFactory {
         context.set_cipher_list(CIPHERS)?;
         context.set_tlsext_use_srtp(PROFILES)?;
         context.set_certificate(&certificate)?;
-        context.set_private_key(&key)?;
+        context.set_private_key(key)?;
         // Certificates are self-signed: what counts is the fingerprint, checked when the
         // handshake is complete.
         context.set_verify_callback(
@@ -191,8 +193,18 @@ struct OpenSslSession {
 
 impl OpenSslSession {
     fn new(context: &SslContext, role: DtlsRole, remote: Fingerprint) -> Result<Self, ErrorStack> {
+        Self::configured(context, role, remote, |_| Ok(()))
+    }
+
+    fn configured(
+        context: &SslContext,
+        role: DtlsRole,
+        remote: Fingerprint,
+        configure: impl FnOnce(&mut SslRef) -> Result<(), ErrorStack>,
+    ) -> Result<Self, ErrorStack> {
         let mut ssl = Ssl::new(context)?;
         ssl.set_mtu(MTU)?;
+        configure(&mut ssl)?;
         match role {
             DtlsRole::Server => ssl.set_accept_state(),
             DtlsRole::Client => ssl.set_connect_state(),

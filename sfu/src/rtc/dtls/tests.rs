@@ -90,24 +90,67 @@ fn another_certificate_than_the_described_one_is_refused() {
     assert_eq!(refused, Some(DtlsEvent::Closed));
 }
 
+/// Handshakes at each rate of loss; `LIVECLUSTER_DTLS_HANDSHAKES` sets another number.
+fn lossy_handshakes() -> u64 {
+    let number = std::env::var("LIVECLUSTER_DTLS_HANDSHAKES");
+    number.map_or(30, |number| number.parse().unwrap())
+}
+
 #[test]
 fn handshakes_finish_on_a_lossy_path() {
     // Each of the threads waits for OpenSSL's real timers, so they run side by side.
-    let handshakes: Vec<_> = (0..60)
-        .map(|seed| {
+    let cases = [0.05, 0.10, 0.20].into_iter();
+    let cases = cases.flat_map(|loss| (0..lossy_handshakes()).map(move |seed| (loss, seed)));
+    let handshakes: Vec<_> = cases
+        .map(|(loss, seed)| {
             std::thread::spawn(move || {
                 let mut rng = StdRng::seed_from_u64(seed);
                 let (mut client, mut server) = pair();
-                let lost = || rng.random_bool(0.2);
+                let lost = || rng.random_bool(loss);
                 let (first, second) = run(&mut client, &mut server, lost, Duration::from_secs(60));
-                assert!(matches!(first, Some(DtlsEvent::Connected { .. })), "seed {seed}");
-                assert_eq!(first, second, "seed {seed}");
+                let is_connected = matches!(first, Some(DtlsEvent::Connected { .. }));
+                assert!(is_connected, "seed {seed} at loss {loss}: {first:?}");
+                assert_eq!(first, second, "seed {seed} at loss {loss}");
             })
         })
         .collect();
     for handshake in handshakes {
         handshake.join().unwrap();
     }
+}
+
+#[test]
+fn a_peer_with_an_rsa_certificate_is_served() {
+    let key = PKey::from_rsa(openssl::rsa::Rsa::generate(2048).unwrap()).unwrap();
+    let mut client = OpenSslFactory::with_key(&key).unwrap();
+    let mut server = OpenSslFactory::new().unwrap();
+    let (theirs, ours) = (client.fingerprint(), server.fingerprint());
+    let now = Instant::now();
+    let mut client = client.session(DtlsRole::Client, ours, now);
+    let mut server = server.session(DtlsRole::Server, theirs, now);
+    let (first, second) = run(&mut client, &mut server, || false, Duration::from_secs(10));
+    assert!(matches!(first, Some(DtlsEvent::Connected { .. })), "{first:?}");
+    assert_eq!(first, second);
+}
+
+/// A browser with post-quantum key shares sends a ClientHello in several datagrams.
+#[test]
+fn a_client_hello_in_fragments_is_put_together() {
+    let (factory, mut server) = (OpenSslFactory::new().unwrap(), OpenSslFactory::new().unwrap());
+    let (theirs, ours) = (factory.fingerprint(), server.fingerprint());
+    let now = Instant::now();
+    let protocols = [&[250; 251][..]; 8].concat();
+    let configure = |ssl: &mut SslRef| ssl.set_alpn_protos(&protocols);
+    let mut client =
+        OpenSslSession::configured(&factory.context, DtlsRole::Client, ours, configure).unwrap();
+    client.drive(now);
+    let fragments = client.stream.get_ref().outbound.len();
+    assert!(fragments >= 2, "the ClientHello took {fragments} datagrams");
+    let mut client: Box<dyn DtlsSession> = Box::new(client);
+    let mut server = server.session(DtlsRole::Server, theirs, now);
+    let (first, second) = run(&mut client, &mut server, || false, Duration::from_secs(10));
+    assert!(matches!(first, Some(DtlsEvent::Connected { .. })), "{first:?}");
+    assert_eq!(first, second);
 }
 
 #[test]
