@@ -3,10 +3,10 @@
 //!
 //! OpenSSL reads the clock for its retransmission timer; `now` only tells when to look again.
 
-#![allow(unsafe_code)] // Two calls of SSL_ctrl, for timers that the bindings do not wrap.
+#![allow(unsafe_code)] // Three calls of OpenSSL, for timers that the bindings do not wrap.
 
 use std::collections::VecDeque;
-use std::ffi::{c_long, c_void};
+use std::ffi::{c_long, c_uint, c_void};
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,10 @@ const PROFILES: &str = "SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80";
 const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!PSK";
 /// Label of the exporter (RFC 5764 section 4.2).
 const EXPORTER: &str = "EXTRACTOR-dtls_srtp";
+/// How long a flight waits for its answer, the first time and at most, in microseconds. The
+/// default of OpenSSL, a second and then twice as long each time (RFC 6347 section 4.2.4.1), makes
+/// somebody on a bad network wait for minutes; WebRTC's paths are tested by ICE before.
+const FLIGHT_TIMEOUT: (c_uint, c_uint) = (100_000, 1_000_000);
 const DTLS_CTRL_GET_TIMEOUT: i32 = 73;
 const DTLS_CTRL_HANDLE_TIMEOUT: i32 = 74;
 
@@ -204,6 +208,7 @@ impl OpenSslSession {
     ) -> Result<Self, ErrorStack> {
         let mut ssl = Ssl::new(context)?;
         ssl.set_mtu(MTU)?;
+        set_timers(&ssl);
         configure(&mut ssl)?;
         match role {
             DtlsRole::Server => ssl.set_accept_state(),
@@ -332,6 +337,25 @@ impl DtlsSession for OpenSslSession {
         }
         self.state = State::Closed;
     }
+}
+
+unsafe extern "C" {
+    /// Sets who says how long a flight waits (OpenSSL 1.1.1 and later).
+    fn DTLS_set_timer_cb(
+        ssl: *mut openssl_sys::SSL,
+        callback: Option<unsafe extern "C" fn(*mut openssl_sys::SSL, c_uint) -> c_uint>,
+    );
+}
+
+/// The next wait after one of `micros`, 0 for the first.
+unsafe extern "C" fn flight_timeout(_: *mut openssl_sys::SSL, micros: c_uint) -> c_uint {
+    let (first, most) = FLIGHT_TIMEOUT;
+    if micros == 0 { first } else { micros.saturating_mul(2).min(most) }
+}
+
+fn set_timers(ssl: &SslRef) {
+    // SAFETY: the pointer to SSL lives as long as `ssl`; the callback is a function without state.
+    unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(flight_timeout)) }
 }
 
 /// How long until a flight must be sent again; `None` when none waits for an answer.
