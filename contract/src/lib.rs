@@ -9,3 +9,4 @@ pub mod ids;
 pub mod metrics;
 pub mod redis;
 pub mod sfu_config;
+pub mod turn_config;

@@ -40,6 +40,9 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(3);
 const ABSENT: Duration = Duration::from_secs(5);
 /// Most agents that are remembered as absent.
 const MAX_ABSENT: usize = 1024;
+/// A job whose workers are all busy is offered so often, with [`BUSY_PAUSE`] between.
+const BUSY_TRIES: u32 = 30;
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// Most jobs that look for a worker at a time.
 const MAX_SEARCHES: usize = 256;
 /// Most bytes of another node's answer.
@@ -90,9 +93,24 @@ impl Agents {
         worker.close()
     }
 
-    /// Finds a worker for a job and assigns it: of this node, else of another.
+    /// Finds a worker for a job and assigns it. Workers that are busy are asked again for a
+    /// while; where none is registered for the agent, there is nothing to wait for.
     pub async fn assign(&self, job: &Job) -> Option<JobState> {
         let _permit = self.searches.acquire().await.ok()?;
+        for _ in 0..BUSY_TRIES {
+            if let Some(state) = self.assign_once(job).await {
+                return Some(state);
+            }
+            if !self.registry.has_agent(job) {
+                return None;
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+        None
+    }
+
+    /// Asks the workers of this node, then other nodes.
+    async fn assign_once(&self, job: &Job) -> Option<JobState> {
         if let Some(state) = self.assign_here(job).await {
             return Some(state);
         }

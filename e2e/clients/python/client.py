@@ -57,7 +57,11 @@ class Client:
 
     async def join(self, url: str, token: str, **options: Any) -> None:
         single = options.get("singlePeerConnection", True)
-        await self._room.connect(url, token, rtc.RoomOptions(single_peer_connection=single))
+        room_options = rtc.RoomOptions(single_peer_connection=single)
+        if "key" in options:
+            provider = rtc.KeyProviderOptions(shared_key=options["key"].encode())
+            room_options.encryption = rtc.E2EEOptions(key_provider_options=provider)
+        await self._room.connect(url, token, room_options)
         self._events.append("connected")
         if "colour" in options:
             self._sources.append(await publish_colour(self._room, options["colour"]))

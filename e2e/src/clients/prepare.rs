@@ -40,21 +40,22 @@ pub(super) fn browser_client() -> Result<PathBuf> {
     })
 }
 
-/// Returns the Python interpreter of the environment with LiveKit's SDK.
-pub(super) fn python() -> Result<PathBuf> {
-    let requirements = repository().join("e2e/clients/python/requirements.txt");
+/// Returns the Python interpreter of the environment of `clients/<name>`.
+pub(super) fn python(name: &str) -> Result<PathBuf> {
+    let requirements = repository().join("e2e/clients").join(name).join("requirements.txt");
     let version = Command::new("python3").arg("--version").read().context("python3 is missing")?;
     let hash = InputHash::new().with(&version).with_path(&requirements)?.finish();
     let cache = artifact_cache::directory()?;
-    let entry = artifact_cache::get_or_build(&cache, "python-client", &hash, |directory| {
-        stage("Python client", || {
-            Command::new("python3").args(["-m", "venv"]).arg(directory).run()?;
-            Command::new(directory.join("bin/python"))
-                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
-                .arg(&requirements)
-                .run()
-        })
-    })?;
+    let entry =
+        artifact_cache::get_or_build(&cache, &format!("{name}-client"), &hash, |directory| {
+            stage(&format!("Python environment of {name}"), || {
+                Command::new("python3").args(["-m", "venv"]).arg(directory).run()?;
+                Command::new(directory.join("bin/python"))
+                    .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+                    .arg(&requirements)
+                    .run()
+            })
+        })?;
     Ok(entry.join("bin/python"))
 }
 

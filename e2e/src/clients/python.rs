@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -13,6 +14,15 @@ use super::person::Person;
 use super::{RoomClient, prepare};
 use crate::artifact_cache::remove_directory;
 use crate::repository;
+
+/// A program of `clients/server` with LiveKit's server SDK and agents framework; it ends by
+/// itself or with the returned child.
+pub fn server_program(name: &str, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(prepare::python("server")?);
+    command.arg(repository().join("e2e/clients/server").join(name)).args(arguments);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(command)
+}
 
 /// A participant with the Python SDK.
 pub struct PythonClient {
@@ -28,7 +38,7 @@ impl PythonClient {
         let name = format!("livecluster-{}-{}", person.identity, std::process::id());
         let directory = env::temp_dir().join(name);
         fs::create_dir_all(&directory).context("making the Python client's directory")?;
-        let mut command = network.command_with_hosts(prepare::python()?, &directory)?;
+        let mut command = network.command_with_hosts(prepare::python("python")?, &directory)?;
         command.arg(repository().join("e2e/clients/python/client.py"));
         // The tree stays free of compiled files.
         command.env("PYTHONDONTWRITEBYTECODE", "1");

@@ -26,6 +26,11 @@ impl Registry {
         self.0.lock().values().cloned().collect()
     }
 
+    /// Whether any worker is registered for the job's agent and kind, busy or not.
+    pub(super) fn has_agent(&self, job: &Job) -> bool {
+        self.0.lock().values().any(|worker| worker.takes(job))
+    }
+
     /// A worker for `job` that was not asked yet: by chance, where free ones are more likely.
     pub(super) fn choose<R: Rng + ?Sized>(
         &self,

@@ -7,7 +7,7 @@ use livekit_protocol::server_message::Message as ToWorker;
 use livekit_protocol::worker_message::Message as FromWorker;
 use livekit_protocol::{
     AvailabilityResponse, Job, JobStatus, JobType, RegisterWorkerRequest, ServerMessage,
-    UpdateJobStatus, WorkerMessage, WorkerPing,
+    UpdateJobStatus, UpdateWorkerStatus, WorkerMessage, WorkerPing, WorkerStatus,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -138,6 +138,25 @@ async fn named_agents_come_by_dispatch_and_go_with_it() {
     let ToWorker::Termination(ended) = worker.next().await else { panic!() };
     assert_eq!(ended.job_id, job.id);
     assert_eq!(list().await.json()["agent_dispatches"], json!([]));
+}
+
+#[tokio::test]
+async fn a_busy_worker_gets_the_job_when_it_is_free() {
+    let (_node, base) = dev_node().await;
+    let mut worker = TestWorker::register(&base, "", JobType::JtRoom).await;
+    let status = |status: WorkerStatus| {
+        let status = Some(status.into());
+        FromWorker::UpdateWorker(UpdateWorkerStatus { status, ..Default::default() })
+    };
+    worker.send(status(WorkerStatus::WsFull)).await;
+    worker.send(FromWorker::Ping(WorkerPing { timestamp: 1 })).await;
+    assert!(matches!(worker.next().await, ToWorker::Pong(_)), "the status was taken");
+    let (_anna, _) = join(&base, "patient", "anna").await;
+    worker.send(FromWorker::Ping(WorkerPing { timestamp: 2 })).await;
+    assert!(matches!(worker.next().await, ToWorker::Pong(_)), "no job while it is full");
+    worker.send(status(WorkerStatus::WsAvailable)).await;
+    let (job, _) = worker.answer(true).await;
+    assert_eq!(job.room.unwrap().name, "patient");
 }
 
 #[tokio::test]

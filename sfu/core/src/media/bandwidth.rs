@@ -18,13 +18,13 @@ use super::rtcp::TransportFeedback;
 use delay::DelayDetector;
 use history::SendHistory;
 use probe::Prober;
-use rate::RateControl;
+use rate::{RateControl, Traffic};
 use window::RateWindow;
 
 pub(super) use probe::Padding;
 
 /// What is assumed before the first feedback, bit/s.
-const START: u64 = 800_000;
+pub(super) const START: u64 = 800_000;
 /// Pacing rate over the estimate: a picture leaves faster than the average, but not at once.
 const PACING_FACTOR: f64 = 2.5;
 /// The same while the estimate is below what is being sent.
@@ -55,6 +55,8 @@ pub(super) struct Bandwidth {
     prober: Prober,
     sent: RateWindow,
     acknowledged: RateWindow,
+    /// What was told of, by the time at which it was sent.
+    told: RateWindow,
     loss: LossWindow,
     last_feedback: Option<Instant>,
     last_reference: Option<i64>,
@@ -95,6 +97,7 @@ impl Bandwidth {
             prober: Prober::default(),
             sent: RateWindow::default(),
             acknowledged: RateWindow::default(),
+            told: RateWindow::default(),
             loss: LossWindow::default(),
             last_feedback: None,
             last_reference: None,
@@ -119,9 +122,14 @@ impl Bandwidth {
         self.history.push(micros, bytes, cluster);
     }
 
-    /// Bits a second that the path carries; `None` before the first feedback.
-    pub(super) fn estimate(&self) -> Option<u64> {
-        self.last_feedback.map(|_| self.rate.estimate() as u64)
+    /// Notes that a packet leaves of which no feedback will tell.
+    pub(super) fn sent_untold(&mut self, bytes: usize, now: Instant) {
+        self.sent.add(self.micros(now), bytes);
+    }
+
+    /// Bits a second that the path carries; what is assumed before the first feedback.
+    pub(super) fn estimate(&self) -> u64 {
+        self.rate.estimate() as u64
     }
 
     /// Whether the path was ever found too small for what was sent. Before that nothing is
@@ -189,6 +197,7 @@ impl Bandwidth {
             let sequence = feedback.base.wrapping_add(index as u16);
             let Some(packet) = self.history.take(sequence, arrival.is_some()) else { continue };
             self.loss.told += 1;
+            self.told.add(packet.sent_at, packet.bytes);
             let Some(arrival) = arrival else {
                 self.loss.lost += 1;
                 continue;
@@ -210,17 +219,24 @@ impl Bandwidth {
 
     fn decide(&mut self, usage: Option<Usage>, now: Instant) {
         let usage = usage.unwrap_or_else(|| self.delay.usage());
-        let acknowledged = self.acknowledged.latest_rate();
+        let traffic = self.traffic();
         if let Some(lost) = self.loss.take(now) {
-            let sent = self.sent.rate(self.micros(now)).unwrap_or_default();
-            self.rate.update_by_loss(lost, sent, now);
+            self.rate.update_by_loss(lost, traffic, now);
         }
-        self.rate.update_by_delay(usage, acknowledged, self.round_trip, now);
+        self.rate.update_by_delay(usage, traffic, self.round_trip, now);
         if let Some(probed) = self.prober.take_result(now)
             && usage != Usage::Over
         {
-            self.rate.raise(probed);
+            self.rate.raise(probed, now);
         }
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        Some(Traffic {
+            acknowledged: self.acknowledged.latest_rate()?,
+            peak: self.acknowledged.peak_rate()?,
+            sent: self.told.latest_rate()?,
+        })
     }
 
     /// Arrival times on a scale that does not wrap.
@@ -315,14 +331,14 @@ mod tests {
                 path.report(bandwidth, micros, now);
             }
         }
-        bandwidth.estimate().unwrap()
+        bandwidth.estimate()
     }
 
     #[test]
     fn the_estimate_finds_the_path_and_follows_it() {
         let start = Instant::now();
         let mut bandwidth = Bandwidth::new(start);
-        assert_eq!((bandwidth.estimate(), bandwidth.pacing_rate(start)), (None, None));
+        assert_eq!((bandwidth.estimate(), bandwidth.pacing_rate(start)), (START, None));
         let mut path = Path { capacity: 300_000.0, free_at: 0, told: Vec::new(), count: 0 };
         let found = run(&mut bandwidth, &mut path, start, (600_000.0, None), (0, 3000));
         assert!((150_000..320_000).contains(&found), "{found}");

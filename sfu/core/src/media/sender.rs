@@ -88,6 +88,8 @@ pub(super) struct SenderState {
     timestamp_offset: u32,
     last: Option<LastSent>,
     first_sequence: u64,
+    /// The first number of the stream that is being sent.
+    switched_at: u64,
     vp8: Vp8Continuity,
     history: History,
     rtx_sequence: u64,
@@ -124,6 +126,7 @@ impl SenderState {
             timestamp_offset: 0,
             last: None,
             first_sequence,
+            switched_at: first_sequence,
             vp8: Vp8Continuity::default(),
             history: History::new(now),
             rtx_sequence: first_sequence,
@@ -294,6 +297,10 @@ impl SenderState {
         let last = self.last?.sequence;
         let behind = (last as u16).wrapping_sub(sequence);
         let sequence = last.checked_sub(u64::from(behind))?;
+        // Behind a switch the decoder needs nothing from before it.
+        if sequence < self.switched_at {
+            return None;
+        }
         self.history.take_for_repeat(sequence, now)
     }
 
@@ -357,6 +364,7 @@ impl SenderState {
             }
         };
         self.offsets.restart(packet.sequence, sequence);
+        self.switched_at = sequence;
         self.highest_source = packet.sequence;
         self.timestamp_offset = timestamp.wrapping_sub(packet.timestamp);
         self.current = Some(target);

@@ -5,8 +5,29 @@ use std::time::{Duration, Instant};
 
 use super::Usage;
 
-/// What remains of the acknowledged rate after overuse.
+/// What remains of the acknowledged rate after overuse that is ours.
 const DECREASE: f64 = 0.85;
+/// What remains of the estimate after overuse that others cause: as much arrives as was sent.
+const YIELD: f64 = 0.96;
+/// How far the estimate yields to others at most, and how much further after each time.
+const YIELD_FLOOR: f64 = 0.75;
+const YIELD_TIME: Duration = Duration::from_secs(10);
+const YIELD_MORE: f64 = 0.9;
+/// For how long a rate that was too much is not tried again: at first, and at most.
+const FIRST_HOLD: Duration = Duration::from_secs(15);
+const LAST_HOLD: Duration = Duration::from_secs(60);
+/// A probe that finds this much more than what was too much shows another path.
+const OUTDATED: f64 = 1.2;
+/// Share of a rate that was too much to which the estimate may grow without such a probe.
+const BELOW_LIMIT: f64 = 0.92;
+/// Growth for each message of a receiver that reports its own estimate and is far from it.
+const RECEIVER_GROWTH: f64 = 1.05;
+/// How far above what is sent such growth goes: to the next layer.
+const RECEIVER_TRIAL: f64 = 4.0;
+/// Share of what was sent that arrives, above which the overuse is not ours.
+const OURS: f64 = 0.92;
+/// Decreases that follow one another faster than this are about the same queue.
+const EPISODE: Duration = Duration::from_secs(2);
 /// Growth a second far from the last known limit.
 const INCREASE: f64 = 1.08;
 /// Lowest estimate: audio and a little more, bit/s.
@@ -21,6 +42,25 @@ const PACKET: f64 = 1200.0 * 8.0;
 /// After a decrease: how long the path counts as congested.
 const CONGESTED: Duration = Duration::from_millis(1000);
 
+/// What is known of the traffic when a decision is made, bit/s.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Traffic {
+    /// What arrived lately.
+    pub(super) acknowledged: f64,
+    /// The most that arrived in a moment of late.
+    pub(super) peak: f64,
+    /// What was sent in the time in which that arrived.
+    pub(super) sent: f64,
+}
+
+/// A rate that was found too much.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    rate: f64,
+    until: Instant,
+    hold: Duration,
+}
+
 /// The estimate and what it is based on.
 #[derive(Debug)]
 pub(super) struct RateControl {
@@ -30,6 +70,9 @@ pub(super) struct RateControl {
     last_update: Option<Instant>,
     last_decrease: Option<Instant>,
     congested_until: Option<Instant>,
+    limit: Option<Limit>,
+    /// Lowest estimate that others may push us to, and until when.
+    yield_floor: Option<(f64, Instant)>,
     is_lossy: bool,
     was_congested: bool,
     is_congested: bool,
@@ -43,6 +86,8 @@ impl RateControl {
             last_update: None,
             last_decrease: None,
             congested_until: None,
+            limit: None,
+            yield_floor: None,
             is_lossy: false,
             was_congested: false,
             is_congested: false,
@@ -70,44 +115,64 @@ impl RateControl {
     }
 
     /// Takes what a probe found.
-    pub(super) fn raise(&mut self, probed: f64) {
-        if probed > self.estimate {
-            self.set(probed);
+    pub(super) fn raise(&mut self, probed: f64, now: Instant) {
+        if self.limit.is_some_and(|limit| probed > OUTDATED * limit.rate) {
+            self.limit = None;
+        }
+        let allowed = self.limit_at(now).map_or(probed, |limit| probed.min(DECREASE * limit));
+        if allowed > self.estimate {
+            self.set(allowed);
             // What was known of the limit is outdated.
             self.capacity = None;
         }
     }
 
-    /// Decreases on overuse, increases otherwise. `acknowledged` is the rate at which packets
-    /// arrive.
+    /// The rate that was too much a while ago.
+    fn limit_at(&self, now: Instant) -> Option<f64> {
+        self.limit.filter(|limit| now < limit.until).map(|limit| limit.rate)
+    }
+
+    /// Notes that `rate` is what the path carries: more is not tried for a while, which gets
+    /// longer each time that it is found again soon.
+    fn note_limit(&mut self, rate: f64, now: Instant) {
+        let hold = match self.limit {
+            // Still within the time: the same queue.
+            Some(limit) if now < limit.until => limit.hold,
+            Some(limit) if now < limit.until + LAST_HOLD => (2 * limit.hold).min(LAST_HOLD),
+            Some(_) | None => FIRST_HOLD,
+        };
+        self.limit = Some(Limit { rate, until: now + hold, hold });
+    }
+
+    /// Decreases on overuse, increases otherwise.
     pub(super) fn update_by_delay(
         &mut self,
         usage: Usage,
-        acknowledged: Option<f64>,
+        traffic: Option<Traffic>,
         round_trip: Duration,
         now: Instant,
     ) {
         self.is_congested = self.congested_until.is_some_and(|until| now < until);
         let elapsed = self.last_update.map_or(0.0, |last| now.duration_since(last).as_secs_f64());
         self.last_update = Some(now);
-        match (usage, acknowledged) {
-            (Usage::Over, Some(acknowledged)) => self.decrease(acknowledged, round_trip, now),
-            (Usage::Normal, Some(acknowledged)) if !self.is_lossy => {
-                self.increase(acknowledged, round_trip, elapsed.min(1.0));
+        match (usage, traffic) {
+            (Usage::Over, Some(traffic)) => self.decrease(traffic, round_trip, now),
+            (Usage::Normal, Some(traffic)) if !self.is_lossy => {
+                self.increase(traffic.acknowledged, round_trip, elapsed.min(1.0), now);
             }
             // Queues that empty shall empty first.
             (Usage::Over | Usage::Under | Usage::Normal, _) => {}
         }
     }
 
-    /// Takes the share of packets that were lost of `sent` bit/s.
-    pub(super) fn update_by_loss(&mut self, lost: f64, sent: f64, now: Instant) {
+    /// Takes the share of packets that were lost. Much loss may be a full queue, whose delay
+    /// does not grow any more; but whatever arrives is carried.
+    pub(super) fn update_by_loss(&mut self, lost: f64, traffic: Option<Traffic>, now: Instant) {
         self.is_lossy = lost > LOW_LOSS;
-        if lost > HIGH_LOSS {
+        if let Some(traffic) = traffic.filter(|_| lost > HIGH_LOSS) {
             self.was_congested = true;
             self.last_decrease = Some(now);
-            let limit = sent * (1.0 - 0.5 * lost);
-            self.set(self.estimate.min(limit.max(self.estimate * 0.5)));
+            self.set(self.estimate.min(traffic.acknowledged.max(self.estimate * 0.5)));
         }
     }
 
@@ -117,29 +182,60 @@ impl RateControl {
             self.was_congested = true;
             self.last_decrease = Some(now);
             self.congested_until = Some(now + CONGESTED);
+            self.note_limit(bitrate, now);
         }
         self.is_congested = self.congested_until.is_some_and(|until| now < until);
-        let is_limiting = bitrate < 1.3 * sent;
-        self.set(if is_limiting { bitrate } else { bitrate.max(2.0 * sent) });
+        let is_limiting = bitrate < 1.3 * sent || self.limit_at(now).is_some();
+        // It proves no more than what it gets: the next layer is a trial.
+        self.set(match is_limiting {
+            true => bitrate,
+            false => bitrate.max((self.estimate * RECEIVER_GROWTH).min(RECEIVER_TRIAL * sent)),
+        });
     }
 
-    fn decrease(&mut self, acknowledged: f64, round_trip: Duration, now: Instant) {
+    fn decrease(&mut self, traffic: Traffic, round_trip: Duration, now: Instant) {
         self.was_congested = true;
         self.is_congested = true;
         self.congested_until = Some(now + CONGESTED);
         // One decrease a round trip: its effect must be seen first.
         let patience = round_trip.clamp(Duration::from_millis(50), Duration::from_millis(300));
-        if self.last_decrease.is_some_and(|last| now.duration_since(last) < patience) {
+        let since = self.last_decrease.map(|last| now.duration_since(last));
+        if since.is_some_and(|since| since < patience) {
             return;
         }
         self.last_decrease = Some(now);
-        // Where little is sent, what arrives says little of the path.
-        let basis = acknowledged.max(self.estimate * 0.4);
+        // At first the window still holds what was before the queue; then it is the bottleneck's
+        // rate.
+        let is_first = since.is_none_or(|since| since > EPISODE);
+        if is_first {
+            self.note_limit(traffic.peak, now);
+        }
+        if traffic.acknowledged > OURS * traffic.sent {
+            return self.give_way(now);
+        }
+        let basis = if is_first { traffic.peak } else { traffic.acknowledged };
         self.note_capacity(basis);
+        self.yield_floor = None;
         self.set(self.estimate.min(DECREASE * basis));
     }
 
-    fn increase(&mut self, acknowledged: f64, round_trip: Duration, elapsed: f64) {
+    /// Lowers the estimate a little: others may go on, but shall not push us out.
+    fn give_way(&mut self, now: Instant) {
+        let floor = match self.yield_floor {
+            Some((floor, until)) if now < until => floor,
+            Some((floor, until)) if now < until + YIELD_TIME => {
+                self.yield_floor = Some((YIELD_MORE * floor, now + YIELD_TIME));
+                YIELD_MORE * floor
+            }
+            Some(_) | None => {
+                self.yield_floor = Some((YIELD_FLOOR * self.estimate, now + YIELD_TIME));
+                YIELD_FLOOR * self.estimate
+            }
+        };
+        self.set((self.estimate * YIELD).max(floor.min(self.estimate)));
+    }
+
+    fn increase(&mut self, acknowledged: f64, round_trip: Duration, elapsed: f64, now: Instant) {
         let is_near = self.capacity.is_some_and(|(mean, deviation)| {
             (acknowledged - mean).abs() < 3.0 * deviation || acknowledged < mean
         });
@@ -152,7 +248,9 @@ impl RateControl {
         } else {
             self.estimate * (INCREASE.powf(elapsed) - 1.0)
         };
-        let limit = (1.5 * acknowledged + 10_000.0).max(self.estimate);
+        let proven = 1.5 * acknowledged + 10_000.0;
+        let allowed = self.limit_at(now).map_or(proven, |limit| proven.min(BELOW_LIMIT * limit));
+        let limit = allowed.max(self.estimate);
         self.set((self.estimate + step.max(1000.0 * elapsed)).min(limit));
     }
 
@@ -177,15 +275,49 @@ mod tests {
 
     const ROUND_TRIP: Duration = Duration::from_millis(50);
 
+    fn traffic(acknowledged: f64, sent: f64) -> Option<Traffic> {
+        Some(Traffic { acknowledged, peak: acknowledged, sent })
+    }
+
     #[test]
     fn overuse_falls_below_what_arrives_and_is_counted_once_a_round_trip() {
         let now = Instant::now();
         let mut rate = RateControl::new(3e6);
-        rate.update_by_delay(Usage::Over, Some(2e6), ROUND_TRIP, now);
+        rate.update_by_delay(Usage::Over, traffic(2e6, 3e6), ROUND_TRIP, now);
         assert_eq!(rate.estimate(), 1.7e6);
-        rate.update_by_delay(Usage::Over, Some(1e6), ROUND_TRIP, now + ROUND_TRIP / 2);
+        rate.update_by_delay(Usage::Over, traffic(1e6, 3e6), ROUND_TRIP, now + ROUND_TRIP / 2);
         assert_eq!(rate.estimate(), 1.7e6);
         assert!(rate.is_congested() && rate.was_congested());
+    }
+
+    #[test]
+    fn overuse_that_others_cause_lowers_the_estimate_only_a_little() {
+        let now = Instant::now();
+        let mut rate = RateControl::new(1e6);
+        rate.update_by_delay(Usage::Over, traffic(480e3, 500e3), ROUND_TRIP, now);
+        assert_eq!(rate.estimate(), YIELD * 1e6);
+    }
+
+    #[test]
+    fn the_first_decrease_is_to_the_bottlenecks_rate() {
+        let now = Instant::now();
+        let mut rate = RateControl::new(1e6);
+        let burst = Traffic { acknowledged: 300e3, peak: 700e3, sent: 500e3 };
+        rate.update_by_delay(Usage::Over, Some(burst), ROUND_TRIP, now);
+        assert_eq!(rate.estimate(), DECREASE * 700e3);
+        rate.update_by_delay(Usage::Over, Some(burst), ROUND_TRIP, now + 2 * ROUND_TRIP);
+        assert_eq!(rate.estimate(), DECREASE * 300e3);
+    }
+
+    #[test]
+    fn what_was_too_much_is_not_tried_again_until_the_path_is_another() {
+        let start = Instant::now();
+        let mut rate = RateControl::new(1e6);
+        rate.update_by_delay(Usage::Over, traffic(600e3, 1e6), ROUND_TRIP, start);
+        rate.raise(650e3, start + FIRST_HOLD / 2);
+        assert_eq!(rate.estimate(), DECREASE * 600e3);
+        rate.raise(800e3, start + FIRST_HOLD / 2);
+        assert_eq!(rate.estimate(), 800e3);
     }
 
     #[test]
@@ -194,35 +326,39 @@ mod tests {
         let mut rate = RateControl::new(300_000.0);
         for step in 0..600 {
             let now = start + Duration::from_millis(50 * step);
-            rate.update_by_delay(Usage::Normal, Some(300_000.0), ROUND_TRIP, now);
+            rate.update_by_delay(Usage::Normal, traffic(300e3, 300e3), ROUND_TRIP, now);
         }
         assert_eq!(rate.estimate(), 460_000.0);
-        rate.raise(2e6);
+        rate.raise(2e6, start);
         assert_eq!(rate.estimate(), 2e6);
-        rate.raise(1e6);
+        rate.raise(1e6, start);
         assert_eq!(rate.estimate(), 2e6);
     }
 
     #[test]
-    fn heavy_loss_halves_at_most_and_light_loss_only_holds() {
+    fn heavy_loss_leaves_what_arrives_or_half_and_light_loss_only_holds() {
         let now = Instant::now();
         let mut rate = RateControl::new(1e6);
-        rate.update_by_loss(0.05, 1e6, now);
+        rate.update_by_loss(0.05, traffic(0.9e6, 1e6), now);
         assert_eq!(rate.estimate(), 1e6);
-        rate.update_by_loss(0.2, 1e6, now);
+        rate.update_by_loss(0.2, traffic(0.9e6, 1.1e6), now);
         assert_eq!(rate.estimate(), 0.9e6);
-        rate.update_by_loss(0.9, 1000.0, now);
+        rate.update_by_loss(0.9, traffic(1000.0, 1e6), now);
         assert_eq!(rate.estimate(), 0.45e6);
     }
 
     #[test]
-    fn a_receivers_estimate_limits_only_near_what_it_gets() {
+    fn a_receivers_estimate_limits_only_near_what_it_gets_and_else_grows_to_a_trial() {
         let now = Instant::now();
         let mut rate = RateControl::new(1e6);
         rate.limit_by_receiver(500_000.0, 480_000.0, now);
         assert_eq!(rate.estimate(), 500_000.0);
         rate.limit_by_receiver(300_000.0, 150_000.0, now);
-        assert_eq!(rate.estimate(), 300_000.0);
+        assert_eq!(rate.estimate(), 525_000.0);
+        for _ in 0..10 {
+            rate.limit_by_receiver(300_000.0, 150_000.0, now);
+        }
+        assert_eq!(rate.estimate(), 600_000.0);
         assert!(!rate.was_congested());
         rate.limit_by_receiver(300_000.0, 480_000.0, now);
         assert!(rate.was_congested() && rate.is_congested());

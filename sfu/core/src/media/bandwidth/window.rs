@@ -42,6 +42,17 @@ impl RateWindow {
         Some(bytes as f64 * 8.0 / seconds)
     }
 
+    /// Bits a second in the busiest three parts in a row: while a queue grows, what the
+    /// bottleneck lets through, however little was sent before.
+    pub(super) fn peak_rate(&self) -> Option<f64> {
+        let newest = self.newest?;
+        let part = |number: i64| self.parts[number.rem_euclid(PARTS as i64) as usize];
+        let first = self.first.max(newest - PARTS as i64 + 1);
+        let sums = (first + 2..=newest).map(|last| (last - 2..=last).map(part).sum::<u64>());
+        let bytes = sums.max()?;
+        Some(bytes as f64 * 8e6 / (3 * PART) as f64)
+    }
+
     fn advance(&mut self, micros: i64) {
         let part = micros / PART;
         let Some(newest) = self.newest else {
@@ -58,6 +69,16 @@ impl RateWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_burst_is_the_peak() {
+        let mut window = RateWindow::default();
+        for millis in 0..1000 {
+            window.add(millis * 1000, if millis < 700 { 10 } else { 125 });
+        }
+        let (mean, peak) = (window.latest_rate().unwrap(), window.peak_rate().unwrap());
+        assert!((peak - 1e6).abs() < 0.05e6 && mean < 0.7e6, "{mean} {peak}");
+    }
 
     #[test]
     fn a_steady_stream_has_its_rate_and_silence_has_none() {

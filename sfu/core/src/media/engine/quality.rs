@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::super::allocator::{Demand, allocate};
+use super::super::bandwidth::START;
 use super::super::codec::MAX_SPATIAL;
 use super::super::parameters::{MediaKind, STATISTICS_INTERVAL};
 use super::super::sender::{Selection, SenderState};
@@ -35,7 +36,13 @@ impl Engine {
             });
             choices.push(steps);
         }
-        let estimate = transport.bandwidth.as_ref().and_then(|bandwidth| bandwidth.estimate());
+        // A subscriber that will tell of every packet begins with what is assumed, one that may
+        // never tell anything with everything.
+        let tells = |state: &SenderState| state.config.extensions.transport_cc.is_some();
+        let estimate = match &transport.bandwidth {
+            Some(bandwidth) => Some(bandwidth.estimate()),
+            None => transport.senders.iter().any(tells).then_some(START),
+        };
         let budget = estimate.map_or(f64::INFINITY, |estimate| estimate as f64 * USABLE - audio);
         let keep_lowest =
             transport.bandwidth.as_ref().is_none_or(|bandwidth| !bandwidth.was_congested());
@@ -148,7 +155,7 @@ impl Engine {
         let event = MediaEvent::Statistics(TransportStatistics {
             transport: transport.id,
             round_trip: transport.round_trip.or_else(|| transport.bandwidth.as_ref()?.round_trip()),
-            estimate: transport.bandwidth.as_ref().and_then(|bandwidth| bandwidth.estimate()),
+            estimate: transport.bandwidth.as_ref().map(|bandwidth| bandwidth.estimate()),
             received,
             sent,
         });

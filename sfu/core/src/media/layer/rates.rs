@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::super::codec::{MAX_SPATIAL, MAX_TEMPORAL, PacketInfo};
 
-/// Bytes are counted over this time; the higher of two counts holds, since key frames come
-/// seldom.
+/// Bytes are counted over this time.
 const WINDOW: Duration = Duration::from_millis(500);
+/// Weight of a new count in the mean: about two seconds count, so that the key frame which
+/// every switch begins with does not make the layer look too large for what it was chosen by.
+const NEWEST: f64 = 0.25;
 /// A stream is looked at this long before its rate is believed.
 const SETTLING: u32 = 2;
 
@@ -19,8 +21,8 @@ pub(super) struct LayerRates {
     since: Option<Instant>,
     bytes: [u64; SPATIAL],
     frames: [u32; TEMPORAL],
-    /// Bits a second in the last two windows.
-    rates: [[f64; 2]; SPATIAL],
+    /// Bits a second, smoothed.
+    rates: [f64; SPATIAL],
     /// Frames a second of each temporal layer alone.
     frame_rates: [f64; TEMPORAL],
     windows: u32,
@@ -54,20 +56,22 @@ impl LayerRates {
 
     fn close(&mut self, elapsed: Duration, now: Instant) {
         let seconds = elapsed.as_secs_f64();
-        for (rates, bytes) in self.rates.iter_mut().zip(&mut self.bytes) {
-            *rates = [std::mem::take(bytes) as f64 * 8.0 / seconds, rates[0]];
+        let weight = f64::max(NEWEST, 1.0 / f64::from(self.windows + 1));
+        for (rate, bytes) in self.rates.iter_mut().zip(&mut self.bytes) {
+            let counted = std::mem::take(bytes) as f64 * 8.0 / seconds;
+            *rate += (counted - *rate) * weight;
         }
         for (rate, frames) in self.frame_rates.iter_mut().zip(&mut self.frames) {
             *rate = f64::from(std::mem::take(frames)) / seconds;
         }
-        self.windows = self.windows.saturating_add(1);
+        self.windows = (self.windows + 1).min(1 << 16);
         self.since = Some(now);
     }
 
     /// Bits a second up to a spatial layer, once known.
     pub(super) fn rate(&self, spatial: u8) -> Option<f64> {
-        let [last, before] = self.rates[usize::from(spatial.min(MAX_SPATIAL - 1))];
-        (self.windows >= SETTLING).then_some(f64::max(last, before))
+        let rate = self.rates[usize::from(spatial.min(MAX_SPATIAL - 1))];
+        (self.windows >= SETTLING).then_some(rate)
     }
 
     /// Spatial layers that were seen.

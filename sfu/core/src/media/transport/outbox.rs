@@ -20,9 +20,11 @@ const MAX_CONTROL: usize = 256;
 const BURST: Duration = Duration::from_millis(25);
 /// The same in bytes at least.
 const MIN_BURST: f64 = 12_000.0;
-/// Bytes a second that are sent again on request, and at once.
+/// Share of the estimate that may be spent on what is sent again on request, where no estimate
+/// is known bytes a second, and for how long it may be saved.
+const REPEAT_SHARE: f64 = 0.3;
 const REPEAT_RATE: f64 = 125_000.0;
-const REPEAT_BURST: f64 = 125_000.0;
+const REPEAT_TIME: f64 = 1.0;
 /// Longest wait: a queue that would take longer leaves faster.
 const MAX_WAIT: f64 = 0.5;
 
@@ -104,7 +106,7 @@ impl Outbox {
             paced_bytes: 0,
             tokens: MIN_BURST,
             filled_at: now,
-            repeats: REPEAT_BURST,
+            repeats: REPEAT_RATE * REPEAT_TIME,
             repeats_filled_at: now,
         }
     }
@@ -204,11 +206,17 @@ impl Outbox {
     }
 
     /// Whether `bytes` may be sent again now: a subscriber that asks for everything again and
-    /// again gets no more than a share of what it gets anyway.
-    pub(in super::super) fn take_repeat(&mut self, bytes: usize, now: Instant) -> bool {
+    /// again gets no more than a share of what it gets anyway, `estimate` being bits a second.
+    pub(in super::super) fn take_repeat(
+        &mut self,
+        bytes: usize,
+        estimate: Option<u64>,
+        now: Instant,
+    ) -> bool {
         let elapsed = now.saturating_duration_since(self.repeats_filled_at).as_secs_f64();
         self.repeats_filled_at = now;
-        self.repeats = (self.repeats + elapsed * REPEAT_RATE).min(REPEAT_BURST);
+        let rate = estimate.map_or(REPEAT_RATE, |bits| bits as f64 / 8.0 * REPEAT_SHARE);
+        self.repeats = (self.repeats + elapsed * rate).min(rate * REPEAT_TIME);
         let is_allowed = self.repeats >= bytes as f64;
         if is_allowed {
             self.repeats -= bytes as f64;

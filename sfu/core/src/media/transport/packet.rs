@@ -193,8 +193,11 @@ fn seal(
         arena.truncate(start);
         return false;
     }
-    if let (Some(_), Some(bandwidth)) = (transport_cc, bandwidth) {
-        bandwidth.sent(arena.len() - start, now);
+    let bytes = arena.len() - start;
+    match (transport_cc, bandwidth) {
+        (Some(_), Some(bandwidth)) => bandwidth.sent(bytes, now),
+        (None, Some(bandwidth)) => bandwidth.sent_untold(bytes, now),
+        (_, None) => {}
     }
     true
 }
