@@ -76,3 +76,34 @@ impl Audit {
         self.streams.get(&ssrc).into_iter().flatten().map(|(index, sent)| (*index, *sent))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sfu_core::media::srtp::{Outbound, SrtpProfile};
+
+    use super::*;
+
+    /// A packet as the engine would seal it, under one number.
+    fn seal(payload: u8) -> Vec<u8> {
+        let material: Vec<u8> = (0..SrtpProfile::AeadAes128Gcm.keying_material_length())
+            .map(|byte| byte as u8)
+            .collect();
+        let key = material[16..32].first_chunk().unwrap();
+        let outbound = Outbound::new(SrtpProfile::AeadAes128Gcm, key, &material[44..]);
+        let mut packet = vec![0x80, 96, 0, 9, 0, 0, 0, 0, 0, 0, 0, 7, payload];
+        outbound.protect_rtp(&mut packet, 0, 12, 7, 9).unwrap();
+        packet
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "virtual time begins at some real moment")]
+    fn a_repetition_is_allowed_but_not_a_second_content() {
+        let now = Instant::now();
+        let mut audit = Audit::new();
+        audit.note(&seal(1), now);
+        audit.note(&seal(1), now);
+        assert_eq!(audit.stream(7).count(), 1);
+        let second = std::panic::catch_unwind(move || audit.note(&seal(2), now));
+        assert!(second.is_err());
+    }
+}
