@@ -117,6 +117,49 @@ fn a_moved_participant_is_in_the_other_room() -> Result<()> {
     })
 }
 
+/// Makes a tab offer to receive VP8 only, like a browser without other decoders.
+const VP8_ONLY: &str = "(() => {
+    const add = RTCPeerConnection.prototype.addTransceiver;
+    RTCPeerConnection.prototype.addTransceiver = function (kind, init) {
+        const transceiver = add.call(this, kind, init);
+        if (kind === 'video') {
+            const { codecs } = RTCRtpReceiver.getCapabilities('video');
+            transceiver.setCodecPreferences(
+                codecs.filter(({ mimeType }) => /VP8|rtx/i.test(mimeType)));
+        }
+        return transceiver;
+    };
+    return null;
+})()";
+
+#[test]
+fn who_does_not_decode_vp9_gets_a_copy_in_vp8() -> Result<()> {
+    DevServer::run(PORT + 4, |server| {
+        let browser = Browser::start(&Network::here())?;
+        let (anna, bob) = (browser.open(Person::anna())?, browser.open(Person::bob())?);
+        let clara = browser.open(Person::clara())?;
+        bob.evaluate(VP8_ONLY)?;
+        let vp9 = json!({ "videoCodec": "vp9", "roomOptions": { "dynacast": true } });
+        anna.join_with(&server.access.url, &server.access.token("anna", "codecs")?, vp9)?;
+        for (tab, codec) in [(&clara, "video/VP9"), (&bob, "video/VP8")] {
+            let token = server.access.token(&tab.person().identity, "codecs")?;
+            tab.call("join", json!({ "url": server.access.url, "token": token }))?;
+            eventually(&format!("anna in {codec}"), MEDIA_TIMEOUT, || {
+                let report = tab.report()?;
+                let track = report.participant("anna").and_then(|anna| anna.track("camera"));
+                ensure!(
+                    track.is_some_and(|track| track.codec == codec && track.frames_decoded > 10),
+                    "{track:?}"
+                );
+                Ok(())
+            })?;
+        }
+        // The copy changes nothing for who takes the original.
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        e2e::clients::await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)
+    })
+}
+
 fn expect(tab: &Tab, expression: &str, expected: Value) -> Result<()> {
     eventually(&format!("{expression} is {expected}"), MEDIA_TIMEOUT, || {
         let value = tab.evaluate(expression)?;

@@ -4,11 +4,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 use sfu_core::media::rtp::{HeaderFields, RtpHeader, write_header};
 use sfu_core::media::srtp::{Inbound, Outbound, SrtpProfile};
@@ -209,35 +212,31 @@ impl Sender {
 pub(crate) fn receive(args: &FloorArgs, ready: impl FnOnce()) -> Result<SinkReport> {
     let workload = workload::named(&args.workload).context("no such workload")?;
     let count = workload.scenario(args.size).participants.len();
+    let mut poll = Poll::new()?;
     let mut sockets = Vec::new();
     for receiver in 0..count {
         let port = FIRST_PORT + u16::try_from(receiver)?;
         let socket = UdpSocket::bind((args.address, port))?;
         socket::prepare(&socket, !args.no_gro)?;
+        let fd = socket.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&fd), Token(receiver), Interest::READABLE)?;
         sockets.push((socket, Inbound::new(PROFILE, &key(receiver), &SALT)));
     }
     ready();
     let mut report = SinkReport::default();
     let mut buffer = vec![0; socket::MAX_COALESCED];
-    let (begin, mut last) = (Instant::now(), None);
+    // To be woken is a part of what sending costs: the receivers wait as those of the load do.
+    let mut events = Events::with_capacity(1024);
     loop {
-        let before = report.received;
-        for (socket, inbound) in &mut sockets {
-            drain(socket, inbound, &mut buffer, &mut report)?;
-        }
-        let now = Instant::now();
-        if report.received > before {
-            last = Some(now);
-        }
-        let is_over = match last {
-            Some(last) => now > last + SILENCE,
-            None => now > begin + PATIENCE,
-        };
-        if is_over {
+        let patience = if report.received == 0 { PATIENCE } else { SILENCE };
+        poll.poll(&mut events, Some(patience))?;
+        if events.is_empty() {
             return Ok(report);
         }
-        // Buffers hold far more than what comes meanwhile.
-        thread::sleep(Duration::from_millis(5));
+        for event in &events {
+            let (socket, inbound) = &mut sockets[event.token().0];
+            drain(socket, inbound, &mut buffer, &mut report)?;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The load of one run: joins everybody, lets media flow, and counts what arrives while it
 //! reads the server's CPU time. Runs in a network namespace of its own.
 
+mod data;
 mod dtls;
 mod media;
 mod publisher;
@@ -165,6 +166,8 @@ pub(crate) fn run(args: &LoadArgs) -> Result<LoadReport> {
         settle(&mut media, &scenario)?;
     }
     measure(&mut media, &scenario, args, &mut report)?;
+    report.joined = connected(&media, &scenario);
+    report.join_error = media.failed.values().next().cloned();
     Ok(report)
 }
 

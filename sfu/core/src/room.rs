@@ -5,6 +5,7 @@
 //! the room's state after every input (`forwarding`), never said piece by piece.
 
 mod administration;
+mod backup;
 mod data;
 mod data_tracks;
 mod dispatches;
@@ -25,6 +26,7 @@ mod simulate;
 mod speakers;
 mod subscribing;
 mod timers;
+mod track_info;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -196,6 +198,8 @@ pub struct Room {
     /// Tracks that have a receiver in the engine.
     tracks: BTreeMap<TrackKey, LiveTrack>,
     track_sids: HashMap<String, TrackKey>,
+    /// Copies of tracks in another codec, with the track.
+    backups: BTreeMap<TrackKey, TrackKey>,
     /// Tracks that began, ended or came under other rules since the last settling.
     changed_tracks: BTreeSet<TrackKey>,
     demands: Demands,
@@ -246,6 +250,7 @@ impl Room {
             transports: HashMap::new(),
             tracks: BTreeMap::new(),
             track_sids: HashMap::new(),
+            backups: BTreeMap::new(),
             changed_tracks: BTreeSet::new(),
             demands: Demands::default(),
             tracks_ended: false,
@@ -405,7 +410,7 @@ impl Room {
     /// Tells a subscriber that a track rests for want of bandwidth, or goes on.
     fn tell_stream_state(&mut self, transport: TransportId, track: TrackKey, is_paused: bool) {
         let Some((key, _)) = self.transports.get(&transport).copied() else { return };
-        let Some(live) = self.tracks.get(&track) else { return };
+        let Some(live) = self.tracks.get(&self.primary_of(track)) else { return };
         let state = if is_paused { proto::StreamState::Paused } else { proto::StreamState::Active };
         let info = proto::StreamStateInfo {
             participant_sid: live.publisher_sid.clone(),

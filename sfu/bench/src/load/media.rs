@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -187,34 +187,42 @@ impl Media {
         let mut ready = std::mem::take(&mut self.pending);
         ready.extend(events.iter().map(|event| event.token()).filter(|t| *t != WAKE).map(|t| t.0));
         for index in ready {
-            self.receive(index)?;
+            self.receive(index);
         }
         while let Ok(negotiated) = self.queue.try_recv() {
             self.take(negotiated)?;
         }
         self.send_frames()?;
         if Instant::now() >= self.next_look {
-            self.look()?;
+            self.look();
         }
         Ok(())
     }
 
-    fn receive(&mut self, index: usize) -> Result<()> {
-        let Some(session) = &mut self.sessions[index] else { return Ok(()) };
+    fn receive(&mut self, index: usize) {
+        let Some(session) = &mut self.sessions[index] else { return };
         let now = Instant::now();
         for _ in 0..MAX_RECEIVES {
-            let Some(socket) = session.socket() else { return Ok(()) };
+            let Some(socket) = session.socket() else { return };
             // A refused datagram shows as an error of the next call: the server is gone.
-            let Ok(Some(received)) = receive(socket, &mut self.buffer) else { return Ok(()) };
+            let Ok(Some(received)) = receive(socket, &mut self.buffer) else { return };
             let whole = &mut self.buffer[..received.length];
             for datagram in whole.chunks_mut(received.segment) {
-                session
-                    .handle(datagram, received.nanos, now, &self.dtls, &mut self.totals)
-                    .with_context(|| format!("transport {index}"))?;
+                let handled =
+                    session.handle(datagram, received.nanos, now, &self.dtls, &mut self.totals);
+                if let Err(error) = handled {
+                    self.fail(index, &error);
+                    return;
+                }
             }
         }
         self.pending.push(index);
-        Ok(())
+    }
+
+    /// A transport is gone, and with it the run.
+    fn fail(&mut self, index: usize, error: &anyhow::Error) {
+        self.failed.insert(index / 2, format!("{error:#}"));
+        self.sessions[index] = None;
     }
 
     fn take(&mut self, negotiated: Negotiated) -> Result<()> {
@@ -285,14 +293,17 @@ impl Media {
         Ok(())
     }
 
-    fn look(&mut self) -> Result<()> {
+    fn look(&mut self) {
         let now = Instant::now();
         self.next_look = now + LOOK;
         self.group = (self.group + 1) % GROUPS;
         let group = self.group;
-        for session in self.sessions.iter_mut().skip(group).step_by(GROUPS).flatten() {
-            session.look(now)?;
+        for index in (group..self.sessions.len()).step_by(GROUPS) {
+            if let Some(session) = &mut self.sessions[index]
+                && let Err(error) = session.look(now)
+            {
+                self.fail(index, &error);
+            }
         }
-        Ok(())
     }
 }

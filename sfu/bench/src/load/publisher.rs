@@ -154,10 +154,8 @@ impl Publisher {
                     repairs.extend(losses.sequences().filter_map(repair));
                 }
             }
-            RtcpMessage::SenderReport { .. }
-            | RtcpMessage::ReceptionReport { .. }
-            | RtcpMessage::Goodbye { .. }
-            | _ => {}
+            // What a publisher does not care for.
+            _ => {}
         });
         repairs
     }
@@ -166,7 +164,7 @@ impl Publisher {
     pub(super) fn reports(&self) -> Vec<u8> {
         let nanos = clock();
         let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
-        let ntp = (seconds + NTP_OFFSET) << 32 | (rest << 32) / 1_000_000_000;
+        let ntp = ((seconds + NTP_OFFSET) << 32) | ((rest << 32) / 1_000_000_000);
         let mut out = Vec::new();
         for layer in self.layers.iter().filter(|layer| layer.packets > 0) {
             let report = SenderReport {

@@ -8,13 +8,13 @@ use anyhow::Result;
 use rand::RngExt as _;
 use rustc_hash::FxHashMap;
 use sfu_core::media::IceCredentials;
-use sfu_core::media::data::DataTransport;
 use sfu_core::media::rtcp::{self, ReportBlock, RtcpMessage};
 use sfu_core::media::rtp::{RtpHeader, Unwrapper};
 use sfu_core::media::srtp::{Inbound, Outbound};
 use sfu_core::media::stun::BindingRequest;
 use sfu_core::media::twcc::ArrivalRecorder;
 
+use super::data::DataClient;
 use super::dtls::{DtlsClient, DtlsProgress, DtlsSession};
 use super::publisher::{Plain, Publisher};
 use super::signal::{OfferedSource, Remote};
@@ -37,6 +37,7 @@ const LOOKS_PER_REPORT: u32 = 10;
 pub(super) struct Stream {
     ssrc: u32,
     is_rtx: bool,
+    is_audio: bool,
     pub(super) track_sid: String,
     transport_cc: Option<u8>,
     /// Media packets, without padding.
@@ -58,7 +59,9 @@ pub(super) struct Session {
     next_check: Instant,
     is_reachable: bool,
     dtls: Option<DtlsSession>,
-    data: DataTransport,
+    /// Whether the server offered data channels.
+    has_data: bool,
+    data: DataClient,
     srtp: Option<(Inbound, Outbound)>,
     pub(super) streams: Vec<Stream>,
     by_ssrc: FxHashMap<u32, usize>,
@@ -89,7 +92,8 @@ impl Session {
             next_check: now,
             is_reachable: false,
             dtls: None,
-            data: DataTransport::new(true),
+            has_data: !is_offerer,
+            data: DataClient::new(),
             srtp: None,
             streams: Vec::new(),
             by_ssrc: FxHashMap::default(),
@@ -134,7 +138,7 @@ impl Session {
     /// Takes what the server says that it will send.
     pub(super) fn set_sources(&mut self, sources: Vec<OfferedSource>) {
         for source in sources {
-            let OfferedSource { ssrc, is_rtx, track_sid, transport_cc } = source;
+            let OfferedSource { ssrc, is_rtx, is_audio, track_sid, transport_cc } = source;
             if let Some(&known) = self.by_ssrc.get(&ssrc) {
                 self.streams[known].track_sid = track_sid;
                 continue;
@@ -143,6 +147,7 @@ impl Session {
             self.streams.push(Stream {
                 ssrc,
                 is_rtx,
+                is_audio,
                 track_sid,
                 transport_cc,
                 packets: 0,
@@ -214,7 +219,14 @@ impl Session {
         let Some(dtls) = &mut self.dtls else { return Ok(()) };
         match dtls.handle(datagram, now)? {
             DtlsProgress::None => {}
-            DtlsProgress::Connected(srtp) => self.srtp = Some(*srtp),
+            DtlsProgress::Connected(srtp) => {
+                self.srtp = Some(*srtp);
+                // Ours waits for the client's association; pion begins one itself.
+                if self.has_data && self.remote.is_lite {
+                    self.data.connect(now)?;
+                    self.send_data(now)?;
+                }
+            }
             DtlsProgress::Data(packets) => {
                 for packet in packets {
                     self.data.handle(packet, now);
@@ -227,7 +239,6 @@ impl Session {
     }
 
     fn send_data(&mut self, now: Instant) -> Result<()> {
-        while self.data.poll_event().is_some() {}
         let Some(dtls) = &mut self.dtls else { return Ok(()) };
         while let Some(packets) = self.data.poll_transmit(now) {
             for packet in packets {
@@ -284,7 +295,7 @@ impl Session {
         stream.packets += 1;
         totals.counters.media += 1;
         totals.counters.media_bytes += packet.len() as u64;
-        if header.marker && self.first_frame.is_none() {
+        if (header.marker || stream.is_audio) && self.first_frame.is_none() {
             self.first_frame = Some(now.duration_since(self.since));
         }
         if stream.packets % SAMPLE == 1
@@ -303,10 +314,8 @@ impl Session {
         if let Some(dtls) = &mut self.dtls {
             dtls.handle_timeout(now);
         }
-        if self.data.poll_timeout().is_some_and(|at| at <= now) {
-            self.data.handle_timeout(now);
-            self.send_data(now)?;
-        }
+        self.data.handle_timeout(now);
+        self.send_data(now)?;
         self.send_dtls();
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_PER_REPORT) {

@@ -17,7 +17,7 @@ use livekit_protocol::{
 use parking_lot::Mutex;
 use prost::Message as _;
 use rand::RngExt as _;
-use sfu_core::media::{ExtensionIds, Fingerprint, IceCredentials, RemoteTransport};
+use sfu_core::media::{ExtensionIds, Fingerprint, IceCredentials, MediaKind, RemoteTransport};
 use sfu_core::sdp::{Description, SectionKind};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -54,6 +54,8 @@ pub(super) struct Remote {
 pub(super) struct OfferedSource {
     pub(super) ssrc: u32,
     pub(super) is_rtx: bool,
+    /// Whether every packet is a frame.
+    pub(super) is_audio: bool,
     /// `TR_…`
     pub(super) track_sid: String,
     pub(super) transport_cc: Option<u8>,
@@ -358,13 +360,14 @@ impl Client {
 fn offered_sources(description: &Description) -> Vec<OfferedSource> {
     let mut sources = Vec::new();
     for section in &description.sections {
-        let (SectionKind::Rtp(_), Some(msid)) = (section.kind, &section.msid) else { continue };
+        let (SectionKind::Rtp(kind), Some(msid)) = (section.kind, &section.msid) else { continue };
         for pair in &section.ssrcs {
             let ids = [(Some(pair.ssrc), false), (pair.rtx, true)];
             sources.extend(ids.into_iter().filter_map(|(ssrc, is_rtx)| {
                 Some(OfferedSource {
                     ssrc: ssrc?,
                     is_rtx,
+                    is_audio: kind == MediaKind::Audio,
                     track_sid: msid.track.clone(),
                     transport_cc: section.extensions.transport_cc,
                 })

@@ -106,8 +106,8 @@ fn our_config(directory: &Path, workers: u16) -> Result<String> {
     ))
 }
 
-/// One UDP port with batched writes, which was measured to cost it less than a port for each
-/// client; everything else as by default.
+/// One UDP port, as ours, and everything else as by default. A port for each client was measured
+/// to cost it the same.
 fn peer_config() -> String {
     format!(
         "port: {SIGNAL_PORT}\n\

@@ -8,6 +8,7 @@
 mod delay;
 mod history;
 mod probe;
+mod queue;
 mod rate;
 mod window;
 
@@ -18,6 +19,7 @@ use super::rtcp::TransportFeedback;
 use delay::DelayDetector;
 use history::SendHistory;
 use probe::Prober;
+use queue::QueueDelay;
 use rate::{RateControl, Traffic};
 use window::RateWindow;
 
@@ -51,6 +53,7 @@ pub(super) struct Bandwidth {
     epoch: Instant,
     history: SendHistory,
     delay: DelayDetector,
+    queue: QueueDelay,
     rate: RateControl,
     prober: Prober,
     sent: RateWindow,
@@ -93,6 +96,7 @@ impl Bandwidth {
             epoch: now,
             history: SendHistory::default(),
             delay: DelayDetector::default(),
+            queue: QueueDelay::default(),
             rate: RateControl::new(START as f64),
             prober: Prober::default(),
             sent: RateWindow::default(),
@@ -208,6 +212,7 @@ impl Bandwidth {
             if let Some(cluster) = packet.cluster {
                 self.prober.note_arrived(cluster, packet.sent_at, arrival, packet.bytes);
             }
+            self.queue.add(packet.sent_at, arrival);
             usage = self.delay.add(packet.sent_at, arrival, packet.bytes).or(usage);
         }
         let Some(newest_sent) = newest_sent else { return };
@@ -218,8 +223,13 @@ impl Bandwidth {
     }
 
     fn decide(&mut self, usage: Option<Usage>, now: Instant) {
-        let usage = usage.unwrap_or_else(|| self.delay.usage());
         let traffic = self.traffic();
+        let usage = match usage.unwrap_or_else(|| self.delay.usage()) {
+            _ if self.queue.is_long() && traffic.is_some_and(|t| t.is_more_than_arrives()) => {
+                Usage::Over
+            }
+            usage => usage,
+        };
         if let Some(lost) = self.loss.take(now) {
             self.rate.update_by_loss(lost, traffic, now);
         }

@@ -12,7 +12,8 @@ use livekit_protocol::{
 
 use super::Room;
 use super::participant::ParticipantKey;
-use crate::media::{MediaKind, Sender, TrackKey, VideoQuality};
+use super::track_info::codec_name;
+use crate::media::{Codec, MediaKind, Sender, TrackKey, VideoQuality};
 use crate::time::Now;
 
 /// How long a layer must be unwanted before the publisher is told (LiveKit's default).
@@ -26,27 +27,65 @@ pub(super) struct Demands(BTreeMap<TrackKey, Demand>);
 
 #[derive(Debug)]
 struct Demand {
+    own: Layers,
+    /// Of the copy in a backup codec.
+    backup: Layers,
+    /// The publisher was told of the copy.
+    backup_told: bool,
+}
+
+/// Layers of a track in one codec.
+#[derive(Debug, Default)]
+struct Layers {
     /// Subscribers that want each quality at most.
     subscribers: [u32; 3],
-    /// What the publisher was told; it begins with all layers. `None`: none.
+    /// What the publisher was told; `None`: no layer.
     told: Option<VideoQuality>,
     /// When it is told that less is wanted.
     due: Option<Instant>,
 }
 
-impl Demand {
+impl Layers {
     fn best(&self) -> Option<VideoQuality> {
         let wanted = QUALITIES.into_iter().zip(self.subscribers);
         wanted.filter(|(_, subscribers)| *subscribers > 0).map(|(quality, _)| quality).max()
     }
+
+    /// Whether the publisher is to be told now.
+    fn take_due(&mut self, now: Now) -> bool {
+        let best = self.best();
+        let is_due = self.due.is_some_and(|due| due <= now.instant);
+        if best == self.told {
+            self.due = None;
+        } else if best > self.told || is_due {
+            self.told = best;
+            self.due = None;
+            return true;
+        } else {
+            self.due.get_or_insert(now.instant + PAUSE_DELAY);
+        }
+        false
+    }
+
+    fn qualities(&self) -> Vec<SubscribedQuality> {
+        QUALITIES
+            .into_iter()
+            .zip([proto::VideoQuality::Low, proto::VideoQuality::Medium, proto::VideoQuality::High])
+            .map(|(quality, name)| SubscribedQuality {
+                quality: name.into(),
+                enabled: self.told.is_some_and(|best| quality <= best),
+            })
+            .collect()
+    }
 }
 
 impl Demands {
-    /// A video track begins.
+    /// A video track begins: with all layers, and without a copy.
     pub(super) fn begin(&mut self, track: TrackKey, now: Now) {
         let told = Some(VideoQuality::High);
         let due = Some(now.instant + PAUSE_DELAY);
-        self.0.insert(track, Demand { subscribers: [0; 3], told, due });
+        let own = Layers { subscribers: [0; 3], told, due };
+        self.0.insert(track, Demand { own, backup: Layers::default(), backup_told: false });
     }
 
     pub(super) fn end(&mut self, track: TrackKey) {
@@ -63,7 +102,26 @@ impl Demands {
         for sender in senders.iter().filter(|sender| sender.kind == MediaKind::Video) {
             let Some(quality) = sender.max_quality else { continue };
             if let Some(demand) = self.0.get_mut(&sender.track) {
-                change(&mut demand.subscribers[quality as usize]);
+                change(&mut demand.own.subscribers[quality as usize]);
+            }
+        }
+    }
+
+    /// The copies that one subscriber needs change.
+    pub(super) fn change_backups(
+        &mut self,
+        old: &BTreeMap<TrackKey, VideoQuality>,
+        new: &BTreeMap<TrackKey, VideoQuality>,
+    ) {
+        for (track, quality) in old {
+            if let Some(demand) = self.0.get_mut(track) {
+                let subscribers = &mut demand.backup.subscribers[*quality as usize];
+                *subscribers = subscribers.saturating_sub(1);
+            }
+        }
+        for (track, quality) in new {
+            if let Some(demand) = self.0.get_mut(track) {
+                demand.backup.subscribers[*quality as usize] += 1;
             }
         }
     }
@@ -72,16 +130,10 @@ impl Demands {
     fn take_due(&mut self, now: Now) -> Vec<TrackKey> {
         let mut changed = Vec::new();
         for (track, demand) in &mut self.0 {
-            let best = demand.best();
-            let is_due = demand.due.is_some_and(|due| due <= now.instant);
-            if best == demand.told {
-                demand.due = None;
-            } else if best > demand.told || is_due {
-                demand.told = best;
-                demand.due = None;
+            let backup = demand.backup.take_due(now);
+            demand.backup_told |= backup;
+            if demand.own.take_due(now) || backup {
                 changed.push(*track);
-            } else {
-                demand.due.get_or_insert(now.instant + PAUSE_DELAY);
             }
         }
         changed
@@ -89,12 +141,12 @@ impl Demands {
 
     /// When a publisher is to be told next.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.0.values().filter_map(|demand| demand.due).min()
+        self.0.values().flat_map(|demand| [demand.own.due, demand.backup.due]).flatten().min()
     }
 
     /// Whether the publisher was told to send this track; it may still be about to.
     pub(super) fn is_sent(&self, track: TrackKey) -> bool {
-        self.0.get(&track).is_none_or(|demand| demand.told.is_some())
+        self.0.get(&track).is_none_or(|demand| demand.own.told.is_some())
     }
 }
 
@@ -124,20 +176,20 @@ impl Room {
         else {
             return;
         };
-        let qualities: Vec<SubscribedQuality> = QUALITIES
-            .into_iter()
-            .zip([proto::VideoQuality::Low, proto::VideoQuality::Medium, proto::VideoQuality::High])
-            .map(|(quality, name)| SubscribedQuality {
-                quality: name.into(),
-                enabled: demand.told.is_some_and(|best| quality <= best),
-            })
-            .collect();
-        let codec = live.codec_name().to_owned();
+        let qualities = demand.own.qualities();
+        let named = |codecs: &[Codec], qualities| {
+            let codec = codecs.first().map(|codec| codec_name(codec.kind)).unwrap_or_default();
+            SubscribedCodec { codec: codec.to_owned(), qualities }
+        };
+        let mut subscribed_codecs = vec![named(live.own_codecs(), qualities.clone())];
+        if demand.backup_told {
+            subscribed_codecs.push(named(live.backup_codecs(), demand.backup.qualities()));
+        }
         #[expect(deprecated, reason = "older clients read the list without codecs")]
         let update = SubscribedQualityUpdate {
             track_sid: live.sid.clone(),
-            subscribed_qualities: qualities.clone(),
-            subscribed_codecs: vec![SubscribedCodec { codec, qualities }],
+            subscribed_qualities: qualities,
+            subscribed_codecs,
         };
         let publisher = live.publisher;
         self.send(publisher, signal_response::Message::SubscribedQualityUpdate(update));

@@ -36,11 +36,13 @@ impl Room {
         if !std::mem::take(&mut self.tracks_ended) {
             return;
         }
-        let Self { participants, tracks, output, .. } = self;
+        let Self { participants, tracks, backups, output, .. } = self;
         for participant in participants.values_mut() {
             let transport = participant.subscriber.as_mut().unwrap_or(&mut participant.publisher);
             let before = transport.senders.len();
-            transport.senders.retain(|sender| tracks.contains_key(&sender.track));
+            transport.senders.retain(|sender| {
+                tracks.contains_key(&sender.track) || backups.contains_key(&sender.track)
+            });
             if transport.senders.len() != before {
                 output.push_back(super::RoomOutput::Media(MediaCommand::SetSenders {
                     transport: transport.id,
@@ -65,7 +67,10 @@ impl Room {
     fn update_senders(&mut self, key: ParticipantKey) {
         let Some(participant) = self.participants.get(&key) else { return };
         let senders = self.senders(participant);
+        let needed = self.needed_backups(participant);
         let Some(participant) = self.participants.get_mut(&key) else { return };
+        self.demands.change_backups(&participant.needed_backups, &needed);
+        participant.needed_backups = needed;
         let transport = participant.subscriber.as_mut().unwrap_or(&mut participant.publisher);
         if transport.senders == senders {
             return;
@@ -91,7 +96,7 @@ impl Room {
                 let settings = &participant.subscriptions.get(&placed.track)?.settings;
                 Some(Sender {
                     mid: section.mid.clone(),
-                    track: placed.track,
+                    track: self.sent_track(placed.track, &section.codecs)?,
                     kind: section.kind,
                     ssrc: placed.ssrc,
                     codecs: section.codecs.clone(),

@@ -324,7 +324,7 @@ pub(super) fn enabled_codecs() -> Vec<proto::Codec> {
         CodecKind::H265,
     ]
     .into_iter()
-    .map(super::publishing::mime_type)
+    .map(super::track_info::mime_type)
     .map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() })
     .collect()
 }

@@ -1,5 +1,6 @@
 //! Leaving, being removed, and the end of a room.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use contract::ids::Identity;
@@ -112,6 +113,7 @@ impl Room {
         }
         self.prune_senders();
         self.demands.change(&participant.sending_transport().senders, &[]);
+        self.demands.change_backups(&participant.needed_backups, &BTreeMap::new());
         for transport in participant.transports() {
             self.transports.remove(&transport.id);
             if transport.remote.is_some() || Some(transport.id) == opened(participant) {
@@ -122,7 +124,8 @@ impl Room {
 
     fn emit_departure(&mut self, participant: &Participant, reason: DisconnectReason) {
         let info = participant.departed_info(reason);
-        for track in participant.tracks.iter().filter(|track| track.mid.is_some()) {
+        for track in participant.tracks.iter().filter(|t| t.mid.is_some() && t.backup_of.is_none())
+        {
             self.emit_track("track_unpublished", info.clone(), track.info.clone());
         }
         let event = match participant.state {

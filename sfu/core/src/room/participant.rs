@@ -24,6 +24,7 @@ use super::subscribing::Subscription;
 use crate::media::engine::WorkerIndex;
 use crate::media::{
     IceCredentials, MediaKind, Receiver, RemoteTransport, Sender, TrackKey, TransportId,
+    VideoQuality,
 };
 use crate::signal::join::{JoinParams, PeerConnectionMode};
 
@@ -129,6 +130,8 @@ pub(super) struct Participant {
     pub(super) subscriptions: BTreeMap<TrackKey, Subscription>,
     /// Subscriptions that were ever made.
     pub(super) subscription_count: u64,
+    /// Copies in another codec that this participant needs.
+    pub(super) needed_backups: BTreeMap<TrackKey, VideoQuality>,
     /// What follows from the subscriptions, rights and rules.
     pub(super) wanted: WantedTracks,
     /// Who may subscribe to this participant's tracks; everybody when `None`.
@@ -179,6 +182,7 @@ impl Participant {
             negotiation: Negotiation::default(),
             subscriptions: BTreeMap::new(),
             subscription_count: 0,
+            needed_backups: BTreeMap::new(),
             wanted: WantedTracks::new(),
             subscribers: None,
             last_sequence: 0,
@@ -238,7 +242,7 @@ impl Participant {
             tracks: self
                 .tracks
                 .iter()
-                .filter(|track| track.mid.is_some())
+                .filter(|track| track.mid.is_some() && track.backup_of.is_none())
                 .map(|track| track.info.clone())
                 .collect(),
             metadata: self.metadata.clone(),

@@ -1,18 +1,18 @@
 //! Tracks that participants announce and publish.
 
-use livekit_protocol::{
-    self as proto, AddTrackRequest, AudioTrackFeature, SimulcastCodecInfo, TrackInfo,
-    TrackPublishedResponse, TrackSource, TrackType, VideoLayer, VideoQuality, request_response,
-    signal_response, video_layer,
-};
 use std::sync::Arc;
 
+use livekit_protocol::{
+    self as proto, AddTrackRequest, AudioTrackFeature, TrackInfo, TrackPublishedResponse,
+    VideoLayer, VideoQuality, request_response, signal_response,
+};
 use rand::RngExt as _;
 
 use super::Room;
 use super::negotiation::Inbound;
 use super::participant::{Participant, ParticipantKey, media_kind};
 use super::sections::Wanted;
+use super::track_info::{cids, codec_named, mime_type, track_info};
 use crate::media::{Codec, CodecKind, MediaKind, Mid, TrackKey};
 use crate::sdp::{self, Msid};
 use crate::time::Now;
@@ -35,6 +35,8 @@ pub(super) struct Track {
     pub(super) preferred: Option<CodecKind>,
     /// The publisher was told that somebody receives it.
     pub(super) subscribed: bool,
+    /// The track of which this one is a copy in another codec.
+    pub(super) backup_of: Option<TrackKey>,
 }
 
 impl Track {
@@ -61,23 +63,24 @@ pub(super) struct LiveTrack {
     pub(super) layers: Vec<VideoLayer>,
     /// Best layer that came lately.
     pub(super) best_layer: u8,
-    /// What it needs of a section, shared by all who want it.
+    /// What it needs of a section, shared by all who want it: with the codecs of a copy that the
+    /// publisher can make.
     pub(super) wanted: Arc<Wanted>,
+    /// How many of the wanted codecs are the track's own; those of the copy follow.
+    pub(super) own_codecs: usize,
+    /// The copy in another codec, while it is sent.
+    pub(super) backup: Option<TrackKey>,
 }
 
 impl LiveTrack {
-    /// Name of the first codec in LiveKit's messages: `vp8`.
-    pub(super) fn codec_name(&self) -> &'static str {
-        let codec = self.wanted.codecs.first().map(|codec| mime_type(codec.kind));
-        match codec.and_then(|mime| mime.split_once('/')) {
-            Some((_, "VP8")) => "vp8",
-            Some((_, "VP9")) => "vp9",
-            Some((_, "H264")) => "h264",
-            Some((_, "H265")) => "h265",
-            Some((_, "AV1")) => "av1",
-            Some((_, other)) => other,
-            None => "",
-        }
+    /// The track's own codecs.
+    pub(super) fn own_codecs(&self) -> &[Codec] {
+        self.wanted.codecs.get(..self.own_codecs).unwrap_or_default()
+    }
+
+    /// Codecs of the copy.
+    pub(super) fn backup_codecs(&self) -> &[Codec] {
+        self.wanted.codecs.get(self.own_codecs..).unwrap_or_default()
     }
 }
 
@@ -93,13 +96,14 @@ impl Room {
             let track = track.info.clone();
             return self.send_track_published(key, request.cid, track);
         }
+        if !request.sid.is_empty() {
+            return self.add_backup(key, request, now);
+        }
         let pending = participant.tracks.iter().filter(|track| track.mid.is_none()).count();
         let refused = if !participant.may_publish(request.source()) {
             Some((Reason::NotAllowed, "does not have permission to publish this source"))
         } else if media_kind(request.r#type()).is_none() || request.cid.is_empty() {
             Some((Reason::UnsupportedType, "only audio and video tracks with a cid"))
-        } else if !request.sid.is_empty() {
-            Some((Reason::UnsupportedType, "backup codecs are not supported"))
         } else if pending >= MAX_PENDING_TRACKS || participant.tracks.len() >= MAX_TRACKS {
             Some((Reason::LimitExceeded, "too many tracks"))
         } else {
@@ -116,6 +120,7 @@ impl Room {
             info: track_info(&request, &mut self.rng),
             mid: None,
             subscribed: false,
+            backup_of: None,
         };
         let info = track.info.clone();
         participant.tracks.push(track);
@@ -123,7 +128,12 @@ impl Room {
         self.match_tracks(key, now);
     }
 
-    fn send_track_published(&mut self, key: ParticipantKey, cid: String, track: TrackInfo) {
+    pub(super) fn send_track_published(
+        &mut self,
+        key: ParticipantKey,
+        cid: String,
+        track: TrackInfo,
+    ) {
         let response = TrackPublishedResponse { cid, track: Some(track) };
         self.send(key, signal_response::Message::TrackPublished(response));
     }
@@ -141,6 +151,9 @@ impl Room {
         }
         for track in &gone {
             self.end_track(track.key);
+            if track.backup_of.is_some() {
+                continue;
+            }
             let response = proto::TrackUnpublishedResponse { track_sid: track.info.sid.clone() };
             self.send(key, signal_response::Message::TrackUnpublished(response));
         }
@@ -150,7 +163,7 @@ impl Room {
         self.broadcast_participant(key, false, now);
         let Some(participant) = self.participants.get(&key) else { return };
         let info = participant.info();
-        for track in gone {
+        for track in gone.into_iter().filter(|track| track.backup_of.is_none()) {
             self.emit_track("track_unpublished", info.clone(), track.info);
         }
         let begun = begun.iter().filter_map(|(begun, _)| {
@@ -171,13 +184,18 @@ impl Room {
         let Some(participant) = self.participants.get(&key) else { return };
         let Some(track) = participant.tracks.iter().find(|t| t.key == track) else { return };
         let Some(kind) = track.kind() else { return };
+        if let Some(primary) = track.backup_of {
+            return self.begin_backup(primary, track.key);
+        }
         // Nobody sees a hidden participant or its tracks.
         if participant.permission.hidden {
             return;
         }
         let (sid, publisher_sid) = (track.info.sid.clone(), participant.sid.to_string());
         let msid = Msid { stream: format!("{publisher_sid}|{sid}"), track: sid.clone() };
-        let codecs = sdp::published_codecs(codecs);
+        let mut codecs = sdp::published_codecs(codecs);
+        let own_codecs = codecs.len();
+        codecs.extend(super::backup::codecs(&track.info));
         let wanted = Wanted { kind, sid: sid.clone(), msid, codecs };
         let layers = track.info.codecs.first().map(|c| c.layers.clone()).unwrap_or_default();
         let track = track.key;
@@ -187,14 +205,27 @@ impl Room {
             self.demands.begin(track, now);
         }
         let wanted = Arc::new(wanted);
-        let live =
-            LiveTrack { publisher: key, publisher_sid, sid, kind, layers, best_layer: 0, wanted };
+        let live = LiveTrack {
+            publisher: key,
+            publisher_sid,
+            sid,
+            kind,
+            layers,
+            best_layer: 0,
+            wanted,
+            own_codecs,
+            backup: None,
+        };
         self.tracks.insert(track, live);
     }
 
     /// A track goes to nobody any more.
     pub(super) fn end_track(&mut self, track: TrackKey) {
+        self.end_backup(track);
         let Some(live) = self.tracks.remove(&track) else { return };
+        if let Some(backup) = live.backup {
+            self.backups.remove(&backup);
+        }
         self.track_sids.remove(&live.sid);
         self.demands.end(track);
         self.changed_tracks.insert(track);
@@ -232,8 +263,11 @@ impl Room {
         if live.wanted.codecs.first().is_some_and(|first| first.kind != codec) {
             let inbound = self.participants.get(&key).map(|p| p.inbound.as_slice());
             let sections = inbound.unwrap_or_default().iter().map(|section| &section.codecs);
-            let codecs: Vec<Codec> =
+            let mut codecs: Vec<Codec> =
                 sections.flatten().filter(|known| known.kind == codec).cloned().collect();
+            let own_codecs = codecs.len();
+            codecs.extend_from_slice(live.backup_codecs());
+            live.own_codecs = own_codecs;
             live.wanted = Arc::new(Wanted { codecs, ..(*live.wanted).clone() });
             self.changed_tracks.insert(track);
         }
@@ -261,11 +295,19 @@ impl Room {
 
 /// Removes tracks whose section ended, sends another track, or may no longer be published.
 fn end_tracks(participant: &mut Participant) -> Vec<Track> {
+    let is_there = |key: TrackKey| participant.tracks.iter().any(|track| track.key == key);
+    let orphans: Vec<TrackKey> = participant
+        .tracks
+        .iter()
+        .filter(|track| track.backup_of.is_some_and(|primary| !is_there(primary)))
+        .map(|track| track.key)
+        .collect();
     let ends = |participant: &Participant, track: &Track| {
-        track.mid.as_ref().is_some_and(|mid| {
-            !participant.may_publish(track.info.source())
-                || !participant.inbound.iter().any(|s| s.mid == *mid && s.carries(track))
-        })
+        orphans.contains(&track.key)
+            || track.mid.as_ref().is_some_and(|mid| {
+                !participant.may_publish(track.info.source())
+                    || !participant.inbound.iter().any(|s| s.mid == *mid && s.carries(track))
+            })
     };
     let tracks = std::mem::take(&mut participant.tracks);
     let (gone, kept) = tracks.into_iter().partition(|track| ends(participant, track));
@@ -336,129 +378,6 @@ fn publish(track: &mut Track, section: &Inbound) {
             mime.clone_into(&mut codec.mime_type);
             codec.mid.clone_from(&section.mid.0);
         }
-    }
-}
-
-fn cids(request: &AddTrackRequest) -> Vec<String> {
-    let mut cids = vec![request.cid.clone()];
-    cids.extend(request.simulcast_codecs.first().map(|codec| codec.cid.clone()));
-    cids.retain(|cid| !cid.is_empty());
-    cids
-}
-
-fn track_info(request: &AddTrackRequest, rng: &mut rand::rngs::StdRng) -> TrackInfo {
-    let first = request.simulcast_codecs.first();
-    let layers = first.map(|codec| &codec.layers).filter(|layers| !layers.is_empty());
-    let layers = layers.unwrap_or(&request.layers).clone();
-    let mime = first
-        .and_then(|codec| codec_named(&codec.codec))
-        .map(mime_type)
-        .unwrap_or_else(|| if request.r#type() == TrackType::Audio { "audio/opus" } else { "" });
-    let mode = layer_mode(request);
-    #[expect(deprecated, reason = "older clients read these fields")]
-    TrackInfo {
-        sid: contract::ids::generate_id(sid_prefix(request.r#type(), request.source()), rng),
-        r#type: request.r#type,
-        name: request.name.clone(),
-        muted: request.muted,
-        width: request.width,
-        height: request.height,
-        simulcast: layers.len() > 1,
-        disable_dtx: request.disable_dtx,
-        source: request.source,
-        layers: layers.clone(),
-        mime_type: mime.to_owned(),
-        codecs: vec![SimulcastCodecInfo {
-            mime_type: mime.to_owned(),
-            cid: request.cid.clone(),
-            layers,
-            video_layer_mode: mode.into(),
-            ..SimulcastCodecInfo::default()
-        }],
-        stereo: request.stereo,
-        disable_red: request.disable_red,
-        encryption: request.encryption,
-        stream: stream_name(request),
-        audio_features: request.audio_features.clone(),
-        backup_codec_policy: request.backup_codec_policy,
-        packet_trailer_features: request.packet_trailer_features.clone(),
-        ..TrackInfo::default()
-    }
-}
-
-/// How layers are sent: as the client says, else as browsers do with its codec.
-fn layer_mode(request: &AddTrackRequest) -> video_layer::Mode {
-    let first = request.simulcast_codecs.first();
-    let said = first.map_or(video_layer::Mode::Unused, |codec| codec.video_layer_mode());
-    let scalable = || {
-        let codec = first.and_then(|codec| codec_named(&codec.codec));
-        matches!(codec, Some(CodecKind::Vp9 | CodecKind::Av1))
-    };
-    match (request.r#type(), said) {
-        (TrackType::Audio | TrackType::Data, _) => video_layer::Mode::Unused,
-        (TrackType::Video, video_layer::Mode::Unused) if scalable() => {
-            video_layer::Mode::MultipleSpatialLayersPerStream
-        }
-        (TrackType::Video, video_layer::Mode::Unused) => {
-            video_layer::Mode::OneSpatialLayerPerStream
-        }
-        (TrackType::Video, said) => said,
-    }
-}
-
-/// Tracks of one stream are played in step: camera with microphone, screen with its sound.
-fn stream_name(request: &AddTrackRequest) -> String {
-    if !request.stream.is_empty() {
-        return request.stream.clone();
-    }
-    match request.source() {
-        TrackSource::Camera | TrackSource::Microphone => "camera",
-        TrackSource::ScreenShare | TrackSource::ScreenShareAudio => "screen_share",
-        TrackSource::Unknown => "unknown",
-    }
-    .to_owned()
-}
-
-fn sid_prefix(track_type: TrackType, source: TrackSource) -> &'static str {
-    match (track_type, source) {
-        (TrackType::Video, TrackSource::Camera) => "TR_VC",
-        (TrackType::Video, TrackSource::ScreenShare) => "TR_VS",
-        (TrackType::Audio, TrackSource::Microphone) => "TR_AM",
-        (TrackType::Audio, TrackSource::ScreenShareAudio) => "TR_As",
-        (TrackType::Video, _) => "TR_V",
-        (TrackType::Audio, _) => "TR_A",
-        (TrackType::Data, _) => "TR_D",
-    }
-}
-
-/// `vp8` or `video/VP8` as a codec.
-fn codec_named(name: &str) -> Option<CodecKind> {
-    let lower = name.to_ascii_lowercase();
-    match lower.rsplit('/').next().unwrap_or_default() {
-        "opus" | "red" => Some(CodecKind::Opus),
-        "pcmu" => Some(CodecKind::Pcmu),
-        "pcma" => Some(CodecKind::Pcma),
-        "vp8" => Some(CodecKind::Vp8),
-        "vp9" => Some(CodecKind::Vp9),
-        "h264" => Some(CodecKind::H264),
-        "h265" => Some(CodecKind::H265),
-        "av1" => Some(CodecKind::Av1),
-        _ => None,
-    }
-}
-
-/// The media type of a codec.
-pub(super) fn mime_type(codec: CodecKind) -> &'static str {
-    match codec {
-        CodecKind::Opus => "audio/opus",
-        CodecKind::Red => "audio/red",
-        CodecKind::Pcmu => "audio/PCMU",
-        CodecKind::Pcma => "audio/PCMA",
-        CodecKind::Vp8 => "video/VP8",
-        CodecKind::Vp9 => "video/VP9",
-        CodecKind::H264 => "video/H264",
-        CodecKind::H265 => "video/H265",
-        CodecKind::Av1 => "video/AV1",
     }
 }
 

@@ -132,7 +132,7 @@ impl Room {
         participant
             .tracks
             .iter()
-            .filter(|track| track.info.r#type() == TrackType::Video)
+            .filter(|track| track.info.r#type() == TrackType::Video && track.backup_of.is_none())
             // Scores begin with the first packets.
             .filter(|track| {
                 participant.quality.scores.contains_key(&(statistics.transport, track.key))

@@ -14,18 +14,22 @@ const YIELD_FLOOR: f64 = 0.75;
 const YIELD_TIME: Duration = Duration::from_secs(10);
 const YIELD_MORE: f64 = 0.9;
 /// For how long a rate that was too much is not tried again: at first, and at most.
-const FIRST_HOLD: Duration = Duration::from_secs(15);
-const LAST_HOLD: Duration = Duration::from_secs(60);
+const FIRST_HOLD: Duration = Duration::from_secs(30);
+const LAST_HOLD: Duration = Duration::from_secs(120);
 /// A probe that finds this much more than what was too much shows another path.
-const OUTDATED: f64 = 1.2;
+const OUTDATED: f64 = 1.15;
 /// Share of a rate that was too much to which the estimate may grow without such a probe.
 const BELOW_LIMIT: f64 = 0.92;
 /// Growth for each message of a receiver that reports its own estimate and is far from it.
 const RECEIVER_GROWTH: f64 = 1.05;
-/// How far above what is sent such growth goes: to the next layer.
+/// How far above what is sent such growth goes: to the next layer, and to the lowest one where
+/// only audio flows.
 const RECEIVER_TRIAL: f64 = 4.0;
+const LOWEST_TRIAL: f64 = 300_000.0;
+/// Share of what is sent that the path carries at least when a receiver says less.
+const RECEIVER_ERROR: f64 = 0.6;
 /// Share of what was sent that arrives, above which the overuse is not ours.
-const OURS: f64 = 0.92;
+const OURS: f64 = 0.85;
 /// Decreases that follow one another faster than this are about the same queue.
 const EPISODE: Duration = Duration::from_secs(2);
 /// Growth a second far from the last known limit.
@@ -53,6 +57,13 @@ pub(super) struct Traffic {
     pub(super) sent: f64,
 }
 
+impl Traffic {
+    /// Whether a queue grows because of what we send.
+    pub(super) fn is_more_than_arrives(&self) -> bool {
+        self.acknowledged <= OURS * self.sent
+    }
+}
+
 /// A rate that was found too much.
 #[derive(Debug, Clone, Copy)]
 struct Limit {
@@ -73,6 +84,8 @@ pub(super) struct RateControl {
     limit: Option<Limit>,
     /// Lowest estimate that others may push us to, and until when.
     yield_floor: Option<(f64, Instant)>,
+    /// What the receiver said last.
+    receiver_estimate: Option<f64>,
     is_lossy: bool,
     was_congested: bool,
     is_congested: bool,
@@ -88,6 +101,7 @@ impl RateControl {
             congested_until: None,
             limit: None,
             yield_floor: None,
+            receiver_estimate: None,
             is_lossy: false,
             was_congested: false,
             is_congested: false,
@@ -178,19 +192,28 @@ impl RateControl {
 
     /// Takes a subscriber's own estimate, `sent` being what it gets.
     pub(super) fn limit_by_receiver(&mut self, bitrate: f64, sent: f64, now: Instant) {
-        if bitrate < sent * 0.95 {
+        // What rises has not caught up yet with a layer that was raised a moment ago.
+        let is_rising = self.receiver_estimate.replace(bitrate).is_some_and(|last| bitrate > last);
+        if bitrate < sent * 0.95 && !is_rising {
             self.was_congested = true;
             self.last_decrease = Some(now);
             self.congested_until = Some(now + CONGESTED);
-            self.note_limit(bitrate, now);
+            // It falls below what the path carries, but not by half.
+            self.note_limit(bitrate.max(RECEIVER_ERROR * sent), now);
         }
         self.is_congested = self.congested_until.is_some_and(|until| now < until);
-        let is_limiting = bitrate < 1.3 * sent || self.limit_at(now).is_some();
+        if self.limit.is_some_and(|limit| bitrate > OUTDATED * limit.rate) {
+            self.limit = None;
+        }
+        if bitrate < 1.3 * sent {
+            return self.set(if is_rising { self.estimate.max(bitrate) } else { bitrate });
+        }
         // It proves no more than what it gets: the next layer is a trial.
-        self.set(match is_limiting {
-            true => bitrate,
-            false => bitrate.max((self.estimate * RECEIVER_GROWTH).min(RECEIVER_TRIAL * sent)),
-        });
+        let trial = (RECEIVER_TRIAL * sent).max(LOWEST_TRIAL);
+        // It falls too far and grows only with what it gets, so its limits hold less long.
+        let limit = self.limit.filter(|limit| now + limit.hold * 2 / 3 < limit.until);
+        let trial = limit.map_or(trial, |limit| trial.min(BELOW_LIMIT * limit.rate));
+        self.set(bitrate.max((self.estimate * RECEIVER_GROWTH).min(trial)));
     }
 
     fn decrease(&mut self, traffic: Traffic, round_trip: Duration, now: Instant) {
@@ -210,7 +233,7 @@ impl RateControl {
         if is_first {
             self.note_limit(traffic.peak, now);
         }
-        if traffic.acknowledged > OURS * traffic.sent {
+        if !traffic.is_more_than_arrives() {
             return self.give_way(now);
         }
         let basis = if is_first { traffic.peak } else { traffic.acknowledged };
