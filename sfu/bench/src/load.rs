@@ -39,7 +39,7 @@ const SETTLED: f64 = 0.98;
 const SETTLE_STEP: Duration = Duration::from_secs(1);
 /// Nothing is sent for so long before and after a window, so that counts at both ends match.
 const QUIET: Duration = Duration::from_millis(250);
-/// Media flows for so long between the first quiet time and the window.
+/// Idle subscribers are left alone for so long before memory is read.
 const IDLE_SETTLE: Duration = Duration::from_secs(3);
 
 /// What the load is.
@@ -57,7 +57,7 @@ pub(crate) struct LoadArgs {
     /// Process whose CPU time and memory are read.
     #[arg(long)]
     pub(crate) server_pid: u32,
-    /// API key and secret.
+    /// API key of both servers.
     #[arg(long)]
     pub(crate) key: String,
     /// Its secret.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -26,8 +26,10 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Datagrams of one socket before the next gets its turn.
 const MAX_RECEIVES: usize = 8;
 
-/// Tells the loop what was negotiated. The queue is as long as the load is large: each
-/// participant says a handful of things.
+/// Things that were negotiated and wait for the loop; signalling waits when there are more.
+const QUEUE: usize = 4096;
+
+/// Tells the loop what was negotiated.
 #[derive(Debug, Clone)]
 pub(super) struct MediaSender {
     queue: Sender<Negotiated>,
@@ -79,7 +81,7 @@ impl Media {
     /// A loop for `participants`.
     pub(super) fn new(participants: usize, coalesce: bool) -> Result<Self> {
         let poll = Poll::new()?;
-        let (sender, queue) = unbounded();
+        let (sender, queue) = bounded(QUEUE);
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let mut sessions = Vec::new();
         sessions.resize_with(2 * participants, || None);

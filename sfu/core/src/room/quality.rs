@@ -39,6 +39,9 @@ const LAYER: f64 = 35.0;
 pub(super) struct Quality {
     scores: BTreeMap<(TransportId, TrackKey), f64>,
     lost: bool,
+    /// The participant is there to be told of.
+    introduced: bool,
+    /// What the others were told.
     told: Option<ConnectionQuality>,
 }
 
@@ -54,6 +57,10 @@ impl Quality {
             score if score > POOR => ConnectionQuality::Good,
             _ => ConnectionQuality::Poor,
         }
+    }
+
+    fn is_news(&self) -> bool {
+        self.introduced && self.told != Some(self.level())
     }
 
     /// Takes a measurement of one stream.
@@ -152,7 +159,7 @@ impl Room {
 
     fn quality_changed(&mut self, key: ParticipantKey, now: Now) {
         let Some(participant) = self.participants.get(&key) else { return };
-        if participant.quality.told.is_some_and(|told| told != participant.quality.level()) {
+        if participant.quality.is_news() {
             self.quality_due.get_or_insert(now.instant + GATHER);
         }
     }
@@ -167,11 +174,10 @@ impl Room {
         let mut visible = Vec::new();
         let mut hidden = Vec::new();
         for (key, participant) in &mut self.participants {
-            let level = participant.quality.level();
-            if participant.quality.told.is_none_or(|told| told == level) {
+            if !participant.quality.is_news() {
                 continue;
             }
-            participant.quality.told = Some(level);
+            participant.quality.told = Some(participant.quality.level());
             if participant.permission.hidden {
                 hidden.push((*key, participant.quality_info()));
             } else {
@@ -186,11 +192,11 @@ impl Room {
         }
     }
 
-    /// Connections count as excellent until they are measured.
-    pub(super) fn introduce_quality(&mut self, key: ParticipantKey) {
+    /// Connections count as excellent until they are measured. A newcomer learns of everybody at
+    /// once, the others of it with what else changes.
+    pub(super) fn introduce_quality(&mut self, key: ParticipantKey, now: Now) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
-        participant.quality.told = Some(participant.quality.level());
-        let (hidden, own) = (participant.permission.hidden, participant.quality_info());
+        participant.quality.introduced = true;
         let everybody: Vec<ConnectionQualityInfo> = self
             .participants
             .iter()
@@ -198,9 +204,7 @@ impl Room {
             .map(|(_, p)| p.quality_info())
             .collect();
         self.send(key, quality_message(everybody));
-        if !hidden {
-            self.send_to_all(&quality_message(vec![own]), Some(key));
-        }
+        self.quality_changed(key, now);
     }
 }
 

@@ -127,7 +127,7 @@ impl Room {
             participant.deadlines.join = None;
             let info = participant.info();
             self.broadcast_participant(key, true, now);
-            self.introduce_quality(key);
+            self.introduce_quality(key, now);
             self.emit("participant_joined", Some(info), None);
             self.participant_joined_jobs(key);
             self.count_changed(now);

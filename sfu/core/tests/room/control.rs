@@ -289,6 +289,7 @@ fn quality_follows_what_is_measured_and_is_told_when_it_changes() {
     let (ben, _, subscriber) = enter_dual(&mut world, "ben", None);
     let track = video_track(&world, publisher);
     let (anna_sid, ben_sid) = (world.me("anna").sid, world.me("ben").sid);
+    world.pass(Duration::from_secs(1));
     world.take(anna);
     world.take(ben);
 
@@ -304,6 +305,21 @@ fn quality_follows_what_is_measured_and_is_told_when_it_changes() {
     world.media(MediaEvent::Transport { transport: subscriber, state: TransportState::Failed });
     world.pass(Duration::from_secs(1));
     assert_eq!(qualities(&mut world, ben), [(ben_sid, ConnectionQuality::Lost)]);
+}
+
+#[test]
+fn a_crowd_that_joins_makes_few_messages() {
+    let mut world = World::new();
+    enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
+    for number in 0..300 {
+        enter_single(&mut world, &format!("guest{number}"), SINGLE_START);
+        world.pass(Duration::from_millis(20));
+    }
+    world.pass(Duration::from_secs(4));
+    let sent: usize = world.inbox.values().map(Vec::len).sum();
+    // A message for each pair would be 45 000 of every kind.
+    assert!(sent < 20_000, "{sent} messages");
+    assert_eq!(world.room.counts().subscriptions, 600);
 }
 
 #[test]
