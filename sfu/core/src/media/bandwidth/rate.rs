@@ -39,8 +39,11 @@ const FLOOR: f64 = 50_000.0;
 /// Highest estimate, bit/s.
 const CEILING: f64 = 200e6;
 /// Loss that is congestion, and loss below which the rate may grow.
-const HIGH_LOSS: f64 = 0.10;
+const HIGH_LOSS: f64 = 0.15;
 const LOW_LOSS: f64 = 0.02;
+/// What is kept over what arrives when much is lost: loss that is not congestion, around ten
+/// percent, shall not take a layer away and give it back.
+const LOSS_MARGIN: f64 = 1.08;
 /// Bits of a packet, the step of additive increase.
 const PACKET: f64 = 1200.0 * 8.0;
 /// After a decrease: how long the path counts as congested.
@@ -186,7 +189,8 @@ impl RateControl {
         if let Some(traffic) = traffic.filter(|_| lost > HIGH_LOSS) {
             self.was_congested = true;
             self.last_decrease = Some(now);
-            self.set(self.estimate.min(traffic.acknowledged.max(self.estimate * 0.5)));
+            let carried = LOSS_MARGIN * traffic.acknowledged;
+            self.set(self.estimate.min(carried.max(self.estimate * 0.5)));
         }
     }
 
@@ -365,9 +369,9 @@ mod tests {
         rate.update_by_loss(0.05, traffic(0.9e6, 1e6), now);
         assert_eq!(rate.estimate(), 1e6);
         rate.update_by_loss(0.2, traffic(0.9e6, 1.1e6), now);
-        assert_eq!(rate.estimate(), 0.9e6);
+        assert_eq!(rate.estimate(), LOSS_MARGIN * 0.9e6);
         rate.update_by_loss(0.9, traffic(1000.0, 1e6), now);
-        assert_eq!(rate.estimate(), 0.45e6);
+        assert_eq!(rate.estimate(), LOSS_MARGIN * 0.45e6);
     }
 
     #[test]
