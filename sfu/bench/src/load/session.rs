@@ -21,6 +21,8 @@ use super::signal::{OfferedSource, Remote};
 use super::stun::{self, CheckAnswer, IceRole};
 use super::totals::Totals;
 
+/// Transaction id before the first check.
+const UNUSED: [u8; 12] = [0; 12];
 /// Source of our feedback; nothing is sent under it.
 const FEEDBACK_SSRC: u32 = 1;
 /// Time between checks until one is answered.
@@ -88,7 +90,7 @@ impl Session {
             local,
             remote,
             role: if controls { IceRole::Controlling } else { IceRole::Controlled },
-            transaction: [0; 12],
+            transaction: UNUSED,
             next_check: now,
             is_reachable: false,
             dtls: None,
@@ -204,6 +206,7 @@ impl Session {
             }
             Some(CheckAnswer::Error) => {
                 // Role conflict: the other one is right (RFC 8445 section 7.2.5.1).
+                self.transaction = UNUSED;
                 self.role = match self.role {
                     IceRole::Controlling => IceRole::Controlled,
                     IceRole::Controlled => IceRole::Controlling,
@@ -326,7 +329,11 @@ impl Session {
     }
 
     fn check(&mut self, now: Instant) {
-        self.transaction = rand::rng().random();
+        // Until it is answered the same check is sent again (RFC 8489 section 6.2.1): an answer
+        // that comes late counts, too.
+        if self.is_reachable || self.transaction == UNUSED {
+            self.transaction = rand::rng().random();
+        }
         let remote = &self.remote.transport.ice;
         let check = stun::check(&self.local, remote, self.role, self.transaction);
         self.send(&check);
