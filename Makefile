@@ -32,10 +32,10 @@ check: web format lints units arrows generated licenses ## format, lints, unit t
 
 test-full: test ## the long suites as well (all that exist are in `test` so far)
 
-bench: ## the benchmarks of the media path
-	@if ls sfu/core/benches/*.rs >/dev/null 2>&1; then \
-		$(STAGE) "benchmarks" $(CARGO) bench --package sfu-core; \
-	else echo "there are no benchmarks yet: they will be in sfu/core/benches"; fi
+bench: programs ## the media path beside livekit-server, in target/bench (root, Go, 40 minutes)
+	@$(STAGE) "build the benchmark" $(CARGO) build --release --package sfu-bench
+	@target/release/forwarding-bench
+	@$(STAGE) "benchmarks by stage" $(CARGO) bench --package sfu-core --bench forwarding
 
 images: programs ## archives of all container images, in target/images
 	@$(STAGE) "images" $(CLUSTER) images
