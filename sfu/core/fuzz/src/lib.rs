@@ -142,27 +142,16 @@ pub fn signal(input: &[u8]) {
     }
 }
 
-/// SCTP packets for an association with open channels: each part is the body of a packet whose
-/// header is right, since the rest would be refused at its check sum.
+/// SCTP packets for an association that is up: each part is the chunks of a packet whose header
+/// is right, since the rest would be refused at its check sum.
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at some real moment")]
 pub fn sctp(input: &[u8]) {
     let mut now = Instant::now();
-    let (mut client, mut server) = (DataTransport::new(true), DataTransport::new(false));
-    client.open_channels(now);
-    let mut header = None;
-    for _ in 0..20 {
-        now += Duration::from_millis(1);
-        header = exchange(&mut client, &mut server, now).or(header);
-        exchange(&mut server, &mut client, now);
-    }
-    let Some(header) = header else { return };
-    for body in parts(input) {
+    let mut server = DataTransport::new(false);
+    let tag = connect(&mut server, now).expect("the server answers INIT with a cookie");
+    for chunks in parts(input) {
         now += Duration::from_millis(20);
-        let mut packet = header.to_vec();
-        packet.extend_from_slice(body);
-        let sum = crc32c(&packet).to_le_bytes();
-        packet[8..12].copy_from_slice(&sum);
-        server.handle(packet, now);
+        server.handle(sctp_packet(tag, chunks), now);
         server.handle_timeout(now);
         server.send(DataChannelKind::Reliable, &bytes::Bytes::from_static(b"data"), now);
         while server.poll_event().is_some() {}
@@ -170,22 +159,37 @@ pub fn sctp(input: &[u8]) {
     }
 }
 
-/// Carries packets from one side to the other; answers the header of the last one, with a check
-/// sum of zero.
-fn exchange(from: &mut DataTransport, to: &mut DataTransport, now: Instant) -> Option<[u8; 12]> {
-    let mut header = None;
-    from.handle_timeout(now);
-    while let Some(packets) = from.poll_transmit(now) {
-        for packet in packets {
-            header = packet.first_chunk::<12>().copied().map(|mut header| {
-                header[8..].fill(0);
-                header
-            });
-            to.handle(packet.to_vec(), now);
+/// Does the client's part of the handshake (RFC 9260 section 5.1); answers the server's tag.
+fn connect(server: &mut DataTransport, now: Instant) -> Option<u32> {
+    const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1];
+    const STATE_COOKIE: [u8; 2] = [0, 7];
+    server.handle(sctp_packet(0, &INIT), now);
+    let answer = server.poll_transmit(now)?.into_iter().next()?;
+    let tag = u32::from_be_bytes(*answer.get(16..)?.first_chunk()?);
+    let mut parameters = answer.get(32..)?;
+    while let Some(head) = parameters.first_chunk::<4>() {
+        let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+        if head[..2] == STATE_COOKIE {
+            let mut echo = parameters.get(..length)?.to_vec();
+            echo[..2].copy_from_slice(&[10, 0]);
+            echo.resize(echo.len().next_multiple_of(4), 0);
+            server.handle(sctp_packet(tag, &echo), now);
+            return Some(tag);
         }
+        parameters = parameters.get(length.next_multiple_of(4).max(4)..)?;
     }
-    while to.poll_event().is_some() {}
-    header
+    None
+}
+
+/// A packet with a right header.
+fn sctp_packet(tag: u32, chunks: &[u8]) -> Vec<u8> {
+    let mut packet = [5000u16.to_be_bytes(); 2].concat();
+    packet.extend_from_slice(&tag.to_be_bytes());
+    packet.extend_from_slice(&[0; 4]);
+    packet.extend_from_slice(chunks);
+    let sum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&sum);
+    packet
 }
 
 /// CRC-32C, the check sum of SCTP (RFC 9260 appendix A).
