@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod redis;
 pub mod sfu_config;
 pub mod turn_config;
+pub mod turn_credentials;
