@@ -17,7 +17,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use contract::access_token::Claims;
 use contract::redis::NodeRecord;
 use tower::{Layer as _, util::MapRequestLayer};
@@ -54,8 +54,15 @@ pub fn router(node: Arc<Node>, origin: Origin) -> Router {
         .route("/rtc/validate", get(signal::validate))
         .route("/rtc/v1/validate", get(signal::validate_v1))
         .route("/agent", get(agent::agent))
-        .route("/twirp/livekit.RoomService/{method}", post(room_service::call))
-        .route("/twirp/livekit.AgentDispatchService/{method}", post(room_service::call_dispatch))
+        .route(
+            "/twirp/livekit.RoomService/{method}",
+            post(room_service::call).fallback(room_service::bad_route),
+        )
+        .route(
+            "/twirp/livekit.AgentDispatchService/{method}",
+            post(room_service::call_dispatch).fallback(room_service::bad_route),
+        )
+        .route("/twirp/{*path}", any(room_service::bad_route))
         .route("/api/create-room", post(create_room::create_room))
         .fallback(pages::fallback)
         .layer(axum::Extension(origin));

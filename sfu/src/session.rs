@@ -34,7 +34,7 @@ pub const OUTBOX: usize = 1024;
 #[derive(Debug)]
 pub enum Outgoing {
     /// A signal message.
-    Response(Box<SignalResponse>),
+    Response(Arc<SignalResponse>),
     /// Close with code 1000.
     Close,
 }
@@ -253,7 +253,7 @@ impl RoomTask {
                 RoomOutput::RefreshToken { session, claims } => {
                     if let Some(token) = self.sign(*claims) {
                         let message = Some(signal_response::Message::RefreshToken(token));
-                        let response = Box::new(SignalResponse { message });
+                        let response = Arc::new(SignalResponse { message });
                         self.deliver(outboxes, session, Outgoing::Response(response));
                     }
                 }
@@ -313,7 +313,7 @@ impl RoomTask {
             }
             None => signal_response::Message::RefreshToken(token),
         };
-        let response = Box::new(SignalResponse { message: Some(message) });
+        let response = Arc::new(SignalResponse { message: Some(message) });
         self.deliver(outboxes, session, Outgoing::Response(response));
     }
 

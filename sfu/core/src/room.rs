@@ -29,6 +29,7 @@ mod timers;
 mod track_info;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::access_token::Claims;
@@ -101,8 +102,8 @@ pub enum RoomOutput {
     Signal {
         /// To which connection.
         session: SessionId,
-        /// The message.
-        response: Box<SignalResponse>,
+        /// The message; one for all that get the same.
+        response: Arc<SignalResponse>,
     },
     /// Close a connection with code 1000, after what was sent before.
     CloseSession {
@@ -386,15 +387,18 @@ impl Room {
     }
 
     fn send_to(&mut self, session: SessionId, message: signal_response::Message) {
-        let response = Box::new(SignalResponse { message: Some(message) });
+        let response = Arc::new(SignalResponse { message: Some(message) });
         self.output.push_back(RoomOutput::Signal { session, response });
     }
 
+    /// Sends everybody the same message, which is held once: it may be long, and they many.
     fn send_to_all(&mut self, message: &signal_response::Message, except: Option<ParticipantKey>) {
-        let keys: Vec<ParticipantKey> = self.participants.keys().copied().collect();
-        for key in keys.into_iter().filter(|key| Some(*key) != except) {
-            self.send(key, message.clone());
-        }
+        let response = Arc::new(SignalResponse { message: Some(message.clone()) });
+        let others = self.participants.iter().filter(|(key, _)| Some(**key) != except);
+        self.output.extend(others.filter_map(|(_, participant)| {
+            let (session, response) = (participant.session?, Arc::clone(&response));
+            Some(RoomOutput::Signal { session, response })
+        }));
     }
 
     fn media(&mut self, command: MediaCommand) {

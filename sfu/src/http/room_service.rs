@@ -57,6 +57,11 @@ pub(super) async fn call(
     answered.unwrap_or_else(TwirpError::into_response)
 }
 
+/// SDKs read an error of every service that they know, here or not.
+pub(super) async fn bad_route(uri: Uri) -> Response {
+    TwirpError::no_service(uri.path()).into_response()
+}
+
 pub(super) async fn call_dispatch(
     State(node): State<Arc<Node>>,
     Extension(origin): Extension<Origin>,

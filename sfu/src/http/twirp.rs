@@ -61,6 +61,12 @@ impl TwirpError {
         Self::new(StatusCode::NOT_FOUND, "bad_route", &message)
     }
 
+    /// A path of no service that is here.
+    pub(super) fn no_service(path: &str) -> Self {
+        let message = format!("no handler for path {path:?}");
+        Self::new(StatusCode::NOT_FOUND, "bad_route", &message)
+    }
+
     fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
         Self { status, code, message: message.to_owned(), details: Map::new() }
     }

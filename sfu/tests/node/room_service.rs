@@ -2,6 +2,7 @@
 
 use contract::access_token::{VideoGrants, claims};
 use futures::SinkExt as _;
+use hyper::Method;
 use livekit_protocol::{
     AddTrackRequest, SignalRequest, TrackSource, TrackType, signal_request, signal_response,
 };
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite;
 
 use crate::support::{
-    HOUR, Socket, admin_token, dev_node, join, join_token, next_message, sign, twirp, unix_time,
+    HOUR, Socket, admin_token, dev_node, join, join_token, next_message, request, sign, twirp,
+    unix_time,
 };
 
 const ROOM: &str = "governed";
@@ -159,6 +161,22 @@ async fn every_method_asks_for_its_grant() {
         }
         let answer = twirp(&base, method, &token, body).await;
         assert_eq!(answer.json()["code"], "unauthenticated", "{method}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn services_that_are_not_here_are_named_in_an_error_that_sdks_read() {
+    let (_node, base) = dev_node().await;
+    let headers = [("content-type", "application/json")];
+    for (method, path) in [
+        (Method::POST, "/twirp/livekit.Egress/ListEgress"),
+        (Method::POST, "/twirp/livekit.SIP/ListSIPTrunk"),
+        (Method::GET, "/twirp/livekit.RoomService/ListRooms"),
+    ] {
+        let answer = request(method, &format!("{base}{path}"), &headers, "{}").await;
+        assert_eq!(answer.status, 404, "{answer:?}");
+        assert_eq!(answer.json()["code"], "bad_route", "{answer:?}");
+        assert!(answer.body.contains(path), "{answer:?}");
     }
 }
 

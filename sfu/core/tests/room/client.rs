@@ -210,7 +210,8 @@ impl World {
             match output {
                 RoomOutput::Signal { session, response } => {
                     assert!(!self.closed.contains(&session), "message to a closed session");
-                    self.inbox.entry(session).or_default().push(response.message.unwrap());
+                    let message = response.message.clone().unwrap();
+                    self.inbox.entry(session).or_default().push(message);
                 }
                 RoomOutput::CloseSession { session } => {
                     assert!(self.closed.insert(session), "session closed twice");
