@@ -20,6 +20,7 @@ use sfu_core::signal::codec::MAX_FRAME_BYTES;
 use sfu_core::signal::{AGENT_PROTOCOL_VERSION, COMPATIBLE_VERSION, PROTOCOL_VERSION};
 use tokio::sync::mpsc;
 
+use super::signal::READ_BUFFER;
 use super::{claims, query, text};
 use crate::agents::{JobReport, Registration, Worker, report_here};
 use crate::node::{Node, Route};
@@ -53,6 +54,7 @@ pub(super) async fn agent(State(node): State<Arc<Node>>, request: Request) -> Re
     }
     match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade
+            .read_buffer_size(READ_BUFFER)
             .max_message_size(MAX_FRAME_BYTES)
             .on_upgrade(move |socket| serve(node, socket, api_key)),
         Err(refused) => refused.into_response(),

@@ -19,6 +19,9 @@ use super::{Origin, claims, client_address, forward, query, text};
 use crate::node::{Node, Route};
 use crate::session::{Outgoing, RoomHandle};
 
+/// Bytes that a connection reads at once. Messages are small, connections are many, and the
+/// default would take most of a subscriber's memory.
+pub(super) const READ_BUFFER: usize = 4096;
 /// Time between WebSocket pings.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A client that sent nothing for this long is gone: it answers pings and sends its own.
@@ -151,7 +154,10 @@ async fn admit(
     mut parts: Parts,
 ) -> Response {
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(upgrade) => upgrade.max_message_size(MAX_FRAME_BYTES).max_frame_size(MAX_FRAME_BYTES),
+        Ok(upgrade) => upgrade
+            .read_buffer_size(READ_BUFFER)
+            .max_message_size(MAX_FRAME_BYTES)
+            .max_frame_size(MAX_FRAME_BYTES),
         Err(refused) => return axum::response::IntoResponse::into_response(refused),
     };
     match node.join(params, handle).await {

@@ -1,16 +1,28 @@
 //! The sliding window against replayed packets (RFC 3711 section 3.3.2).
 
 /// Packets behind the newest one that can still be told apart. Wider than the 64 of the RFC,
-/// since video retransmitted on the same source comes late.
-const WIDTH: u64 = 128;
+/// since video that is sent again on the same source comes late: a second of 8 Mbit/s.
+const WIDTH: u64 = 1024;
+const WORD: u64 = u64::BITS as u64;
 
 /// Which of the last packet indices were seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ReplayWindow {
     /// Highest index seen plus one; 0 when none was.
     end: u64,
-    /// Bit `n` stands for index `end - 1 - n`.
-    seen: u128,
+    /// A bit for each index, in a ring.
+    seen: [u64; (WIDTH / WORD) as usize],
+}
+
+impl Default for ReplayWindow {
+    fn default() -> Self {
+        Self { end: 0, seen: [0; (WIDTH / WORD) as usize] }
+    }
+}
+
+/// Word and bit of an index.
+fn place(index: u64) -> (usize, u64) {
+    ((index % WIDTH / WORD) as usize, 1 << (index % WORD))
 }
 
 impl ReplayWindow {
@@ -19,20 +31,20 @@ impl ReplayWindow {
         if index >= self.end {
             return true;
         }
-        let age = self.end - 1 - index;
-        age < WIDTH && self.seen >> age & 1 == 0
+        let (word, bit) = place(index);
+        index + WIDTH >= self.end && self.seen[word] & bit == 0
     }
 
-    /// Remembers `index`.
+    /// Remembers `index`, which is new.
     pub(super) fn insert(&mut self, index: u64) {
-        if index >= self.end {
-            let shift = index + 1 - self.end;
-            self.seen = if shift < WIDTH { self.seen << shift } else { 0 };
-            self.end = index + 1;
+        for skipped in self.end.max((index + 1).saturating_sub(WIDTH))..=index {
+            let (word, bit) = place(skipped);
+            self.seen[word] &= !bit;
         }
-        let age = self.end - 1 - index;
-        if age < WIDTH {
-            self.seen |= 1 << age;
+        self.end = self.end.max(index + 1);
+        if index + WIDTH >= self.end {
+            let (word, bit) = place(index);
+            self.seen[word] |= bit;
         }
     }
 }
@@ -47,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn accepts_each_index_once(indices in prop::collection::vec(0u64..400, 1..500)) {
+        fn accepts_each_index_once(indices in prop::collection::vec(0u64..4000, 1..2000)) {
             let mut window = ReplayWindow::default();
             let mut seen = HashSet::new();
             let mut highest = 0;
