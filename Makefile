@@ -7,6 +7,9 @@ CARGO ?= cargo
 CLUSTER := $(CARGO) run --quiet --package e2e --bin cluster --
 STAGE := .ci/stage
 DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.2
+FUZZ_TARGETS := stun rtp rtcp payloads dependency_descriptor sdp sctp signal
+FUZZ_SECONDS ?= 60
 # What no core may pull in: cores decide, shells do.
 SHELL_CRATES := tokio|redis|axum|kube|hyper|reqwest
 CORES := contract sfu-core
@@ -15,7 +18,7 @@ WEB := sfu/web
 WEB_SOURCES := $(wildcard $(WEB)/src/* $(WEB)/src/*/*) $(WEB)/build.mjs $(WEB)/package.json $(WEB)/package-lock.json
 
 .PHONY: help run dev test check test-full bench images generate cluster-up cluster-down doctor
-.PHONY: web build-tools programs format lints units arrows generated licenses e2e-tests
+.PHONY: fuzz web build-tools programs format lints units arrows generated licenses e2e-tests
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +33,7 @@ test: check e2e-tests ## everything: all checks, then real clients on a real clu
 
 check: web format lints units arrows generated licenses ## format, lints, unit tests, dependency rules, generated files, licences
 
-test-full: test ## the long suites as well (all that exist are in `test` so far)
+test-full: test fuzz ## the long suites as well: a minute of fuzzing for each target
 
 bench: programs ## the media path beside livekit-server, in target/bench (root, Go, 40 minutes)
 	@$(STAGE) "build the benchmark" $(CARGO) build --release --package sfu-bench
@@ -108,6 +111,17 @@ licenses:
 	@command -v cargo-deny >/dev/null || \
 		$(STAGE) "install cargo-deny" $(CARGO) install --quiet --locked cargo-deny --version $(DENY_VERSION)
 	@$(STAGE) "licences and sources" $(CARGO) deny --log-level error check bans licenses sources
+
+# What a run finds stays under fuzz/target; inputs worth keeping are added to fuzz/corpus by hand.
+fuzz: build-tools
+	@command -v cargo-fuzz >/dev/null || \
+		$(STAGE) "install cargo-fuzz" $(CARGO) install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION)
+	@cd sfu/core && for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/target/corpus/$$target; \
+		../../$(STAGE) "fuzz $$target" $(CARGO) fuzz run --sanitizer none $$target \
+			fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=1024 || exit 1; \
+	done
 
 e2e-tests: images
 	@$(STAGE) "cluster" $(CLUSTER) up
