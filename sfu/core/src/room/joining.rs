@@ -197,6 +197,8 @@ impl Room {
         if let Some(state) = reconnect.sync_state {
             self.sync_state(key, &state, now);
         }
+        // Our description shall say what is wanted by now.
+        self.refresh_wanted(key);
         if params.mode == PeerConnectionMode::Dual {
             self.restart_subscriber(key, now);
         }

@@ -1,12 +1,13 @@
 //! Scenarios by which the clients' own tests make a server misbehave.
 
+use std::collections::VecDeque;
+
 use contract::ids::Identity;
 use livekit_protocol::simulate_scenario::Scenario;
 use livekit_protocol::{
     CandidateProtocol, ClientConfigSetting, ClientConfiguration, DisconnectReason,
     SimulateScenario, leave_request::Action,
 };
-use std::collections::VecDeque;
 
 use super::participant::ParticipantKey;
 use super::{Room, RoomOutput};

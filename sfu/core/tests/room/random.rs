@@ -3,12 +3,17 @@
 
 use std::time::Duration;
 
+use contract::ids::Identity;
 use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
-use livekit_protocol::{MuteTrackRequest, TrackType, UpdateSubscription, UpdateTrackSettings};
+use livekit_protocol::simulate_scenario::Scenario;
+use livekit_protocol::{
+    MuteTrackRequest, ParticipantPermission, PublishDataTrackRequest, SimulateScenario, TrackType,
+    UnpublishDataTrackRequest, UpdateSubscription, UpdateTrackSettings,
+};
 use proptest::prelude::*;
 use sfu_core::media::{MediaEvent, TransportState};
-use sfu_core::room::SessionId;
+use sfu_core::room::{ParticipantUpdate, SessionId};
 use sfu_core::sdp::Description;
 use sfu_core::signal::join::PeerConnectionMode::{Dual, Single};
 
@@ -28,6 +33,9 @@ enum Step {
     Leave { who: usize },
     Close { who: usize },
     Transport { which: usize, connected: bool },
+    DataTrack { who: usize, handle: u32, publish: bool },
+    Rights { name: u8, publish: bool, subscribe: bool },
+    Simulate { who: usize, scenario: u8 },
     Pass { millis: u64 },
 }
 
@@ -51,6 +59,14 @@ fn step() -> impl Strategy<Value = Step> {
         (who.clone(), any::<bool>()).prop_map(|(who, muted)| Step::Mute { who, muted }),
         (who.clone(), any::<bool>()).prop_map(|(who, all)| Step::Permission { who, all }),
         who.clone().prop_map(|who| Step::Leave { who }),
+        (who.clone(), 0..4_u32, any::<bool>()).prop_map(|(who, handle, publish)| Step::DataTrack {
+            who,
+            handle,
+            publish
+        }),
+        (0..4_u8, any::<bool>(), any::<bool>())
+            .prop_map(|(name, publish, subscribe)| Step::Rights { name, publish, subscribe }),
+        (who.clone(), 0..6_u8).prop_map(|(who, scenario)| Step::Simulate { who, scenario }),
         who.prop_map(|who| Step::Close { who }),
         (0..8_usize, any::<bool>())
             .prop_map(|(which, connected)| Step::Transport { which, connected }),
@@ -96,8 +112,48 @@ fn take_step(world: &mut World, sessions: &mut Vec<SessionId>, step: Step) {
                 world.signal(session, answer(&answer_to(&offered.sdp), offered.id));
             }
         }
+        Step::DataTrack { who, handle, publish } => {
+            let name = format!("track {handle}");
+            let request = if publish {
+                Request::PublishDataTrackRequest(PublishDataTrackRequest {
+                    pub_handle: handle,
+                    name,
+                    ..Default::default()
+                })
+            } else {
+                Request::UnpublishDataTrackRequest(UnpublishDataTrackRequest { pub_handle: handle })
+            };
+            world.signal(session_of(who, sessions), request);
+        }
+        Step::Rights { name, publish, subscribe } => govern(world, name, publish, subscribe),
+        Step::Simulate { who, scenario } => {
+            let scenario = Some(match scenario {
+                0 => Scenario::NodeFailure(true),
+                1 => Scenario::Migration(true),
+                2 => Scenario::SpeakerUpdate(3),
+                3 => Scenario::SwitchCandidateProtocol(1),
+                4 => Scenario::DisconnectSignalOnResume(true),
+                _ => Scenario::DisconnectSignalOnResumeNoMessages(true),
+            });
+            let scenario = SimulateScenario { scenario };
+            world.signal(session_of(who, sessions), Request::Simulate(scenario));
+        }
         step => change(world, sessions, step),
     }
+}
+
+/// Gives and takes rights as the server API does.
+fn govern(world: &mut World, name: u8, publish: bool, subscribe: bool) {
+    let permission = ParticipantPermission {
+        can_publish: publish,
+        can_publish_data: publish,
+        can_subscribe: subscribe,
+        ..ParticipantPermission::default()
+    };
+    let identity = Identity::new(format!("p{name}")).unwrap();
+    let update = ParticipantUpdate { permission: Some(permission), ..Default::default() };
+    // Nobody of this name may be there.
+    let _ = world.call(|room, now| room.update_participant(&identity, update, now));
 }
 
 /// Steps on what is there already.
@@ -156,6 +212,9 @@ fn change(world: &mut World, sessions: &[SessionId], step: Step) {
         | Step::Resume { .. }
         | Step::Offer { .. }
         | Step::AddTracks { .. }
+        | Step::DataTrack { .. }
+        | Step::Rights { .. }
+        | Step::Simulate { .. }
         | Step::Accept { .. } => unreachable!("taken by the caller"),
     }
 }
