@@ -8,7 +8,7 @@ export interface JoinOptions {
   colour?: string;
   /** Hertz of the tone that is published; no sound without it. */
   toneHz?: number;
-  videoCodec?: 'vp8' | 'h264';
+  videoCodec?: 'vp8' | 'h264' | 'vp9' | 'av1';
   simulcast?: boolean;
   /** Further options of livekit-client's `Room`. */
   roomOptions?: Record<string, unknown>;
