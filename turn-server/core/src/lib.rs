@@ -6,3 +6,6 @@
 //! copying; everything rarer is an [`api::Command`].
 
 pub mod api;
+pub mod counters;
+pub mod framer;
+pub mod stun;
