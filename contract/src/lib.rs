@@ -12,3 +12,4 @@ pub mod redis;
 pub mod sfu_config;
 pub mod turn_config;
 pub mod turn_credentials;
+pub mod turn_metrics;
