@@ -508,7 +508,9 @@ impl TurnLimits {
             }
         }
         if self.connection_queue_bytes < 128 * 1024 {
-            return Err("limits.connection_queue_bytes: must be at least 131072, two packets".into());
+            return Err(
+                "limits.connection_queue_bytes: must be at least 131072, two packets".into()
+            );
         }
         Ok(())
     }

@@ -228,10 +228,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the client has yet to finish its handshake.
-    pub(crate) fn is_handshaking(&self) -> bool {
-        matches!(self.stage, Stage::Prefix(_))
-            || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+    /// Whether a chunk can be queued without dropping anything.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.room() >= CHUNK
+    }
+
+    /// Whether something has not been written yet.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.queue.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
     fn interest(&self) -> Interest {

@@ -193,11 +193,6 @@ impl Session {
         self.stream.get_mut().outbound.pop_front()
     }
 
-    /// When [`Self::handle_timeout`] wants to be called.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.deadline
-    }
-
     /// Repeats a lost flight.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {

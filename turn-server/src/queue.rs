@@ -31,6 +31,11 @@ impl FrameQueue {
         self.bytes.is_empty()
     }
 
+    /// Bytes that can be added without dropping anything.
+    pub(crate) fn room(&self) -> usize {
+        self.limit - self.bytes.len()
+    }
+
     /// Adds a message given in parts; returns how many messages were dropped for it, which may be
     /// itself.
     pub(crate) fn push(&mut self, parts: &[&[u8]], is_media: bool) -> u64 {

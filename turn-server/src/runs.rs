@@ -26,11 +26,6 @@ pub(crate) struct Run<K> {
 }
 
 impl<K> Run<K> {
-    /// Bytes of all datagrams.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     fn takes(&self, length: usize) -> bool {
         let first = self.segments.first().map_or(length, Segment::length);
         let last = self.segments.last().map_or(length, Segment::length);
@@ -131,7 +126,7 @@ mod tests {
         let mut left = Vec::new();
         let mut note = |run: &Run<u32>| {
             let lengths = run.segments.iter().map(Segment::length).collect();
-            assert_eq!(run.bytes(), run.segments.iter().map(Segment::length).sum::<usize>());
+            assert_eq!(run.bytes, run.segments.iter().map(Segment::length).sum::<usize>());
             left.push((run.key, run.destination.to.port(), lengths));
         };
         let mut runs = Runs::new();

@@ -115,6 +115,22 @@ fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) ->
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Allows the process as many descriptors as it may have.
+///
+/// # Errors
+///
+/// When the system refuses.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    // SAFETY: the limit lives through both calls.
+    let result = unsafe {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// An error that ICMP reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IcmpError {
