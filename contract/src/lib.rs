@@ -7,6 +7,5 @@
 pub mod access_token;
 pub mod ids;
 pub mod metrics;
-pub mod node_state;
 pub mod redis;
 pub mod sfu_config;
