@@ -43,8 +43,10 @@ fn nobody_freezes(live_cluster: &LiveCluster) -> Result<()> {
     for (client, others) in
         [(&bob as &dyn RoomClient, ["anna", "clara"]), (&clara, ["anna", "bob"])]
     {
-        let freeze = longest_freeze(client, others)?;
-        ensure!(freeze < LONGEST_FREEZE, "no new picture for {} ms", freeze.as_millis());
+        let name = client.report()?.identity;
+        let (of, freeze) = longest_freeze(client, others)?;
+        let millis = freeze.as_millis();
+        ensure!(freeze < LONGEST_FREEZE, "{name} had no new picture of {of} for {millis} ms");
     }
     let mut retransmitted = 0.0;
     for pod in live_cluster.pods()? {
@@ -54,8 +56,11 @@ fn nobody_freezes(live_cluster: &LiveCluster) -> Result<()> {
     Ok(())
 }
 
-/// The longest time in which a client decoded no new picture of somebody.
-fn longest_freeze(client: &dyn RoomClient, others: [&str; 2]) -> Result<Duration> {
+/// The longest time in which a client decoded no new picture of somebody, and of whom.
+fn longest_freeze<'a>(
+    client: &dyn RoomClient,
+    others: [&'a str; 2],
+) -> Result<(&'a str, Duration)> {
     let frames = |identity: &str| -> Result<u64> {
         let report = client.report()?;
         let track = report.participant(identity).and_then(|other| other.track("camera").cloned());
@@ -63,19 +68,24 @@ fn longest_freeze(client: &dyn RoomClient, others: [&str; 2]) -> Result<Duration
         Ok(track.frames_decoded)
     };
     let begin = Instant::now();
-    let mut longest = Duration::ZERO;
+    let mut longest = (others[0], Duration::ZERO);
+    let note = |longest: &mut (&'a str, Duration), identity: &'a str, since: Instant| {
+        if since.elapsed() > longest.1 {
+            *longest = (identity, since.elapsed());
+        }
+    };
     let mut seen = others.map(|identity| (identity, 0, begin));
     while begin.elapsed() < WATCHED {
         for (identity, last, since) in &mut seen {
             let now = frames(identity)?;
             if now > *last {
-                longest = longest.max(since.elapsed());
+                note(&mut longest, identity, *since);
                 (*last, *since) = (now, Instant::now());
             }
         }
     }
-    for (_, _, since) in seen {
-        longest = longest.max(since.elapsed());
+    for (identity, _, since) in seen {
+        note(&mut longest, identity, since);
     }
     Ok(longest)
 }
