@@ -22,6 +22,10 @@ pub(super) use statistics::Received;
 
 /// A layer that sent nothing for this long does not count as active.
 const SILENCE: Duration = Duration::from_secs(2);
+/// A layer that missed this many pictures while another layer sent on was stopped by its encoder,
+/// which lacks bandwidth; the bounds are for layers of a high and of a low frame rate.
+const MISSED_PICTURES: f64 = 12.0;
+const STOPPED: Duration = Duration::from_millis(350);
 /// Shortest time between key frame requests: one upstream however many subscribers ask.
 const KEY_FRAME_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -123,9 +127,25 @@ impl Layer {
         self.key_frame_wanted || (self.wants_nack && self.nack.poll_timeout().is_some())
     }
 
-    /// Whether packets come.
-    pub(super) fn is_active(&self, now: Instant) -> bool {
-        self.last_packet.is_some_and(|last| now.duration_since(last) < SILENCE)
+    /// When the last packet came.
+    pub(super) fn last_packet(&self) -> Option<Instant> {
+        self.last_packet
+    }
+
+    /// Whether packets come, when the last one of any layer of the track came at `newest`.
+    pub(super) fn is_active(&self, newest: Option<Instant>, now: Instant) -> bool {
+        let Some(last) = self.last_packet else { return false };
+        let behind = newest.map_or(Duration::ZERO, |newest| newest.saturating_duration_since(last));
+        now.duration_since(last) < SILENCE && behind < self.patience()
+    }
+
+    /// How long another layer may send alone before this one counts as stopped.
+    fn patience(&self) -> Duration {
+        let pictures = self.rates.frame_rate();
+        if pictures < MISSED_PICTURES / SILENCE.as_secs_f64() {
+            return SILENCE;
+        }
+        Duration::from_secs_f64(MISSED_PICTURES / pictures).max(STOPPED)
     }
 
     /// Takes a packet whose header says `header`. For a retransmission, `header` has the

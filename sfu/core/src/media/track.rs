@@ -135,9 +135,10 @@ impl Track {
 
     /// Looks again which layers send; `true` when that changed.
     pub(super) fn refresh_active(&mut self, now: Instant) -> bool {
+        let newest = self.layers.iter().filter_map(Layer::last_packet).max();
         let mut has_changed = false;
         for (active, layer) in self.active.iter_mut().zip(&self.layers) {
-            let is_active = layer.is_active(now);
+            let is_active = layer.is_active(newest, now);
             has_changed |= *active != is_active;
             *active = is_active;
         }

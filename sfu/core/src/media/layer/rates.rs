@@ -79,6 +79,11 @@ impl LayerRates {
         self.spatial_layers
     }
 
+    /// Frames a second of all temporal layers, 0 until known.
+    pub(super) fn frame_rate(&self) -> f64 {
+        self.frame_rates.iter().sum()
+    }
+
     /// Highest temporal layer with which at most `limit` frames a second come, the lowest at
     /// least.
     pub(super) fn temporal_for(&self, limit: u32) -> u8 {
