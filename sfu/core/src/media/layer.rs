@@ -24,8 +24,8 @@ pub(super) use statistics::Received;
 const SILENCE: Duration = Duration::from_secs(2);
 /// A layer that missed this many pictures while another layer sent on was stopped by its encoder,
 /// which lacks bandwidth; the bounds are for layers of a high and of a low frame rate.
-const MISSED_PICTURES: f64 = 12.0;
-const STOPPED: Duration = Duration::from_millis(350);
+const MISSED_PICTURES: f64 = 6.0;
+const STOPPED: Duration = Duration::from_millis(250);
 /// Shortest time between key frame requests: one upstream however many subscribers ask.
 const KEY_FRAME_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -298,7 +298,7 @@ fn a_layer_that_the_publisher_stops_is_replaced_and_taken_again() {
         Scenario::new("the best layer stops for ten seconds", s(40))
             .at(s(10), Event::Layer(2, false))
             .at(s(20), Event::Layer(2, true))
-            .expect(NoFreezeOver(ms(800), s(0)))
+            .expect(NoFreezeOver(ms(600), s(0)))
             .expect(Share(0, 1, 0.99, (s(11), s(20))))
             .expect(LayerIn(0, 2, (s(20), s(24))))
             .expect(LayerChanges(0, 2, (s(9), s(40)))),

@@ -12,7 +12,7 @@ use super::audibility::AUDIBILITY_TICK;
 /// How often tracks that miss something are looked at: below the patience of NACK.
 const REQUEST_TICK: Duration = Duration::from_millis(5);
 /// How often it is looked which layers fell silent.
-const ACTIVITY_TICK: Duration = Duration::from_millis(100);
+const ACTIVITY_TICK: Duration = Duration::from_millis(50);
 /// Deadlines closer together than this are met together.
 const GRAIN: Duration = Duration::from_millis(1);
 
