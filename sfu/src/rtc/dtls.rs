@@ -1,9 +1,14 @@
 //! DTLS 1.2 by OpenSSL behind the engine's border: datagrams go through memory, the
 //! certificate is made at start and known by its fingerprint only.
 //!
+//! OpenSSL does the handshake. With the cipher that WebRTC requires, its session ends with that:
+//! [`established`] goes on with the records, in a fiftieth of the memory.
+//!
 //! OpenSSL reads the clock for its retransmission timer; `now` only tells when to look again.
 
 #![allow(unsafe_code)] // Three calls of OpenSSL, for timers that the bindings do not wrap.
+
+mod established;
 
 use std::collections::VecDeque;
 use std::ffi::{c_long, c_uint, c_void};
@@ -17,16 +22,19 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::pkey::PKey;
+use openssl::pkey::{PKey, Private};
 use openssl::srtp::SrtpProfileId;
 use openssl::ssl::{
     ErrorCode, Ssl, SslContext, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslStream,
     SslVerifyMode, SslVersion,
 };
 use openssl::x509::{X509, X509NameBuilder};
+use sfu_core::media::dtls::records::Progress;
 use sfu_core::media::dtls::{DtlsEvent, DtlsFactory, DtlsSession};
 use sfu_core::media::srtp::SrtpProfile;
 use sfu_core::media::{DtlsRole, Fingerprint};
+
+use established::Established;
 
 /// Largest handshake datagram: below every path's MTU (RFC 8261 section 5 assumes 1200).
 const MTU: u32 = 1200;
@@ -36,8 +44,9 @@ const RECORD: usize = 16 * 1024;
 const MAX_WAITING: usize = 64;
 /// Our profiles in order of preference; OpenSSL lets the server's order win.
 const PROFILES: &str = "SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80";
-/// Forward secrecy and authenticated encryption first; CBC for old libraries.
-const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!PSK";
+/// Forward secrecy and authenticated encryption first, and of that the cipher that everybody has
+/// (RFC 8827 section 6.5); CBC for old libraries.
+const CIPHERS: &str = "ECDHE+AES128+AESGCM:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!PSK";
 /// Label of the exporter (RFC 5764 section 4.2).
 const EXPORTER: &str = "EXTRACTOR-dtls_srtp";
 /// How long a flight waits for its answer, the first time and at most, in microseconds. The
@@ -65,7 +74,11 @@ impl OpenSslFactory {
         Self::with_key(&PKey::from_ec_key(EcKey::generate(group.as_ref())?)?)
     }
 
-    fn with_key(key: &PKey<openssl::pkey::Private>) -> Result<Self, ErrorStack> {
+    fn with_key(key: &PKey<Private>) -> Result<Self, ErrorStack> {
+        Self::with_ciphers(key, CIPHERS)
+    }
+
+    fn with_ciphers(key: &PKey<Private>, ciphers: &str) -> Result<Self, ErrorStack> {
         let certificate = self_signed(key)?;
         let digest = certificate.digest(MessageDigest::sha256())?;
         let mut fingerprint = [0; 32];
@@ -73,9 +86,14 @@ impl OpenSslFactory {
 
         let mut context = SslContext::builder(SslMethod::dtls())?;
         context.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
-        context.set_options(SslOptions::NO_QUERY_MTU | SslOptions::NO_TICKET);
+        context.set_options(
+            SslOptions::NO_QUERY_MTU
+                | SslOptions::NO_TICKET
+                | SslOptions::NO_RENEGOTIATION
+                | SslOptions::CIPHER_SERVER_PREFERENCE,
+        );
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
-        context.set_cipher_list(CIPHERS)?;
+        context.set_cipher_list(ciphers)?;
         context.set_tlsext_use_srtp(PROFILES)?;
         context.set_certificate(&certificate)?;
         context.set_private_key(key)?;
@@ -89,7 +107,7 @@ impl OpenSslFactory {
     }
 }
 
-fn self_signed(key: &PKey<openssl::pkey::Private>) -> Result<X509, ErrorStack> {
+fn self_signed(key: &PKey<Private>) -> Result<X509, ErrorStack> {
     let mut name = X509NameBuilder::new()?;
     name.append_entry_by_text("CN", "WebRTC")?;
     let name = name.build();
@@ -158,11 +176,15 @@ impl DtlsSession for Failed {
 struct Memory {
     inbound: VecDeque<Vec<u8>>,
     outbound: VecDeque<Vec<u8>>,
+    /// What was sent since the last datagram of the peer.
+    last_flight: Vec<Vec<u8>>,
+    progress: Progress,
 }
 
 impl Read for Memory {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let datagram = self.inbound.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+        self.progress.note_received(&datagram);
         let length = datagram.len().min(buffer.len());
         buffer[..length].copy_from_slice(&datagram[..length]);
         Ok(length)
@@ -171,7 +193,11 @@ impl Read for Memory {
 
 impl Write for Memory {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.progress.note_sent(datagram);
         self.outbound.push_back(datagram.to_vec());
+        if self.last_flight.len() < MAX_WAITING {
+            self.last_flight.push(datagram.to_vec());
+        }
         Ok(datagram.len())
     }
 
@@ -187,8 +213,15 @@ enum State {
     Closed,
 }
 
+/// Who works on the records.
+enum Association {
+    OpenSsl(SslStream<Memory>),
+    Established(Established),
+}
+
 struct OpenSslSession {
-    stream: SslStream<Memory>,
+    association: Association,
+    role: DtlsRole,
     state: State,
     remote: Fingerprint,
     events: VecDeque<DtlsEvent>,
@@ -216,7 +249,8 @@ impl OpenSslSession {
         }
         let stream = SslStream::new(ssl, Memory::default())?;
         Ok(Self {
-            stream,
+            association: Association::OpenSsl(stream),
+            role,
             state: State::Handshaking,
             remote,
             events: VecDeque::new(),
@@ -226,8 +260,9 @@ impl OpenSslSession {
 
     /// Lets OpenSSL work on what arrived.
     fn drive(&mut self, now: Instant) {
+        let Association::OpenSsl(stream) = &mut self.association else { return };
         if self.state == State::Handshaking {
-            match self.stream.do_handshake() {
+            match stream.do_handshake() {
                 Ok(()) => self.finish_handshake(),
                 Err(error) if error.code() == ErrorCode::WANT_READ => {}
                 Err(error) => {
@@ -239,11 +274,17 @@ impl OpenSslSession {
         if self.state == State::Connected {
             self.read();
         }
-        self.deadline = retransmission_timeout(self.stream.ssl()).map(|wait| now + wait);
+        self.deadline = match &self.association {
+            Association::OpenSsl(stream) => {
+                retransmission_timeout(stream.ssl()).map(|wait| now + wait)
+            }
+            Association::Established(_) => None,
+        };
     }
 
     fn finish_handshake(&mut self) {
-        match self.keys() {
+        let Association::OpenSsl(stream) = &self.association else { return };
+        match keys(stream.ssl(), self.remote) {
             Some((profile, keying_material)) => {
                 self.state = State::Connected;
                 self.events.push_back(DtlsEvent::Connected { profile, keying_material });
@@ -252,33 +293,20 @@ impl OpenSslSession {
         }
     }
 
-    /// Keys, if the peer is who its description says and a profile was agreed on.
-    fn keys(&self) -> Option<(SrtpProfile, Vec<u8>)> {
-        let ssl = self.stream.ssl();
-        let digest = ssl.peer_certificate()?.digest(MessageDigest::sha256()).ok()?;
-        if digest[..] != self.remote.0 {
-            tracing::debug!("The peer's certificate is not the one in its description");
-            return None;
-        }
-        let profile = match ssl.selected_srtp_profile()?.id() {
-            SrtpProfileId::SRTP_AEAD_AES_128_GCM => SrtpProfile::AeadAes128Gcm,
-            SrtpProfileId::SRTP_AES128_CM_SHA1_80 => SrtpProfile::Aes128CmSha1_80,
-            _ => return None,
-        };
-        let mut material = vec![0; profile.keying_material_length()];
-        ssl.export_keying_material(&mut material, EXPORTER, None).ok()?;
-        Some((profile, material))
-    }
-
+    /// Reads what the peer sent together with the end of its handshake, or with OpenSSL's ciphers.
     fn read(&mut self) {
+        let Association::OpenSsl(stream) = &mut self.association else { return };
         let mut record = vec![0; RECORD];
         loop {
-            match self.stream.ssl_read(&mut record) {
+            match stream.ssl_read(&mut record) {
                 Ok(length) => self.events.push_back(DtlsEvent::Data(record[..length].to_vec())),
-                Err(error) if error.code() == ErrorCode::WANT_READ => return,
+                Err(error) if error.code() == ErrorCode::WANT_READ => break,
                 // The peer's close_notify, or an association that is beyond repair.
                 Err(_) => return self.fail(),
             }
+        }
+        if let Some(established) = Established::take_over(stream, self.role) {
+            self.association = Association::Established(established);
         }
     }
 
@@ -292,12 +320,24 @@ impl OpenSslSession {
 
 impl DtlsSession for OpenSslSession {
     fn handle_datagram(&mut self, datagram: &[u8], now: Instant) {
-        let memory = self.stream.get_mut();
-        if self.state == State::Closed || memory.inbound.len() >= MAX_WAITING {
+        if self.state == State::Closed {
             return;
         }
-        memory.inbound.push_back(datagram.to_vec());
-        self.drive(now);
+        match &mut self.association {
+            Association::OpenSsl(stream) => {
+                let memory = stream.get_mut();
+                if memory.inbound.len() < MAX_WAITING {
+                    memory.inbound.push_back(datagram.to_vec());
+                    memory.last_flight.clear();
+                    self.drive(now);
+                }
+            }
+            Association::Established(established) => {
+                if established.handle_datagram(datagram, &mut self.events).is_break() {
+                    self.fail();
+                }
+            }
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -305,7 +345,10 @@ impl DtlsSession for OpenSslSession {
             self.deadline = None;
             return;
         }
-        retransmit(self.stream.ssl());
+        if let Association::OpenSsl(stream) = &mut self.association {
+            stream.get_mut().last_flight.clear();
+            retransmit(stream.ssl());
+        }
         self.drive(now);
     }
 
@@ -314,7 +357,10 @@ impl DtlsSession for OpenSslSession {
     }
 
     fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.stream.get_mut().outbound.pop_front()
+        match &mut self.association {
+            Association::OpenSsl(stream) => stream.get_mut().outbound.pop_front(),
+            Association::Established(established) => established.poll_transmit(),
+        }
     }
 
     fn poll_event(&mut self) -> Option<DtlsEvent> {
@@ -322,21 +368,49 @@ impl DtlsSession for OpenSslSession {
     }
 
     fn send(&mut self, data: &[u8], _: Instant) {
-        if self.state == State::Connected
-            && let Err(error) = self.stream.ssl_write(data)
-        {
-            tracing::debug!(%error, "Failed to encrypt data");
+        if self.state != State::Connected {
+            return;
+        }
+        match &mut self.association {
+            Association::OpenSsl(stream) => {
+                if let Err(error) = stream.ssl_write(data) {
+                    tracing::debug!(%error, "Failed to encrypt data");
+                }
+            }
+            Association::Established(established) => established.send(data),
         }
     }
 
     fn close(&mut self) {
-        if self.state == State::Connected
-            && let Err(error) = self.stream.shutdown()
-        {
-            tracing::debug!(%error, "Failed to close a DTLS session");
+        if self.state == State::Connected {
+            match &mut self.association {
+                Association::OpenSsl(stream) => {
+                    if let Err(error) = stream.shutdown() {
+                        tracing::debug!(%error, "Failed to close a DTLS session");
+                    }
+                }
+                Association::Established(established) => established.close(),
+            }
         }
         self.state = State::Closed;
     }
+}
+
+/// Keys for SRTP, if the peer is who its description says and a profile was agreed on.
+fn keys(ssl: &SslRef, remote: Fingerprint) -> Option<(SrtpProfile, Vec<u8>)> {
+    let digest = ssl.peer_certificate()?.digest(MessageDigest::sha256()).ok()?;
+    if digest[..] != remote.0 {
+        tracing::debug!("The peer's certificate is not the one in its description");
+        return None;
+    }
+    let profile = match ssl.selected_srtp_profile()?.id() {
+        SrtpProfileId::SRTP_AEAD_AES_128_GCM => SrtpProfile::AeadAes128Gcm,
+        SrtpProfileId::SRTP_AES128_CM_SHA1_80 => SrtpProfile::Aes128CmSha1_80,
+        _ => return None,
+    };
+    let mut material = vec![0; profile.keying_material_length()];
+    ssl.export_keying_material(&mut material, EXPORTER, None).ok()?;
+    Some((profile, material))
 }
 
 unsafe extern "C" {

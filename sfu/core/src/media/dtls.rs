@@ -1,6 +1,8 @@
 //! The handshake behind a border: bytes and time in, bytes, keys and data out. The engine does
 //! not know which library does it.
 
+pub mod records;
+
 use std::time::Instant;
 
 use super::srtp::SrtpProfile;

@@ -12,7 +12,8 @@ use rustc_hash::FxHashMap;
 use thiserror::Error;
 
 use cipher::{Cipher, RtcpCipher};
-use replay::ReplayWindow;
+
+pub(super) use replay::ReplayWindow;
 
 /// Most synchronization sources that one transport may send; more are refused, since each
 /// keeps state.

@@ -141,10 +141,13 @@ fn a_client_hello_in_fragments_is_put_together() {
     let mut client =
         OpenSslSession::configured(&factory.context, DtlsRole::Client, ours, configure).unwrap();
     client.drive(now);
-    let fragments = client.stream.get_ref().outbound.len();
-    assert!(fragments >= 2, "the ClientHello took {fragments} datagrams");
+    let fragments = std::iter::from_fn(|| client.poll_transmit()).collect::<Vec<_>>();
+    assert!(fragments.len() >= 2, "the ClientHello took {} datagrams", fragments.len());
     let mut client: Box<dyn DtlsSession> = Box::new(client);
     let mut server = server.session(DtlsRole::Server, theirs, now);
+    for fragment in fragments {
+        server.handle_datagram(&fragment, now);
+    }
     let (first, second) = run(&mut client, &mut server, || false, Duration::from_secs(10));
     assert!(matches!(first, Some(DtlsEvent::Connected { .. })), "{first:?}");
     assert_eq!(first, second);
@@ -160,4 +163,84 @@ fn garbage_does_not_end_a_session() {
     }
     let (first, _) = run(&mut client, &mut server, || false, Duration::from_secs(10));
     assert!(matches!(first, Some(DtlsEvent::Connected { .. })));
+}
+
+/// A client of which OpenSSL does everything, and our server.
+struct Foreign {
+    client: SslStream<Memory>,
+    server: OpenSslSession,
+}
+
+impl Foreign {
+    fn connected() -> Self {
+        let (theirs, ours) = (OpenSslFactory::new().unwrap(), OpenSslFactory::new().unwrap());
+        let mut ssl = Ssl::new(&theirs.context).unwrap();
+        ssl.set_mtu(MTU).unwrap();
+        ssl.set_connect_state();
+        let client = SslStream::new(ssl, Memory::default()).unwrap();
+        let server =
+            OpenSslSession::new(&ours.context, DtlsRole::Server, theirs.fingerprint()).unwrap();
+        let mut pair = Self { client, server };
+        while pair.client.do_handshake().is_err() {
+            pair.carry();
+        }
+        assert!(matches!(pair.server.poll_event(), Some(DtlsEvent::Connected { .. })));
+        assert!(matches!(pair.server.association, Association::Established(_)));
+        pair
+    }
+
+    /// Carries what waits, both ways.
+    fn carry(&mut self) {
+        while let Some(datagram) = self.client.get_mut().outbound.pop_front() {
+            self.server.handle_datagram(&datagram, Instant::now());
+        }
+        while let Some(datagram) = self.server.poll_transmit() {
+            self.client.get_mut().inbound.push_back(datagram);
+        }
+    }
+}
+
+#[test]
+fn records_are_understood_by_openssl_and_its_own_by_us() {
+    let mut pair = Foreign::connected();
+    let mut buffer = [0; 100];
+    for round in 0..3u8 {
+        pair.client.ssl_write(&[round; 20]).unwrap();
+        pair.carry();
+        assert_eq!(pair.server.poll_event(), Some(DtlsEvent::Data(vec![round; 20])));
+        pair.server.send(&[round; 30], Instant::now());
+        pair.carry();
+        assert_eq!(pair.client.ssl_read(&mut buffer).unwrap(), 30);
+        assert_eq!(buffer[..30], [round; 30]);
+    }
+    pair.client.shutdown().unwrap();
+    pair.carry();
+    assert_eq!(pair.server.poll_event(), Some(DtlsEvent::Closed));
+}
+
+#[test]
+fn our_end_is_told_to_openssl() {
+    let mut pair = Foreign::connected();
+    pair.server.close();
+    pair.carry();
+    let end = pair.client.ssl_read(&mut [0; 10]).unwrap_err();
+    assert_eq!(end.code(), ErrorCode::ZERO_RETURN);
+}
+
+#[test]
+fn a_peer_with_another_cipher_is_served_by_openssl() {
+    let key = EcKey::generate(&EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap()).unwrap();
+    let key = PKey::from_ec_key(key).unwrap();
+    let mut client = OpenSslFactory::with_ciphers(&key, "ECDHE+AES256").unwrap();
+    let mut server = OpenSslFactory::new().unwrap();
+    let (theirs, ours) = (client.fingerprint(), server.fingerprint());
+    let now = Instant::now();
+    let mut client = client.session(DtlsRole::Client, ours, now);
+    let mut server = server.session(DtlsRole::Server, theirs, now);
+    let (first, second) = run(&mut client, &mut server, || false, Duration::from_secs(10));
+    assert!(matches!(first, Some(DtlsEvent::Connected { .. })), "{first:?}");
+    assert_eq!(first, second);
+    server.send(b"hello", now);
+    let (got, _) = run(&mut client, &mut server, || false, Duration::from_millis(200));
+    assert_eq!(got, Some(DtlsEvent::Data(b"hello".to_vec())));
 }

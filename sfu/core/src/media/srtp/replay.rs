@@ -7,7 +7,7 @@ const WORD: u64 = u64::BITS as u64;
 
 /// Which of the last packet indices were seen.
 #[derive(Debug)]
-pub(super) struct ReplayWindow {
+pub(in super::super) struct ReplayWindow {
     /// Highest index seen plus one; 0 when none was.
     end: u64,
     /// A bit for each index, in a ring.
@@ -26,8 +26,13 @@ fn place(index: u64) -> (usize, u64) {
 }
 
 impl ReplayWindow {
+    /// A window in which `index` and all before it were seen.
+    pub(in super::super) fn seen_to(index: u64) -> Self {
+        Self { end: index + 1, seen: [u64::MAX; (WIDTH / WORD) as usize] }
+    }
+
     /// Whether `index` was not seen and is young enough to know that.
-    pub(super) fn is_new(&self, index: u64) -> bool {
+    pub(in super::super) fn is_new(&self, index: u64) -> bool {
         if index >= self.end {
             return true;
         }
@@ -36,7 +41,7 @@ impl ReplayWindow {
     }
 
     /// Remembers `index`, which is new.
-    pub(super) fn insert(&mut self, index: u64) {
+    pub(in super::super) fn insert(&mut self, index: u64) {
         for skipped in self.end.max((index + 1).saturating_sub(WIDTH))..=index {
             let (word, bit) = place(skipped);
             self.seen[word] &= !bit;
