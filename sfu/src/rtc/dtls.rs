@@ -216,7 +216,7 @@ enum State {
 /// Who works on the records.
 enum Association {
     OpenSsl(SslStream<Memory>),
-    Established(Established),
+    Established(Box<Established>),
 }
 
 struct OpenSslSession {
@@ -306,7 +306,7 @@ impl OpenSslSession {
             }
         }
         if let Some(established) = Established::take_over(stream, self.role) {
-            self.association = Association::Established(established);
+            self.association = Association::Established(Box::new(established));
         }
     }
 

@@ -21,6 +21,11 @@ const WARNING: u8 = 1;
 const MASTER_SECRET: usize = 48;
 const RANDOM: usize = 32;
 
+/// Whether an alert ends the association.
+fn ends(alert: &[u8]) -> bool {
+    alert == CLOSE_NOTIFY || alert.first() != Some(&WARNING)
+}
+
 pub(super) struct Established {
     records: RecordProtection,
     outbound: VecDeque<Vec<u8>>,
@@ -72,11 +77,7 @@ impl Established {
                 HANDSHAKE if self.outbound.is_empty() => {
                     self.outbound.extend(self.last_flight.iter().cloned());
                 }
-                ALERT if !is_repeated => {
-                    if data == CLOSE_NOTIFY || data.first() != Some(&WARNING) {
-                        return ControlFlow::Break(());
-                    }
-                }
+                ALERT if !is_repeated && ends(&data) => return ControlFlow::Break(()),
                 APPLICATION_DATA if !is_repeated => events.push_back(DtlsEvent::Data(data)),
                 _ => {}
             }
