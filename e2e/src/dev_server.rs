@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ const URL_VARIABLE: &str = "LIVECLUSTER_DEV_URL";
 /// The key pair of `--dev`.
 const KEY: &str = "devkey";
 const SECRET: &str = "secret";
+/// Where the other ports of a configured node are, from its first.
+const ADMIN: u16 = 1;
+const MEDIA: u16 = 2;
 /// Time until the server answers.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -65,24 +68,14 @@ impl DevServer {
         let directory =
             env::temp_dir().join(format!("livecluster-dev-{}-{port}", std::process::id()));
         fs::create_dir_all(&directory).context("making the directory of the node")?;
-        let keys = directory.join("keys.yaml");
-        fs::write(&keys, format!("{KEY}: {SECRET}\n"))?;
-        let config = directory.join("sfu.yaml");
-        let [admin, media] = [port + 1, port + 2];
-        let text = format!(
-            "cluster_uid: e2e\npublic_url: http://127.0.0.1:{port}\nkeys_file: {}\n\
-             http:\n  port: {port}\nadmin:\n  port: {admin}\nmedia:\n  first_port: {media}\n\
-             log:\n  format: text\n{more}",
-            keys.display()
-        );
-        fs::write(&config, text)?;
+        let config = configuration(&directory, port, more)?;
         let network = Network::here();
         let result = Self::spawn(&network, port, |command| {
             command.env("HOST_IP", "127.0.0.1").args(["--bind", "127.0.0.1", "--config"]);
             command.arg(&config);
         })
         .and_then(|server| {
-            server.await_answer(&network, &format!("http://127.0.0.1:{admin}"))?;
+            server.await_answer(&network, &format!("http://127.0.0.1:{}", port + ADMIN))?;
             body(&server).with_context(|| format!("the node wrote:\n{}", server.log()))
         });
         fs::remove_dir_all(&directory).context("removing the directory of the node")?;
@@ -150,6 +143,23 @@ impl Drop for DevServer {
             let _ = fs::remove_file(&log);
         }
     }
+}
+
+/// Writes the configuration of a node, and its keys.
+fn configuration(directory: &Path, port: u16, more: &str) -> Result<PathBuf> {
+    let keys = directory.join("keys.yaml");
+    fs::write(&keys, format!("{KEY}: {SECRET}\n"))?;
+    let config = directory.join("sfu.yaml");
+    let text = format!(
+        "cluster_uid: e2e\npublic_url: http://127.0.0.1:{port}\nkeys_file: {}\n\
+         http:\n  port: {port}\nadmin:\n  port: {}\nmedia:\n  first_port: {}\n\
+         log:\n  format: text\n{more}",
+        keys.display(),
+        port + ADMIN,
+        port + MEDIA
+    );
+    fs::write(&config, text)?;
+    Ok(config)
 }
 
 /// Cargo builds no binaries of other packages for a test.

@@ -60,6 +60,8 @@ const WEB: &[Requirement] =
 const TESTS: &[Requirement] = &[
     need("chromium", "chromium", "browsers of the tests"),
     need("node", "nodejs", "drives the browsers"),
+    need("npm", "npm", "fetches packages of the clients"),
+    need("go", "golang-go", "builds LiveKit's load tester"),
     need("python3", "python3", "client with the Python SDK"),
     need("python3:ensurepip", "python3-venv", "keeps the Python SDK apart"),
     need("ip", "iproute2", "networks of the tests"),

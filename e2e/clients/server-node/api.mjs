@@ -48,7 +48,11 @@ const DISPATCH_CALLS = [
     dispatch = created.id;
     assert.deepEqual([created.agentName, created.room, created.metadata], ['nobody', ROOM, 'm']);
   }],
-  ['listDispatch', () => [ROOM], (all) => assert.deepEqual(all.map((one) => one.id), [dispatch])],
+  ['listDispatch', () => [ROOM], (all) => {
+    // Each room has one without a name, for agents that serve every room.
+    const named = all.filter((one) => one.agentName !== '');
+    assert.deepEqual(named.map((one) => one.id), [dispatch]);
+  }],
   ['getDispatch', () => [dispatch, ROOM], (one) => assert.equal(one.id, dispatch)],
   ['deleteDispatch', () => [dispatch, ROOM]],
 ];
@@ -57,7 +61,7 @@ const DISPATCH_CALLS = [
 function powerless(Client) {
   return new (class extends Client {
     async authHeader() {
-      const token = new AccessToken(KEY, SECRET);
+      const token = new AccessToken(KEY, SECRET, { identity: 'nobody' });
       token.addGrant({ roomJoin: true, room: ROOM });
       return { Authorization: `Bearer ${await token.toJwt()}` };
     }
