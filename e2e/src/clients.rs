@@ -8,6 +8,7 @@ pub mod browser;
 mod driver;
 pub mod http;
 pub mod network;
+pub mod node;
 pub mod person;
 mod prepare;
 pub mod python;

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ const URL_VARIABLE: &str = "LIVECLUSTER_DEV_URL";
 /// The key pair of `--dev`.
 const KEY: &str = "devkey";
 const SECRET: &str = "secret";
+/// Where the other ports of a configured node are, from its first.
+const ADMIN: u16 = 1;
+const MEDIA: u16 = 2;
 /// Time until the server answers.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -38,30 +41,78 @@ struct Process {
 impl DevServer {
     /// Runs a test against a node on `port`; what the node wrote is shown if the test fails.
     pub fn run(port: u16, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        let server = Self::start(port)?;
+        if let Ok(url) = env::var(URL_VARIABLE) {
+            return body(&Self { access: Access::new(&url, KEY, SECRET), process: None });
+        }
+        Self::run_at(&Network::here(), "127.0.0.1", port, body)
+    }
+
+    /// Runs a test against a node at an address of a network.
+    pub fn run_at(
+        network: &Network,
+        address: &str,
+        port: u16,
+        body: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let server = Self::start(network, address, port)?;
         body(&server).with_context(|| format!("the node wrote:\n{}", server.log()))
     }
 
+    /// Runs a test against a node with a configuration file, to which the test adds lines of YAML.
+    /// It takes `port` and the three ports above it.
+    pub fn run_configured(
+        port: u16,
+        more: &str,
+        body: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let directory =
+            env::temp_dir().join(format!("livecluster-dev-{}-{port}", std::process::id()));
+        fs::create_dir_all(&directory).context("making the directory of the node")?;
+        let config = configuration(&directory, port, more)?;
+        let network = Network::here();
+        let result = Self::spawn(&network, port, |command| {
+            command.env("HOST_IP", "127.0.0.1").args(["--bind", "127.0.0.1", "--config"]);
+            command.arg(&config);
+        })
+        .and_then(|server| {
+            server.await_answer(&network, &format!("http://127.0.0.1:{}", port + ADMIN))?;
+            body(&server).with_context(|| format!("the node wrote:\n{}", server.log()))
+        });
+        fs::remove_dir_all(&directory).context("removing the directory of the node")?;
+        result
+    }
+
     /// Builds the node if need be, starts it and waits until it answers.
-    fn start(port: u16) -> Result<Self> {
-        if let Ok(url) = env::var(URL_VARIABLE) {
-            return Ok(Self { access: Access::new(&url, KEY, SECRET), process: None });
-        }
+    fn start(network: &Network, address: &str, port: u16) -> Result<Self> {
+        let mut server = Self::spawn(network, port, |command| {
+            command.args(["--dev", "--bind", address, "--port", &port.to_string()]);
+        })?;
+        server.access = Access::new(&format!("http://{address}:{port}"), KEY, SECRET);
+        server.await_answer(network, &server.access.url)?;
+        Ok(server)
+    }
+
+    fn spawn(network: &Network, port: u16, configure: impl FnOnce(&mut Command)) -> Result<Self> {
         let program = stage("sfu", build)?;
         let log =
             env::temp_dir().join(format!("livecluster-dev-{}-{port}.log", std::process::id()));
         let output = File::create(&log).context("making the log of the node")?;
-        let child = Command::new(program)
-            .args(["--dev", "--port", &port.to_string()])
+        let mut command = network.command(program);
+        configure(&mut command);
+        let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
             .context("starting the node")?;
         let access = Access::new(&format!("http://127.0.0.1:{port}"), KEY, SECRET);
-        let server = Self { access, process: Some(Process { child, log }) };
-        server.await_answer()?;
-        Ok(server)
+        Ok(Self { access, process: Some(Process { child, log }) })
+    }
+
+    /// Stops the node in the middle of what it does, as a machine that hangs.
+    pub fn freeze(&self) -> Result<()> {
+        let process = self.process.as_ref().context("the node is not of this test")?;
+        Command::new("kill").args(["-STOP", &process.child.id().to_string()]).run()
     }
 
     /// What the node wrote.
@@ -71,9 +122,9 @@ impl DevServer {
         log.and_then(Result::ok).unwrap_or_default()
     }
 
-    fn await_answer(&self) -> Result<()> {
-        let http = HttpClient::start(&Network::here())?;
-        let url = format!("{}/healthz", self.access.url);
+    fn await_answer(&self, network: &Network, url: &str) -> Result<()> {
+        let http = HttpClient::start(network)?;
+        let url = format!("{url}/healthz");
         eventually("the node answers", START_TIMEOUT, || {
             let answer = http.get(&url)?;
             ensure!(answer.status == 200, "status {}", answer.status);
@@ -92,6 +143,23 @@ impl Drop for DevServer {
             let _ = fs::remove_file(&log);
         }
     }
+}
+
+/// Writes the configuration of a node, and its keys.
+fn configuration(directory: &Path, port: u16, more: &str) -> Result<PathBuf> {
+    let keys = directory.join("keys.yaml");
+    fs::write(&keys, format!("{KEY}: {SECRET}\n"))?;
+    let config = directory.join("sfu.yaml");
+    let text = format!(
+        "cluster_uid: e2e\npublic_url: http://127.0.0.1:{port}\nkeys_file: {}\n\
+         http:\n  port: {port}\nadmin:\n  port: {}\nmedia:\n  first_port: {}\n\
+         log:\n  format: text\n{more}",
+        keys.display(),
+        port + ADMIN,
+        port + MEDIA
+    );
+    fs::write(&config, text)?;
+    Ok(config)
 }
 
 /// Cargo builds no binaries of other packages for a test.

@@ -56,12 +56,17 @@ const BUILD: &[Requirement] = &[
 /// What the bundling of the web page needs.
 const WEB: &[Requirement] =
     &[need("node", "nodejs", "bundles the page"), need("npm", "npm", "fetches its packages")];
-/// What the tests need: clients, and a Redis.
+/// What the tests need: clients, networks to break, and a Redis.
 const TESTS: &[Requirement] = &[
     need("chromium", "chromium", "browsers of the tests"),
     need("node", "nodejs", "drives the browsers"),
+    need("npm", "npm", "fetches packages of the clients"),
+    need("go", "golang-go", "builds LiveKit's load tester"),
     need("python3", "python3", "client with the Python SDK"),
     need("python3:ensurepip", "python3-venv", "keeps the Python SDK apart"),
+    need("ip", "iproute2", "networks of the tests"),
+    need("iptables", "iptables", "loses packets in them"),
+    need("nsenter", "util-linux", "networks of the tests"),
     need("redis-server", "redis-server", "tests against a real Redis"),
 ];
 

@@ -14,6 +14,7 @@ pub mod images;
 pub mod live_cluster;
 pub mod livekit;
 pub mod namespace;
+pub mod private_network;
 pub mod process;
 pub mod release;
 pub mod stage;

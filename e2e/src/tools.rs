@@ -1,5 +1,5 @@
-//! Programs that the test cluster needs and no package of the machine has: built with the Go
-//! toolchain from the modules in `e2e/cluster/tools`, one module a tool.
+//! Programs that tests need and no package of the machine has: built with the Go toolchain, one
+//! module a tool. Those of the test cluster are in `e2e/cluster/tools`.
 
 mod go;
 
@@ -21,11 +21,16 @@ pub const TRAEFIK: &str = "v3.6.12";
 /// Version of kind, as in `tools/kind/go.mod`.
 pub const KIND: &str = "v0.33.0";
 
+/// Version of livekit-server that LiveCluster is compared with, as in `sfu/bench/peer/go.mod`.
+pub const LIVEKIT: &str = "v1.13.5";
+
 /// A Go module of ours and the programs that are built from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Tool {
-    /// Name, and folder below `e2e/cluster/tools`.
+    /// Name, and folder of the module unless [`Self::folder`] says otherwise.
     pub name: &'static str,
+    /// Folder of the module; by default the one of [`Self::name`] below `e2e/cluster/tools`.
+    folder: Option<&'static str>,
     /// What is built: `program` or `program=package`.
     programs: &'static [&'static str],
     /// Path that goes before the name of a program to make its package.
@@ -40,6 +45,7 @@ pub struct Tool {
 
 const PLAIN: Tool = Tool {
     name: "",
+    folder: None,
     programs: &[],
     package_prefix: "",
     tags: "",
@@ -134,6 +140,23 @@ pub const TRAEFIK_TOOL: Tool = Tool {
     ..PLAIN
 };
 
+/// The server that LiveCluster is compared with.
+pub const LIVEKIT_SERVER: Tool = Tool {
+    name: "livekit-server",
+    folder: Some("sfu/bench/peer"),
+    programs: &["livekit-server=github.com/livekit/livekit-server/cmd/server"],
+    cold_seconds: 150,
+    ..PLAIN
+};
+/// The load tester of LiveKit's command line.
+pub const LOAD_TESTER: Tool = Tool {
+    name: "load-tester",
+    folder: Some("e2e/clients/load"),
+    programs: &["load-tester=."],
+    cold_seconds: 70,
+    ..PLAIN
+};
+
 /// Everything that a bare machine builds, in the order of building.
 pub const BARE_MACHINE: [Tool; 11] =
     [K8S, ETCD, CONTAINERD, RUNC, CNI, COREDNS, PAUSE, NODE_NETWORK, KIND_TOOL, HELM, TRAEFIK_TOOL];
@@ -142,7 +165,11 @@ impl Tool {
     /// Returns the folder of the tool's module.
     #[must_use]
     pub fn module(&self) -> PathBuf {
-        crate::repository().join("e2e/cluster/tools").join(self.name)
+        let repository = crate::repository();
+        match self.folder {
+            Some(folder) => repository.join(folder),
+            None => repository.join("e2e/cluster/tools").join(self.name),
+        }
     }
 
     /// Returns the directory with the tool's programs if they are built.
@@ -238,6 +265,7 @@ mod tests {
             (KIND_TOOL, "sigs.k8s.io/kind", KIND),
             (CONTAINERD, "github.com/containerd/containerd/v2", "v2.4.2"),
             (RUNC, "github.com/opencontainers/runc", "v1.5.2"),
+            (LIVEKIT_SERVER, "github.com/livekit/livekit-server", LIVEKIT),
         ] {
             let text = fs::read_to_string(tool.module().join("go.mod")).unwrap();
             let wanted = format!("{module} {version}");
@@ -247,7 +275,7 @@ mod tests {
 
     #[test]
     fn every_tool_has_a_module() {
-        for tool in BARE_MACHINE {
+        for tool in BARE_MACHINE.into_iter().chain([LIVEKIT_SERVER, LOAD_TESTER]) {
             assert!(tool.module().join("go.mod").is_file(), "{}", tool.name);
         }
     }

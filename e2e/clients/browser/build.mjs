@@ -20,3 +20,9 @@ await build({
   outfile: join(root, 'dist/page.js'),
   target: 'chrome120',
 });
+await build({
+  ...common,
+  entryPoints: [fileURLToPath(import.meta.resolve('livekit-client/e2ee-worker'))],
+  outfile: join(root, 'dist/encryption.js'),
+  target: 'chrome120',
+});

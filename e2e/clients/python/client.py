@@ -6,15 +6,17 @@ browser driver: {"id": 1, "command": "join", ...} is answered by {"id": 1, "resu
 """
 
 import asyncio
+import inspect
 import json
 import sys
+import textwrap
 from collections import deque
 from typing import Any
 
 from livekit import rtc
 
 from probe import Probe
-from publish import publish_colour, publish_tone
+from publish import Picture, publish_colour, publish_tone
 
 # Entries kept of messages and events.
 LONGEST_LIST = 500
@@ -53,6 +55,8 @@ class Client:
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
         self._events: deque[str] = deque(maxlen=LONGEST_LIST)
+        # What tests keep between evaluations.
+        self._kept: dict[str, Any] = {}
         self._listen()
 
     async def join(self, url: str, token: str, **options: Any) -> None:
@@ -64,14 +68,34 @@ class Client:
         await self._room.connect(url, token, room_options)
         self._events.append("connected")
         if "colour" in options:
-            self._sources.append(await publish_colour(self._room, options["colour"]))
+            picture = Picture(**options["picture"]) if "picture" in options else Picture()
+            await self.publish_colour(options["colour"], picture=picture)
         if "toneHz" in options:
-            self._sources.append(await publish_tone(self._room, options["toneHz"]))
+            await self.publish_tone(options["toneHz"])
 
     async def leave(self) -> None:
         for source in self._sources:
             source.cancel()
         await self._room.disconnect()
+
+    async def publish_colour(self, colour: str, **options: Any) -> None:
+        self._sources.append(await publish_colour(self._room, colour, **options))
+
+    async def publish_tone(self, hertz: float, **options: Any) -> None:
+        self._sources.append(await publish_tone(self._room, hertz, **options))
+
+    async def evaluate(self, body: str) -> Any:
+        """Runs the body of a function of a test."""
+        names: dict[str, Any] = {
+            "asyncio": asyncio,
+            "client": self,
+            "kept": self._kept,
+            "room": self._room,
+            "rtc": rtc,
+            "Picture": Picture,
+        }
+        exec("async def test():\n" + textwrap.indent(inspect.cleandoc(body), "    "), names)
+        return await names["test"]()
 
     async def send(self, topic: str, text: str) -> None:
         await self._room.local_participant.publish_data(text, reliable=True, topic=topic)
@@ -93,6 +117,7 @@ class Client:
     async def _participant(self, participant: rtc.RemoteParticipant) -> dict[str, Any]:
         publications = participant.track_publications.values()
         return {
+            "sid": participant.sid,
             "identity": participant.identity,
             "name": participant.name,
             "tracks": [await self._track(publication) for publication in publications],
@@ -144,7 +169,13 @@ async def run(client: Client, line: str) -> None:
     request = json.loads(line)
     answer: dict[str, Any] = {"id": request.pop("id")}
     command = request.pop("command")
-    commands = {"join": client.join, "leave": client.leave, "send": client.send, "report": client.report}
+    commands = {
+        "join": client.join,
+        "leave": client.leave,
+        "send": client.send,
+        "report": client.report,
+        "evaluate": client.evaluate,
+    }
     try:
         answer["result"] = await commands[command](**request)
     except Exception as error:

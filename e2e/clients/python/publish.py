@@ -1,50 +1,67 @@
 """What the client sends: pictures of one colour and a tone, like the browser client."""
 
 import asyncio
+from dataclasses import dataclass
 
 import numpy as np
 from livekit import rtc
-
-WIDTH = 640
-HEIGHT = 360
-FRAMES_PER_SECOND = 15
 
 SAMPLE_RATE = 48_000
 SAMPLES_PER_FRAME = SAMPLE_RATE // 100
 AMPLITUDE = 0.5 * 32767
 
 
-async def publish_colour(room: rtc.Room, colour: str) -> asyncio.Task[None]:
+@dataclass(frozen=True)
+class Picture:
+    """Size and rate of a picture; the names are those of the browser client."""
+
+    width: int = 640
+    height: int = 360
+    framesPerSecond: int = 15
+
+
+async def publish_colour(
+    room: rtc.Room,
+    colour: str,
+    name: str = "canvas",
+    source: rtc.TrackSource.ValueType = rtc.TrackSource.SOURCE_CAMERA,
+    picture: Picture = Picture(),
+) -> asyncio.Task[None]:
     """Publishes a picture of `#rrggbb`; a moving mark in the corner makes every frame new."""
-    source = rtc.VideoSource(WIDTH, HEIGHT)
-    track = rtc.LocalVideoTrack.create_video_track("canvas", source)
-    options = rtc.TrackPublishOptions(
-        source=rtc.TrackSource.SOURCE_CAMERA, video_codec=rtc.VideoCodec.VP8, simulcast=False
-    )
+    video = rtc.VideoSource(picture.width, picture.height)
+    track = rtc.LocalVideoTrack.create_video_track(name, video)
+    options = rtc.TrackPublishOptions(source=source, video_codec=rtc.VideoCodec.VP8, simulcast=False)
     await room.local_participant.publish_track(track, options)
-    return asyncio.create_task(_paint(source, colour))
+    return asyncio.create_task(_paint(video, colour, picture))
 
 
-async def publish_tone(room: rtc.Room, hertz: float) -> asyncio.Task[None]:
+async def publish_tone(
+    room: rtc.Room,
+    hertz: float,
+    name: str = "tone",
+    source: rtc.TrackSource.ValueType = rtc.TrackSource.SOURCE_MICROPHONE,
+) -> asyncio.Task[None]:
     """Publishes a sine."""
-    source = rtc.AudioSource(SAMPLE_RATE, 1)
-    track = rtc.LocalAudioTrack.create_audio_track("tone", source)
-    options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE, dtx=False)
+    audio = rtc.AudioSource(SAMPLE_RATE, 1)
+    track = rtc.LocalAudioTrack.create_audio_track(name, audio)
+    options = rtc.TrackPublishOptions(source=source, dtx=False)
     await room.local_participant.publish_track(track, options)
-    return asyncio.create_task(_sing(source, hertz))
+    return asyncio.create_task(_sing(audio, hertz))
 
 
-async def _paint(source: rtc.VideoSource, colour: str) -> None:
-    picture = np.empty((HEIGHT, WIDTH, 4), dtype=np.uint8)
+async def _paint(source: rtc.VideoSource, colour: str, picture: Picture) -> None:
+    pixels = np.empty((picture.height, picture.width, 4), dtype=np.uint8)
     number = 0
     while True:
-        picture[:] = (*bytes.fromhex(colour.removeprefix("#")), 255)
+        pixels[:] = (*bytes.fromhex(colour.removeprefix("#")), 255)
         left = 4 + number % 16 * 4
-        picture[4:20, left : left + 16, :3] = 255 * (number % 2)
-        frame = rtc.VideoFrame(WIDTH, HEIGHT, rtc.VideoBufferType.RGBA, picture.tobytes())
+        pixels[4:20, left : left + 16, :3] = 255 * (number % 2)
+        frame = rtc.VideoFrame(
+            picture.width, picture.height, rtc.VideoBufferType.RGBA, pixels.tobytes()
+        )
         source.capture_frame(frame)
         number += 1
-        await asyncio.sleep(1 / FRAMES_PER_SECOND)
+        await asyncio.sleep(1 / picture.framesPerSecond)
 
 
 async def _sing(source: rtc.AudioSource, hertz: float) -> None:

@@ -21,7 +21,9 @@ const LEAST_NEW_ENERGY: f64 = 0.01;
 pub struct Colour(pub u8, pub u8, pub u8);
 
 impl Colour {
-    fn is_like(self, other: Self) -> bool {
+    /// Says whether a picture of this colour looks like that one after it was encoded.
+    #[must_use]
+    pub fn is_like(self, other: Self) -> bool {
         self.0.abs_diff(other.0) <= COLOUR_TOLERANCE
             && self.1.abs_diff(other.1) <= COLOUR_TOLERANCE
             && self.2.abs_diff(other.2) <= COLOUR_TOLERANCE
@@ -64,6 +66,12 @@ impl Person {
         Self { identity: "clara".to_owned(), colour: Colour(32, 64, 208), tone_hz: 880.0 }
     }
 
+    /// A yellow person with a tone of 1100 Hz.
+    #[must_use]
+    pub fn dora() -> Self {
+        Self { identity: "dora".to_owned(), colour: Colour(208, 192, 32), tone_hz: 1100.0 }
+    }
+
     /// Checks that picture and sound of this person have come in since `start`.
     pub fn seen_in(&self, report: &Report, start: &Report) -> Result<()> {
         let name = &self.identity;
@@ -72,6 +80,13 @@ impl Person {
         let before = start.participant(name);
         self.picture_in(participant, before)?;
         self.sound_in(participant, before)
+    }
+
+    /// Checks that pictures of this person have come in since `start`.
+    pub fn pictured_in(&self, report: &Report, start: &Report) -> Result<()> {
+        let name = &self.identity;
+        let now = report.participant(name).with_context(|| format!("{name} is not in the room"))?;
+        self.picture_in(now, start.participant(name))
     }
 
     fn picture_in(&self, now: &Participant, before: Option<&Participant>) -> Result<()> {
@@ -139,7 +154,8 @@ mod tests {
             "state": "connected", "roomSid": "RM_x", "identity": "bob",
             "server": { "version": "", "nodeId": "", "debugInfo": "" },
             "participants": [{
-                "identity": "anna", "name": "", "tracks": [track("camera"), track("microphone")],
+                "sid": "PA_x", "identity": "anna", "name": "",
+                "tracks": [track("camera"), track("microphone")],
             }],
             "messages": [], "events": [], "errors": [],
         }))

@@ -40,6 +40,38 @@ pub(super) fn browser_client() -> Result<PathBuf> {
     })
 }
 
+/// Returns a copy of `clients/<name>` with its npm packages.
+pub(super) fn node_programs(name: &str) -> Result<PathBuf> {
+    let source = repository().join("e2e/clients").join(name);
+    let sources = files(&source)?;
+    let mut hash = InputHash::new();
+    for path in &sources {
+        hash = hash.with_path(path)?;
+    }
+    let cache = artifact_cache::directory()?;
+    artifact_cache::get_or_build(&cache, &format!("{name}-client"), &hash.finish(), |directory| {
+        stage(&format!("npm packages of {name}"), || {
+            for path in &sources {
+                copy(path, &directory.join(path.file_name().context("a file has a name")?))?;
+            }
+            npm(directory, &["ci"])
+        })
+    })
+}
+
+/// Files of a directory in order, without what npm may have left there.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
 /// Returns the Python interpreter of the environment of `clients/<name>`.
 pub(super) fn python(name: &str) -> Result<PathBuf> {
     let requirements = repository().join("e2e/clients").join(name).join("requirements.txt");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::driver::Driver;
 use super::network::Network;
@@ -44,6 +44,13 @@ impl PythonClient {
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         let driver = Driver::start("the Python client", command)?;
         Ok(Self { driver, person, directory })
+    }
+
+    /// Runs the body of an asynchronous Python function and returns what it returns. Besides
+    /// `room`, `rtc` and what else `evaluate` of `clients/python/client.py` names, it has `kept`,
+    /// a dictionary that outlives it.
+    pub fn evaluate(&self, body: &str) -> Result<Value> {
+        self.call("evaluate", json!({ "body": body }))
     }
 }
 

@@ -56,6 +56,8 @@ pub struct ServerInfo {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Participant {
+    /// Participant sid: who comes back by a new session gets another.
+    pub sid: String,
     /// Unique in the room.
     pub identity: String,
     /// For people to read.

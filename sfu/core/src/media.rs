@@ -314,6 +314,8 @@ pub struct TransportStatistics {
     pub round_trip: Option<Duration>,
     /// Estimated bandwidth towards the peer, bit/s, where it reports what it receives.
     pub estimate: Option<u64>,
+    /// Nothing has come from the peer for longer than a peer keeps quiet.
+    pub is_silent: bool,
     /// What the peer publishes, one entry for each track that sent.
     pub received: Vec<StreamStatistics>,
     /// What is sent to the peer, one entry for each track that was forwarded.

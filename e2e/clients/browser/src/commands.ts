@@ -6,6 +6,8 @@ import type { JoinOptions, Report } from './protocol.ts';
 
 /** Where the test page lives: a loopback name makes it a secure context; nothing listens there. */
 const PAGE_ADDRESS = 'http://localhost/client';
+/** Where the page finds the worker of end-to-end encryption. */
+const WORKER_ADDRESS = 'http://localhost/encryption.js';
 
 const FLAGS = [
   '--disable-gpu',
@@ -41,7 +43,10 @@ export class Commands {
   private hosts: Record<string, string> = {};
   private readonly pages = new Map<string, { context: BrowserContext; page: Page; log: string[] }>();
 
-  constructor(private readonly pageScript: string) {}
+  constructor(
+    private readonly pageScript: string,
+    private readonly workerScript: string,
+  ) {}
 
   async launch({ executable, hosts }: LaunchOptions): Promise<{ version: string }> {
     this.hosts = hosts;
@@ -151,6 +156,8 @@ export class Commands {
   private async openTestPage(page: Page): Promise<void> {
     const body = `<!doctype html><title>client</title><body><script>${this.pageScript}</script>`;
     await page.route(PAGE_ADDRESS, (route) => route.fulfill({ contentType: 'text/html', body }));
+    const worker = { contentType: 'text/javascript', body: this.workerScript };
+    await page.route(WORKER_ADDRESS, (route) => route.fulfill(worker));
     await page.goto(PAGE_ADDRESS);
   }
 

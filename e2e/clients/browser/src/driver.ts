@@ -7,8 +7,9 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { Commands } from './commands.ts';
 
-const script = await readFile(fileURLToPath(new URL('page.js', import.meta.url)), 'utf8');
-const commands = new Commands(script.replaceAll('</script', '<\\/script'));
+const read = (name: string) => readFile(fileURLToPath(new URL(name, import.meta.url)), 'utf8');
+const script = await read('page.js');
+const commands = new Commands(script.replaceAll('</script', '<\\/script'), await read('encryption.js'));
 const methods = commands as unknown as Record<string, (options: unknown) => Promise<unknown>>;
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -1,6 +1,7 @@
 // One client in one tab, called by the driver through `window.client`.
 
 import {
+  ExternalE2EEKeyProvider,
   type RemoteTrack,
   type RemoteTrackPublication,
   Room,
@@ -45,8 +46,12 @@ class Client {
   async join(options: JoinOptions): Promise<void> {
     await this.audio.resume();
     const { singlePeerConnection = true, roomOptions = {} } = options;
-    this.room = new Room({ singlePeerConnection, ...roomOptions });
+    const encryption = options.key === undefined ? {} : await encryptionWith(options.key);
+    this.room = new Room({ singlePeerConnection, ...encryption, ...roomOptions });
     this.listen();
+    if (options.key !== undefined) {
+      await this.room.setE2EEEnabled(true);
+    }
     await this.room.connect(options.url, options.token, { maxRetries: 0 });
     await this.publish(options);
   }
@@ -74,7 +79,7 @@ class Client {
     const participants = remotes.map(async (participant): Promise<ParticipantReport> => {
       const publications = [...participant.trackPublications.values()] as RemoteTrackPublication[];
       const tracks = await Promise.all(publications.map((track) => this.reportTrack(track)));
-      return { identity: participant.identity, name: participant.name ?? '', tracks };
+      return { sid: participant.sid, identity: participant.identity, name: participant.name ?? '', tracks };
     });
     const { serverInfo } = this.room;
     return {
@@ -133,7 +138,7 @@ class Client {
   private async publish(options: JoinOptions): Promise<void> {
     const { localParticipant } = this.room;
     if (options.colour !== undefined) {
-      await localParticipant.publishTrack(colourTrack(options.colour), {
+      await localParticipant.publishTrack(colourTrack(options.colour, options.picture), {
         source: Track.Source.Camera,
         name: 'canvas',
         videoCodec: options.videoCodec ?? 'vp8',
@@ -158,6 +163,13 @@ class Client {
 /** `Room.getSid` waits for a connection; a report must not. */
 async function sidOf(room: Room): Promise<string> {
   return room.state === 'connected' ? room.getSid() : '';
+}
+
+/** livekit-client's own worker encrypts and decrypts; the driver serves it beside the page. */
+async function encryptionWith(key: string) {
+  const keyProvider = new ExternalE2EEKeyProvider();
+  await keyProvider.setKey(key);
+  return { encryption: { keyProvider, worker: new Worker('encryption.js', { type: 'module' }) } };
 }
 
 function push<T>(list: T[], entry: T): void {

@@ -6,14 +6,24 @@ export interface JoinOptions {
   token: string;
   /** `#rrggbb` of the canvas that is published; nothing is published without it. */
   colour?: string;
+  /** Size and rate of the picture; 640×360 at 15 without it. */
+  picture?: Picture;
   /** Hertz of the tone that is published; no sound without it. */
   toneHz?: number;
   videoCodec?: 'vp8' | 'h264' | 'vp9' | 'av1';
   simulcast?: boolean;
+  /** Passphrase of end-to-end encryption; none without it. */
+  key?: string;
   /** Further options of livekit-client's `Room`. */
   roomOptions?: Record<string, unknown>;
   /** Answers of the server come on one peer connection (`/rtc/v1`) or on two (`/rtc`). */
   singlePeerConnection?: boolean;
+}
+
+export interface Picture {
+  width: number;
+  height: number;
+  framesPerSecond: number;
 }
 
 /** What a client sees of its room. */
@@ -33,6 +43,7 @@ export interface Report {
 }
 
 export interface ParticipantReport {
+  sid: string;
   identity: string;
   name: string;
   tracks: TrackReport[];

@@ -1,15 +1,16 @@
 // What the page sends: a canvas of one colour and a tone. Fake cameras look all alike; a colour and
 // a frequency of its own prove whose media has arrived.
 
-const WIDTH = 640;
-const HEIGHT = 360;
-const FRAMES_PER_SECOND = 15;
+import type { Picture } from './protocol.ts';
+
+const PICTURE: Picture = { width: 640, height: 360, framesPerSecond: 15 };
 
 /** A track of a canvas of this colour; a moving mark in the corner makes every frame new. */
-export function colourTrack(colour: string): MediaStreamTrack {
+export function colourTrack(colour: string, picture = PICTURE): MediaStreamTrack {
+  const { width, height, framesPerSecond } = picture;
   const canvas = document.createElement('canvas');
-  canvas.width = WIDTH;
-  canvas.height = HEIGHT;
+  canvas.width = width;
+  canvas.height = height;
   const context = canvas.getContext('2d');
   if (context === null) {
     throw new Error('the canvas has no 2d context');
@@ -17,13 +18,13 @@ export function colourTrack(colour: string): MediaStreamTrack {
   let frame = 0;
   const draw = () => {
     context.fillStyle = colour;
-    context.fillRect(0, 0, WIDTH, HEIGHT);
+    context.fillRect(0, 0, width, height);
     context.fillStyle = frame % 2 === 0 ? '#000' : '#fff';
     context.fillRect(4 + (frame % 16) * 4, 4, 16, 16);
     frame += 1;
   };
   draw();
-  const [track] = canvas.captureStream(FRAMES_PER_SECOND).getVideoTracks();
+  const [track] = canvas.captureStream(framesPerSecond).getVideoTracks();
   if (track === undefined) {
     throw new Error('the canvas gave no track');
   }
@@ -32,7 +33,7 @@ export function colourTrack(colour: string): MediaStreamTrack {
       clearInterval(timer);
     }
     draw();
-  }, 1000 / FRAMES_PER_SECOND);
+  }, 1000 / framesPerSecond);
   return track;
 }
 

@@ -6,10 +6,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result};
 use contract::sfu_config::env;
-use e2e::artifact_cache::{self, InputHash};
-use e2e::process::Run as _;
-use e2e::stage::stage;
-use e2e::tools::Toolchain;
+use e2e::tools::{LIVEKIT_SERVER, Toolchain};
 
 use super::namespaces::{Namespaces, Side};
 
@@ -119,24 +116,7 @@ fn peer_config() -> String {
 
 /// Returns livekit-server, built from the pinned module when it is not there.
 pub(super) fn build_peer() -> Result<PathBuf> {
-    const NAME: &str = "livekit-server";
-    const PACKAGE: &str = "github.com/livekit/livekit-server/cmd/server";
-    let module = e2e::repository().join("sfu/bench/peer");
-    let go = Toolchain::find()?;
-    let hash = InputHash::new().with(&go.version).with(PACKAGE).with_path(&module)?.finish();
-    let cache = artifact_cache::directory()?.join("tools");
-    let entry = artifact_cache::get_or_build(&cache, NAME, &hash, |directory| {
-        stage("build livekit-server (cold about 150 s)", || {
-            go.command()
-                .current_dir(&module)
-                .env("CGO_ENABLED", "0")
-                .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o"])
-                .arg(directory.join(NAME))
-                .arg(PACKAGE)
-                .run()
-        })
-    })?;
-    Ok(entry.join(NAME))
+    Ok(LIVEKIT_SERVER.build(&Toolchain::find()?)?.join(LIVEKIT_SERVER.name))
 }
 
 #[cfg(test)]

@@ -85,6 +85,11 @@ impl IceAgent {
         self.path
     }
 
+    /// When the last authentic check came.
+    pub fn last_check(&self) -> Instant {
+        self.last_check
+    }
+
     /// When the peer's consent ends.
     pub fn expires_at(&self) -> Instant {
         self.last_check + CONSENT_TIMEOUT

@@ -7,6 +7,9 @@ pub const AUDIO_LEVEL_INTERVAL: Duration = Duration::from_millis(400);
 
 /// How often [`super::MediaEvent::Statistics`] comes: LiveKit's interval of quality updates.
 pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
+/// A peer that sends neither RTP nor RTCP still checks its path every 4 to 6 seconds
+/// (RFC 7675 section 5.1); one that is silent for longer cannot reach us.
+pub const SILENCE: Duration = Duration::from_millis(6500);
 
 /// `a=mid`: names a media section (RFC 9143), at most 16 bytes as a header extension.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -72,6 +72,8 @@ pub(super) struct Transport {
     /// By the peer's reports.
     pub(super) round_trip: Option<Duration>,
     pub(super) next_statistics: Instant,
+    /// When the peer's last authentic RTCP packet came.
+    pub(super) last_rtcp: Instant,
 }
 
 impl Transport {
@@ -108,6 +110,7 @@ impl Transport {
             is_dirty: false,
             round_trip: None,
             next_statistics: now + STATISTICS_INTERVAL,
+            last_rtcp: now,
         }
     }
 

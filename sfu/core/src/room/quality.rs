@@ -1,7 +1,7 @@
 //! How good connections are, by LiveKit's rule: a simplified E-model (ITU-T G.107) of loss and
 //! delay, a level less for every layer that is missing, falling fast and recovering slowly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use livekit_protocol::{
@@ -19,8 +19,8 @@ const GATHER: Duration = Duration::from_millis(500);
 const BEST: f64 = 100.0;
 /// Lowest score of a stream that runs, so that it can recover in reasonable time.
 const WORST: f64 = 30.0;
-/// Score of a track that should send and does not.
-const SILENT: f64 = 40.0;
+/// Score of a track that should send and does not: poor at once.
+const SILENT: f64 = POOR;
 /// Above: excellent.
 const GOOD: f64 = 80.0;
 /// Above: good.
@@ -38,7 +38,10 @@ const LAYER: f64 = 35.0;
 #[derive(Debug, Default)]
 pub(super) struct Quality {
     scores: BTreeMap<(TransportId, TrackKey), f64>,
+    /// The media connection has failed.
     lost: bool,
+    /// Transports on which nothing comes from the participant.
+    silent: BTreeSet<TransportId>,
     /// The participant is there to be told of.
     introduced: bool,
     /// What the others were told.
@@ -47,12 +50,16 @@ pub(super) struct Quality {
 
 impl Quality {
     fn score(&self) -> f64 {
-        if self.lost { 0.0 } else { self.scores.values().copied().fold(BEST, f64::min) }
+        if self.is_lost() { 0.0 } else { self.scores.values().copied().fold(BEST, f64::min) }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost || !self.silent.is_empty()
     }
 
     fn level(&self) -> ConnectionQuality {
         match self.score() {
-            _ if self.lost => ConnectionQuality::Lost,
+            _ if self.is_lost() => ConnectionQuality::Lost,
             score if score > GOOD => ConnectionQuality::Excellent,
             score if score > POOR => ConnectionQuality::Good,
             _ => ConnectionQuality::Poor,
@@ -92,9 +99,7 @@ impl Room {
             let Some(live) = self.tracks.get(&stream.track) else { continue };
             scores.push((stream.track, packet_score(live.kind, stream, None)));
         }
-        for track in self.silent_tracks(participant, statistics) {
-            scores.push((track, SILENT));
-        }
+        let silent = self.silent_tracks(participant, statistics);
         for stream in &statistics.sent {
             let Some(live) = self.tracks.get(&stream.track) else { continue };
             let missing = participant
@@ -119,8 +124,18 @@ impl Room {
         let quality = &mut participant.quality;
         // A stream that rests says nothing of the connection.
         quality.scores.retain(|(on, track), _| {
-            *on != transport || scores.iter().any(|(measured, _)| measured == track)
+            *on != transport
+                || silent.contains(track)
+                || scores.iter().any(|(measured, _)| measured == track)
         });
+        if statistics.is_silent {
+            quality.silent.insert(transport);
+        } else {
+            quality.silent.remove(&transport);
+        }
+        for track in silent {
+            quality.scores.insert((transport, track), SILENT);
+        }
         for (track, score) in scores {
             quality.measure((transport, track), score);
         }
@@ -154,6 +169,9 @@ impl Room {
     pub(super) fn set_lost(&mut self, key: ParticipantKey, lost: bool, now: Now) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         participant.quality.lost = lost;
+        if !lost {
+            participant.quality.silent.clear();
+        }
         self.quality_changed(key, now);
     }
 

@@ -265,7 +265,20 @@ fn statistics(world: &mut World, transport: TransportId, track: TrackKey, lost: 
     let (received, sent) =
         if is_received { (vec![stream], Vec::new()) } else { (Vec::new(), vec![stream]) };
     let round_trip = Some(Duration::from_millis(20));
-    let statistics = TransportStatistics { transport, round_trip, estimate: None, received, sent };
+    measured(
+        world,
+        TransportStatistics {
+            transport,
+            round_trip,
+            estimate: None,
+            is_silent: false,
+            received,
+            sent,
+        },
+    );
+}
+
+fn measured(world: &mut World, statistics: TransportStatistics) {
     world.media(MediaEvent::Statistics(statistics));
     world.pass(Duration::from_secs(1));
 }
@@ -305,6 +318,32 @@ fn quality_follows_what_is_measured_and_is_told_when_it_changes() {
     world.media(MediaEvent::Transport { transport: subscriber, state: TransportState::Failed });
     world.pass(Duration::from_secs(1));
     assert_eq!(qualities(&mut world, ben), [(ben_sid, ConnectionQuality::Lost)]);
+}
+
+#[test]
+fn who_is_not_heard_is_poor_and_then_lost_until_something_comes() {
+    let mut world = World::new();
+    let (_, publisher, _) = enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
+    let (ben, ..) = enter_dual(&mut world, "ben", None);
+    let track = video_track(&world, publisher);
+    let anna = world.me("anna").sid;
+    statistics(&mut world, publisher, track, 0, 2);
+    world.pass(Duration::from_secs(1));
+    world.take(ben);
+    let nothing = |is_silent| TransportStatistics {
+        transport: publisher,
+        round_trip: None,
+        estimate: None,
+        is_silent,
+        received: Vec::new(),
+        sent: Vec::new(),
+    };
+    measured(&mut world, nothing(false));
+    assert_eq!(qualities(&mut world, ben), [(anna.clone(), ConnectionQuality::Poor)]);
+    measured(&mut world, nothing(true));
+    assert_eq!(qualities(&mut world, ben), [(anna.clone(), ConnectionQuality::Lost)]);
+    statistics(&mut world, publisher, track, 0, 2);
+    assert_eq!(qualities(&mut world, ben), [(anna, ConnectionQuality::Good)]);
 }
 
 #[test]

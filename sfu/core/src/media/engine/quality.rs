@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::super::allocator::{Demand, allocate};
 use super::super::bandwidth::START;
 use super::super::codec::MAX_SPATIAL;
-use super::super::parameters::{MediaKind, STATISTICS_INTERVAL};
+use super::super::parameters::{MediaKind, SILENCE, STATISTICS_INTERVAL};
 use super::super::sender::{Selection, SenderState};
 use super::super::track::Track;
 use super::super::{MediaEvent, StreamStatistics, TrackKey, TransportStatistics};
@@ -149,13 +149,17 @@ impl Engine {
             }));
         }
         let sent: Vec<_> = transport.senders.iter_mut().filter_map(take_sent).collect();
-        if received.is_empty() && sent.is_empty() {
+        // Who publishes and sends nothing may be out of reach.
+        if received.is_empty() && sent.is_empty() && transport.receivers.is_empty() {
             return;
         }
+        let heard = transport.ice.last_check().max(transport.last_rtcp);
+        let is_silent = received.is_empty() && now.duration_since(heard) > SILENCE;
         let event = MediaEvent::Statistics(TransportStatistics {
             transport: transport.id,
             round_trip: transport.round_trip.or_else(|| transport.bandwidth.as_ref()?.round_trip()),
             estimate: transport.bandwidth.as_ref().map(|bandwidth| bandwidth.estimate()),
+            is_silent,
             received,
             sent,
         });

@@ -28,6 +28,7 @@ impl Engine {
             self.counters.dropped += 1;
             return;
         };
+        self.transports[index].last_rtcp = now;
         let (mut lost, mut has_estimate) = (Vec::new(), false);
         parse(&datagram[..length], |message| match message {
             RtcpMessage::SenderReport { ssrc, ntp, rtp_timestamp } => {

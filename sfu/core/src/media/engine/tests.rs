@@ -10,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::media::ice::CONSENT_TIMEOUT;
+use crate::media::parameters::STATISTICS_INTERVAL;
 use crate::media::rtcp::{
     RtcpMessage, SenderReport, parse, write_nack, write_pli, write_sender_report,
 };
@@ -388,6 +389,22 @@ fn the_loudness_of_audio_is_reported() {
     // Silence is told once.
     let expected = [loud, silent].map(|level| MediaEvent::AudioLevels(vec![(TRACK, level)]));
     assert_eq!(levels, [&expected[0], &expected[1]]);
+}
+
+#[test]
+fn a_peer_that_keeps_quiet_for_longer_than_peers_do_is_silent() {
+    let (mut world, publisher, _) = call(&[]);
+    Source::new(1000, None).send(&mut world, publisher, &KEY);
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        world.advance(STATISTICS_INTERVAL);
+        let transport = world.peers[publisher].id;
+        silent.extend(world.events.drain(..).filter_map(|event| match event {
+            MediaEvent::Statistics(told) if told.transport == transport => Some(told.is_silent),
+            _ => None,
+        }));
+    }
+    assert_eq!(silent, [false, true, true]);
 }
 
 #[test]
