@@ -13,6 +13,7 @@ pub mod person;
 mod prepare;
 pub mod python;
 pub mod report;
+pub mod webrtc;
 
 use std::time::Duration;
 
