@@ -117,6 +117,31 @@ fn a_moved_participant_is_in_the_other_room() -> Result<()> {
     })
 }
 
+#[test]
+fn a_forwarded_participant_is_seen_and_heard_in_both_rooms() -> Result<()> {
+    DevServer::run(PORT + 5, |server| {
+        let (anna, bob) = two_tabs(server, "here")?;
+        let browser = Browser::start(&Network::here())?;
+        let clara = browser.open(Person::clara())?;
+        clara.join(&server.access.url, &server.access.token("clara", "there")?)?;
+        let http = HttpClient::start(&Network::here())?;
+        let token = server.access.mover_token("here", "there")?;
+        let body = json!({ "room": "here", "identity": "anna", "destination_room": "there" });
+        let url = server.access.room_service_url("ForwardParticipant");
+        let answer = http.post(&url, Some(&token), &body)?;
+        ensure!(answer.status == 200, "{answer:?}");
+        e2e::clients::await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        let annas = "window.client.room.remoteParticipants.get('anna')";
+        anna.evaluate("(window.client.room.localParticipant.setMicrophoneEnabled(false), null)")?;
+        for tab in [&bob, &clara] {
+            expect(tab, &format!("{annas}.isMicrophoneEnabled"), json!(false))?;
+        }
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        anna.leave()?;
+        expect(&clara, "window.client.room.remoteParticipants.size", json!(0))
+    })
+}
+
 /// Makes a tab offer to receive VP8 only, like a browser without other decoders.
 const VP8_ONLY: &str = "(() => {
     const add = RTCPeerConnection.prototype.addTransceiver;

@@ -15,7 +15,7 @@ use crate::agents::Agents;
 use crate::keys::Keys;
 use crate::placement::{Home, Placement};
 use crate::rtc::MediaPlane;
-use crate::session::{RoomHandle, RoomTask, Rpcs, now};
+use crate::session::{Forwards, RoomHandle, RoomTask, Rpcs, now};
 use crate::settings::Settings;
 use crate::webhooks::Webhooks;
 
@@ -133,6 +133,7 @@ impl Rooms {
             webhooks: self.webhooks.of_room(name),
             rpcs: Rpcs::default(),
             agents: Arc::clone(&self.agents),
+            forwards: Forwards::default(),
         };
         let (rooms, name) = (Arc::clone(self), name.clone());
         task.spawn(move || {

@@ -179,6 +179,15 @@ pub struct Sender {
     pub priority: u32,
 }
 
+/// A track of another room on the same node that is shown in this one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// The other room's track.
+    pub source: TrackKey,
+    /// The same in this room: the key is this room's, all else is the source's.
+    pub receiver: Receiver,
+}
+
 /// What a room wants of the media engine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MediaCommand {
@@ -212,6 +221,16 @@ pub enum MediaCommand {
         transport: TransportId,
         /// The whole list.
         senders: Vec<Sender>,
+    },
+    /// All tracks of other rooms that are shown in this one for one participant, which has no
+    /// transport of its own.
+    SetMirrors {
+        /// Names the participant; never opened.
+        transport: TransportId,
+        /// The worker that receives the tracks.
+        worker: engine::WorkerIndex,
+        /// The whole list; empty ends it.
+        mirrors: Vec<Mirror>,
     },
     /// Opens our own data channels once SCTP is up (subscriber connection of two).
     OpenDataChannels {

@@ -12,6 +12,7 @@ mod dispatches;
 mod dynacast;
 mod events;
 mod forwarding;
+mod forwards;
 mod joining;
 mod leaving;
 mod negotiation;
@@ -47,11 +48,13 @@ use crate::time::Now;
 pub use administration::{AdministrationError, ParticipantUpdate};
 pub use data::{MAX_DATA_BYTES, ServerData};
 pub use dispatches::TooManyDispatches;
+pub use forwards::{ForwardError, ForwardId, ForwardNews, ForwardedParticipant, ForwardedTrack};
 pub use rpc::{RpcCall, RpcId};
 
 use data::Replay;
 use dispatches::Dispatches;
 use dynacast::Demands;
+use forwards::Forwards;
 use participant::{Participant, ParticipantKey, TransportRole};
 use presence::PendingUpdates;
 use publishing::LiveTrack;
@@ -134,6 +137,18 @@ pub enum RoomOutput {
         /// What the participant answered.
         answer: Result<String, proto::RpcError>,
     },
+    /// Tell the room to which a participant is forwarded.
+    Forwarded {
+        /// Which forwarding.
+        id: ForwardId,
+        /// What changed.
+        news: ForwardNews,
+    },
+    /// A participant of another room is not shown any more: tell that room.
+    ForwardedLeft {
+        /// Which forwarding.
+        id: ForwardId,
+    },
     /// Find a worker for a job; when one took it, call [`Room::job_assigned`].
     RequestJob(Box<proto::Job>),
     /// Tell the worker of a job that it is over.
@@ -213,6 +228,7 @@ pub struct Room {
     replay: Replay,
     rpcs: Rpcs,
     dispatches: Dispatches,
+    forwards: Forwards,
     preferences: Preferences,
     pending_updates: PendingUpdates,
     /// When changed connection qualities are told.
@@ -260,6 +276,7 @@ impl Room {
             replay: Replay::default(),
             rpcs: Rpcs::default(),
             dispatches: Dispatches::default(),
+            forwards: Forwards::default(),
             preferences: Preferences::default(),
             pending_updates: PendingUpdates::default(),
             quality_due: None,

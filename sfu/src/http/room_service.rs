@@ -134,7 +134,7 @@ impl Call {
             "UpdateRoomMetadata" => self.update_room_metadata().await,
             "PerformRpc" => self.perform_rpc().await,
             "MoveParticipant" => self.move_participant().await,
-            "ForwardParticipant" => self.forward_participant(),
+            "ForwardParticipant" => self.forward_participant().await,
             _ => Err(TwirpError::bad_route(method)),
         }
     }
@@ -339,7 +339,10 @@ fn refused(error: AdministrationError) -> TwirpError {
         AdministrationError::NoParticipant | AdministrationError::NoTrack => {
             TwirpError::not_found(&message)
         }
-        AdministrationError::RemoteUnmute => TwirpError::failed_precondition(&message),
+        AdministrationError::RemoteUnmute | AdministrationError::Forwarded => {
+            TwirpError::failed_precondition(&message)
+        }
+        AdministrationError::TooManyForwards => TwirpError::resource_exhausted(&message),
         AdministrationError::Limit(_) => TwirpError::invalid_argument(&message),
     }
 }

@@ -126,6 +126,21 @@ impl Demands {
         }
     }
 
+    /// Other rooms get these tracks, and may want any layer of them.
+    pub(super) fn forward(&mut self, old: &[TrackKey], new: &[TrackKey]) {
+        let best = VideoQuality::High as usize;
+        for track in old {
+            if let Some(demand) = self.0.get_mut(track) {
+                demand.own.subscribers[best] = demand.own.subscribers[best].saturating_sub(1);
+            }
+        }
+        for track in new {
+            if let Some(demand) = self.0.get_mut(track) {
+                demand.own.subscribers[best] += 1;
+            }
+        }
+    }
+
     /// What publishers are to be told now.
     fn take_due(&mut self, now: Now) -> Vec<TrackKey> {
         let mut changed = Vec::new();

@@ -28,6 +28,7 @@ impl Room {
                 self.schedule_negotiation(key, now);
             }
         }
+        self.tell_forwards();
         self.tell_demands(now);
     }
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use contract::ids::Identity;
 use livekit_protocol::participant_info::State;
 use livekit_protocol::{self as proto, DisconnectReason, leave_request, signal_response};
 use tracing::info;
 
-use super::participant::{Participant, ParticipantKey, TransportRole};
+use super::participant::{Participant, ParticipantKey, TransportRole, is_dependent, kind};
 use super::simulate::ResumeFault;
 use super::timers::{JOIN_TIMEOUT, REFRESH_INTERVAL, RESUME_TIMEOUT};
 use super::{Room, RoomOutput, SessionId};
@@ -32,7 +33,7 @@ impl Room {
             self.settle(now);
             return Ok(session);
         }
-        self.check_capacity(&params)?;
+        self.check_capacity(&params.identity, is_dependent(kind(&params.claims.kind)))?;
         if let Some(old) = self.identities.get(&params.identity).copied() {
             self.remove(old, DisconnectReason::DuplicateIdentity, None, now);
         }
@@ -49,15 +50,18 @@ impl Room {
         Ok(session)
     }
 
-    fn check_capacity(&self, params: &JoinParams) -> Result<(), JoinError> {
+    pub(super) fn check_capacity(
+        &self,
+        identity: &Identity,
+        is_exempt: bool,
+    ) -> Result<(), JoinError> {
         let limit = usize::try_from(self.options.config.max_participants).unwrap_or(usize::MAX);
         let others = self
             .participants
             .values()
-            .filter(|p| !p.is_dependent() && p.identity != params.identity)
+            .filter(|p| !p.is_dependent() && p.identity != *identity)
             .count();
-        let exempt = matches!(params.claims.kind.as_str(), "egress" | "agent");
-        if limit > 0 && !exempt && others >= limit {
+        if limit > 0 && !is_exempt && others >= limit {
             return Err(JoinError::new(403, "room has exceeded its max participants"));
         }
         Ok(())
@@ -174,7 +178,8 @@ impl Room {
         let known = self.identities.get(&params.identity).copied().filter(|key| {
             self.participants.get(key).is_some_and(|participant| {
                 let sid = reconnect.participant_sid.as_deref();
-                participant.mode == params.mode
+                participant.origin.is_none()
+                    && participant.mode == params.mode
                     && sid.is_none_or(|sid| sid == participant.sid.as_str())
             })
         });

@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 
 use super::SessionId;
 use super::data_tracks::DataSubscriptions;
+use super::forwards::Origin;
 use super::negotiation::{Inbound, Negotiation};
 use super::publishing::Track;
 use super::quality::Quality;
@@ -106,6 +107,9 @@ pub(super) struct Participant {
     pub(super) metadata: String,
     pub(super) attributes: HashMap<String, String>,
     pub(super) kind: Kind,
+    pub(super) kind_details: Vec<i32>,
+    /// Of a participant that is another room's.
+    pub(super) origin: Option<Origin>,
     pub(super) claims: Claims,
     pub(super) permission: ParticipantPermission,
     pub(super) client: ClientInfo,
@@ -163,6 +167,8 @@ impl Participant {
             metadata: params.metadata,
             attributes: params.attributes,
             kind: kind(&params.claims.kind),
+            kind_details: Vec::new(),
+            origin: None,
             claims: params.claims,
             permission,
             client: params.client,
@@ -224,9 +230,8 @@ impl Participant {
         self.is_publisher() || !self.data_tracks.is_empty()
     }
 
-    /// Egress and agents are not counted against a room's limit.
     pub(super) fn is_dependent(&self) -> bool {
-        matches!(self.kind, Kind::Egress | Kind::Agent)
+        is_dependent(self.kind)
     }
 
     pub(super) fn may_publish(&self, source: TrackSource) -> bool {
@@ -254,6 +259,7 @@ impl Participant {
             is_publisher: self.publishes(),
             data_tracks: self.data_tracks.clone(),
             kind: self.kind.into(),
+            kind_details: self.kind_details.clone(),
             attributes: self.attributes.clone(),
             client_protocol: self.client.client_protocol,
             capabilities: self.client.capabilities.clone(),
@@ -327,7 +333,12 @@ fn permission(claims: &Claims) -> ParticipantPermission {
     }
 }
 
-fn kind(name: &str) -> Kind {
+/// Egress and agents are not counted against a room's limit.
+pub(super) fn is_dependent(kind: Kind) -> bool {
+    matches!(kind, Kind::Egress | Kind::Agent)
+}
+
+pub(super) fn kind(name: &str) -> Kind {
     Kind::from_str_name(&name.to_ascii_uppercase()).unwrap_or(Kind::Standard)
 }
 

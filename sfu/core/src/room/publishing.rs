@@ -78,6 +78,14 @@ impl LiveTrack {
         self.wanted.codecs.get(..self.own_codecs).unwrap_or_default()
     }
 
+    /// Takes what the track turned out to be encoded with.
+    pub(super) fn set_own_codecs(&mut self, mut codecs: Vec<Codec>) {
+        let own_codecs = codecs.len();
+        codecs.extend_from_slice(self.backup_codecs());
+        self.own_codecs = own_codecs;
+        self.wanted = Arc::new(Wanted { codecs, ..(*self.wanted).clone() });
+    }
+
     /// Codecs of the copy.
     pub(super) fn backup_codecs(&self) -> &[Codec] {
         self.wanted.codecs.get(self.own_codecs..).unwrap_or_default()
@@ -180,7 +188,13 @@ impl Room {
         }
     }
 
-    fn begin_track(&mut self, key: ParticipantKey, track: TrackKey, codecs: &[Codec], now: Now) {
+    pub(super) fn begin_track(
+        &mut self,
+        key: ParticipantKey,
+        track: TrackKey,
+        codecs: &[Codec],
+        now: Now,
+    ) {
         let Some(participant) = self.participants.get(&key) else { return };
         let Some(track) = participant.tracks.iter().find(|t| t.key == track) else { return };
         let Some(kind) = track.kind() else { return };
@@ -263,12 +277,8 @@ impl Room {
         if live.wanted.codecs.first().is_some_and(|first| first.kind != codec) {
             let inbound = self.participants.get(&key).map(|p| p.inbound.as_slice());
             let sections = inbound.unwrap_or_default().iter().map(|section| &section.codecs);
-            let mut codecs: Vec<Codec> =
-                sections.flatten().filter(|known| known.kind == codec).cloned().collect();
-            let own_codecs = codecs.len();
-            codecs.extend_from_slice(live.backup_codecs());
-            live.own_codecs = own_codecs;
-            live.wanted = Arc::new(Wanted { codecs, ..(*live.wanted).clone() });
+            let codecs = sections.flatten().filter(|known| known.kind == codec).cloned();
+            live.set_own_codecs(codecs.collect());
             self.changed_tracks.insert(track);
         }
         let mime = mime_type(codec);

@@ -7,6 +7,7 @@ mod agents;
 mod client;
 mod control;
 mod data;
+mod forwards;
 mod joining;
 mod publishing;
 mod random;

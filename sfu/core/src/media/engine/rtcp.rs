@@ -133,6 +133,7 @@ impl Engine {
             layer.handle_sender_report(ntp, rtp_timestamp, now);
             let content = SiblingContent::Clock { ntp, rtp_timestamp, at: now };
             self.export(key, layer_index, &content);
+            self.mirror(key, layer_index, &content, now);
         }
     }
 
@@ -152,7 +153,7 @@ impl Engine {
 
     /// Asks publishers for what is missing: lost packets and key frames.
     pub(super) fn request_missing(&mut self, now: Instant) {
-        let mut lost = Vec::new();
+        let (mut lost, mut wishes) = (Vec::new(), Vec::new());
         let mut restless = std::mem::take(&mut self.restless);
         restless.retain(|key| {
             let Some(track) = self.tracks.get_mut(key) else { return false };
@@ -178,6 +179,15 @@ impl Engine {
                             let layer = index as u8;
                             let message = SiblingMessage { track: *key, layer, content };
                             self.sibling_messages.push_back((worker, message));
+                        }
+                    }
+                    track.is_restless = track.has_requests();
+                    return track.is_restless;
+                }
+                Source::Mirror { of, .. } => {
+                    for (index, layer) in track.layers.iter_mut().enumerate() {
+                        if layer.take_key_frame_request(now) {
+                            wishes.push((of, index));
                         }
                     }
                     track.is_restless = track.has_requests();
@@ -210,6 +220,13 @@ impl Engine {
             track.is_restless
         });
         self.restless = restless;
+        for (key, layer) in wishes {
+            let layer = self.tracks.get_mut(&key).and_then(|track| track.layers.get_mut(layer));
+            if let Some(layer) = layer {
+                layer.want_key_frame();
+                self.mark_restless(key);
+            }
+        }
     }
 
     /// Reports of a transport that are due.
