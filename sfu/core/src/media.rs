@@ -232,6 +232,14 @@ pub enum MediaCommand {
         /// The whole list; empty ends it.
         mirrors: Vec<Mirror>,
     },
+    /// Takes a subscriber's network for no wider than this, whatever it carries; `None` takes it
+    /// as it is.
+    LimitBandwidth {
+        /// Which one.
+        transport: TransportId,
+        /// Bits a second.
+        limit: Option<u64>,
+    },
     /// Opens our own data channels once SCTP is up (subscriber connection of two).
     OpenDataChannels {
         /// Which one.

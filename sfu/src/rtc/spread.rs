@@ -109,6 +109,7 @@ impl Spread {
             }
             MediaCommand::OpenTransport { .. }
             | MediaCommand::ConnectTransport { .. }
+            | MediaCommand::LimitBandwidth { .. }
             | MediaCommand::OpenDataChannels { .. }
             | MediaCommand::SendData { .. } => false,
         };
@@ -197,6 +198,7 @@ fn transport_of(command: &MediaCommand) -> TransportId {
         | MediaCommand::SetReceivers { transport, .. }
         | MediaCommand::SetSenders { transport, .. }
         | MediaCommand::SetMirrors { transport, .. }
+        | MediaCommand::LimitBandwidth { transport, .. }
         | MediaCommand::OpenDataChannels { transport }
         | MediaCommand::SendData { transport, .. }
         | MediaCommand::CloseTransport { transport } => *transport,

@@ -148,6 +148,12 @@ impl Engine {
             MediaCommand::SetMirrors { transport, worker: _, mirrors } => {
                 self.set_mirrors(room, transport, mirrors);
             }
+            MediaCommand::LimitBandwidth { transport, limit } => {
+                if let Some(&index) = self.by_id.get(&transport) {
+                    self.transports[index].bandwidth_limit = limit;
+                    self.retarget(index);
+                }
+            }
             MediaCommand::OpenDataChannels { transport } => {
                 if let Some(&index) = self.by_id.get(&transport) {
                     self.transports[index].wants_channels = true;

@@ -34,6 +34,7 @@ pub(crate) struct EngineTransport {
     pub(crate) senders: Vec<Sender>,
     pub(crate) connected_to: Option<String>,
     pub(crate) data_channels: bool,
+    pub(crate) bandwidth_limit: Option<u64>,
 }
 
 pub(crate) struct World {
@@ -282,6 +283,9 @@ impl World {
             MediaCommand::SetMirrors { transport, worker: _, mirrors } => {
                 let known = self.mirrors.insert(transport, mirrors.clone());
                 assert_ne!(known.unwrap_or_default(), mirrors, "nothing changed");
+            }
+            MediaCommand::LimitBandwidth { transport, limit } => {
+                self.transport(transport).bandwidth_limit = limit;
             }
             MediaCommand::OpenDataChannels { transport } => {
                 self.transport(transport).data_channels = true;

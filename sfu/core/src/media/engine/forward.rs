@@ -208,7 +208,7 @@ impl Engine {
         let Some(layer) = track.layers.get(usize::from(sent.stream)) else { return };
         let Some(packet) = layer.find(sent.source) else { return };
         let Some(types) = sender.payload_types(packet.codec) else { return };
-        let estimate = transport.bandwidth.as_ref().map(|bandwidth| bandwidth.estimate());
+        let estimate = transport.estimate();
         let is_allowed = transport.outbox.take_repeat(packet.payload.len(), estimate, now);
         if !is_allowed {
             return;
