@@ -210,6 +210,18 @@ pub struct RoomConfig {
     /// has publishers of the room); 0 forwards all.
     #[serde(skip_serializing_if = "is_default")]
     pub loudest_audio_tracks: u32,
+    /// Codecs that may be published (`video/VP8`); all that are known when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub enabled_codecs: Vec<String>,
+    /// Milliseconds that clients hold pictures back at least before they show them.
+    #[serde(skip_serializing_if = "is_default")]
+    pub min_playout_delay: u32,
+    /// The same at most; 0 leaves both to the client, or with a minimum is 10 s.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_playout_delay: u32,
+    /// Camera and microphone of a participant are one stream, which browsers play in step.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sync_streams: bool,
     /// The server API may unmute tracks, too.
     #[serde(skip_serializing_if = "is_default")]
     pub enable_remote_unmute: bool,
@@ -225,6 +237,10 @@ impl Default for RoomConfig {
             subscription_limit_audio: 0,
             subscription_limit_video: 0,
             loudest_audio_tracks: 0,
+            enabled_codecs: Vec::new(),
+            min_playout_delay: 0,
+            max_playout_delay: 0,
+            sync_streams: false,
             enable_remote_unmute: false,
         }
     }

@@ -31,7 +31,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use parameters::{
-    AudioLevel, Codec, CodecKind, ExtensionIds, MediaKind, Mid, Rid, SsrcPair, VideoQuality,
+    AudioLevel, Codec, CodecKind, ExtensionIds, MediaKind, Mid, PlayoutDelay, Rid, SsrcPair,
+    VideoQuality,
 };
 
 /// A room as the engine knows it; unique on a node. Every command carries the key of its room,
@@ -166,7 +167,7 @@ pub struct Sender {
     /// Our synchronization source, and that of retransmissions.
     pub ssrc: SsrcPair,
     /// Codecs that the subscriber takes, with its payload types. A packet goes out only in a
-    /// codec that [`Codec::matches`] the published one.
+    /// codec that [`Codec::matches`] the published one; redundant audio also as Opus alone.
     pub codecs: Vec<Codec>,
     /// Negotiated header extensions.
     pub extensions: ExtensionIds,
@@ -177,6 +178,8 @@ pub struct Sender {
     /// Order in which a subscriber's tracks get what bandwidth there is: 1 is served first. 0
     /// leaves it to the order of the sections.
     pub priority: u32,
+    /// What the subscriber is told to hold back; `None` leaves it to the publisher.
+    pub playout_delay: Option<PlayoutDelay>,
 }
 
 /// A track of another room on the same node that is shown in this one.

@@ -6,6 +6,7 @@
 
 mod administration;
 mod backup;
+mod codecs;
 mod data;
 mod data_tracks;
 mod dispatches;
@@ -197,6 +198,12 @@ pub struct RoomUpdate {
     pub departure_timeout: Option<u32>,
     /// Most participants; 0 is no limit.
     pub max_participants: Option<u32>,
+    /// Milliseconds that clients hold pictures back at least.
+    pub min_playout_delay: Option<u32>,
+    /// Milliseconds that clients hold pictures back at most.
+    pub max_playout_delay: Option<u32>,
+    /// Camera and microphone of who publishes from now on are one stream.
+    pub sync_streams: Option<bool>,
 }
 
 /// A room without I/O.
@@ -341,7 +348,7 @@ impl Room {
             creation_time: i64::try_from(self.created_ms / 1000).unwrap_or(i64::MAX),
             creation_time_ms: i64::try_from(self.created_ms).unwrap_or(i64::MAX),
             turn_password: String::new(),
-            enabled_codecs: joining::enabled_codecs(),
+            enabled_codecs: self.enabled_codecs(),
             metadata: self.options.metadata.clone(),
             num_participants: u32::try_from(visible().count()).unwrap_or(u32::MAX),
             num_publishers: u32::try_from(visible().filter(|p| p.is_publisher()).count())
@@ -363,11 +370,25 @@ impl Room {
 
     /// Changes the room by the API.
     pub fn update(&mut self, update: RoomUpdate, now: Now) {
-        let RoomUpdate { metadata, empty_timeout, departure_timeout, max_participants } = update;
+        let RoomUpdate {
+            metadata,
+            empty_timeout,
+            departure_timeout,
+            max_participants,
+            min_playout_delay,
+            max_playout_delay,
+            sync_streams,
+        } = update;
         let config = &mut self.options.config;
         config.empty_timeout = empty_timeout.unwrap_or(config.empty_timeout);
         config.departure_timeout = departure_timeout.unwrap_or(config.departure_timeout);
         config.max_participants = max_participants.unwrap_or(config.max_participants);
+        config.min_playout_delay = min_playout_delay.unwrap_or(config.min_playout_delay);
+        config.max_playout_delay = max_playout_delay.unwrap_or(config.max_playout_delay);
+        config.sync_streams = sync_streams.unwrap_or(config.sync_streams);
+        if min_playout_delay.is_some() || max_playout_delay.is_some() {
+            self.dirty.extend(self.participants.keys());
+        }
         if self.participants.is_empty() && !self.visited && empty_timeout.is_some() {
             let seconds = self.options.config.empty_timeout.into();
             self.ends_at = Some(now.instant + Duration::from_secs(seconds));
@@ -378,6 +399,7 @@ impl Room {
             self.options.metadata = metadata;
             self.broadcast_room_update();
         }
+        self.settle(now);
     }
 
     /// Numbers of the room.

@@ -240,12 +240,9 @@ async fn services_that_are_not_here_are_named_in_an_error_that_sdks_read() {
 #[tokio::test]
 async fn what_is_not_done_is_refused_by_name() {
     let (_node, base) = dev_node().await;
-    for (field, value) in [
-        ("egress", json!({})),
-        ("min_playout_delay", json!(100)),
-        ("room_preset", json!("x")),
-        ("tags", json!({"a": "b"})),
-    ] {
+    for (field, value) in
+        [("egress", json!({})), ("room_preset", json!("x")), ("tags", json!({"a": "b"}))]
+    {
         let mut body = json!({"name": "r"});
         body[field] = value;
         let answer = twirp(&base, "CreateRoom", &admin_token("r"), body).await;

@@ -244,5 +244,6 @@ fn sender(index: usize) -> Sender {
         max_quality: Some(VideoQuality::High),
         max_frame_rate: None,
         priority: 0,
+        playout_delay: None,
     }
 }

@@ -11,7 +11,6 @@ use super::participant::{Participant, ParticipantKey, TransportRole, is_dependen
 use super::simulate::ResumeFault;
 use super::timers::{JOIN_TIMEOUT, REFRESH_INTERVAL, RESUME_TIMEOUT};
 use super::{Room, RoomOutput, SessionId};
-use crate::media::CodecKind;
 use crate::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use crate::signal::{AGENT_PROTOCOL_VERSION, COMPATIBLE_VERSION, PROTOCOL_VERSION};
 use crate::time::Now;
@@ -79,6 +78,9 @@ impl Room {
         set(&mut config.empty_timeout, wish.empty_timeout);
         set(&mut config.departure_timeout, wish.departure_timeout);
         set(&mut config.max_participants, wish.max_participants);
+        set(&mut config.min_playout_delay, wish.min_playout_delay);
+        set(&mut config.max_playout_delay, wish.max_playout_delay);
+        config.sync_streams |= wish.sync_streams;
         if self.options.metadata.is_empty() {
             self.options.metadata.clone_from(&wish.metadata);
         }
@@ -149,7 +151,7 @@ impl Room {
             ping_interval: PING_INTERVAL_SECONDS,
             server_info: Some(self.server_info()),
             sif_trailer: self.sif_trailer.clone(),
-            enabled_publish_codecs: enabled_codecs(),
+            enabled_publish_codecs: self.enabled_codecs(),
             fast_publish: participant.is_some_and(|p| p.permission.can_publish),
             alternative_url: String::new(),
             server_region: String::new(),
@@ -315,23 +317,4 @@ impl Room {
         const DELAY: Duration = Duration::from_secs(5);
         self.update_at.get_or_insert(now.instant + DELAY);
     }
-}
-
-/// Codecs that may be published.
-pub(super) fn enabled_codecs() -> Vec<proto::Codec> {
-    [
-        CodecKind::Opus,
-        CodecKind::Red,
-        CodecKind::Pcmu,
-        CodecKind::Pcma,
-        CodecKind::Vp8,
-        CodecKind::H264,
-        CodecKind::Vp9,
-        CodecKind::Av1,
-        CodecKind::H265,
-    ]
-    .into_iter()
-    .map(super::track_info::mime_type)
-    .map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() })
-    .collect()
 }

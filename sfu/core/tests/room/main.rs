@@ -5,6 +5,7 @@
 mod administration;
 mod agents;
 mod client;
+mod codecs;
 mod control;
 mod data;
 mod forwards;

@@ -5,6 +5,7 @@ mod audibility;
 mod limits;
 mod mirrors;
 mod peer;
+mod redundancy;
 mod siblings;
 
 use std::time::Duration;
@@ -84,6 +85,7 @@ fn sender(max_quality: Option<VideoQuality>) -> Sender {
         max_quality,
         max_frame_rate: None,
         priority: 0,
+        playout_delay: None,
     }
 }
 
