@@ -124,6 +124,19 @@ pub struct RedisConfig {
     /// File with the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// The password itself, where the process got it by other ways than this file.
+    #[serde(skip)]
+    pub password: Option<Password>,
+}
+
+/// A secret that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
 }
 
 /// Pod-to-pod requests: files of this cluster's own certificate authority, all PEM.
@@ -327,6 +340,7 @@ mod tests {
             tls: false,
             username: None,
             password_file: Some("password".into()),
+            password: None,
         });
         let yaml = config.to_yaml().unwrap();
         assert_eq!(SfuConfig::from_yaml(&yaml).unwrap(), config);

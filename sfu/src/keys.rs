@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use contract::access_token::{ApiKeys, Claims, TokenError};
 use parking_lot::RwLock;
 
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{KeySource, Settings, SettingsError};
 
 /// How often the file is looked at; a Secret that changes takes about a minute to arrive.
 const RELOAD: Duration = Duration::from_secs(10);
@@ -25,7 +25,10 @@ impl Keys {
     /// When the file cannot be read or holds no key.
     pub fn load(settings: &Settings) -> Result<Self, SettingsError> {
         let current = RwLock::new(settings.load_keys()?);
-        let file = (!settings.dev).then(|| settings.config.keys_file.clone());
+        let file = match &settings.keys {
+            KeySource::File(path) => Some(path.clone()),
+            KeySource::Fixed(_) => None,
+        };
         Ok(Self { current, file })
     }
 

@@ -4,6 +4,7 @@ pub mod agents;
 pub mod forwards;
 pub mod http;
 pub mod keys;
+pub mod livekit;
 pub mod metrics;
 pub mod node;
 pub mod peer;

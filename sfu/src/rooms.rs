@@ -118,7 +118,7 @@ impl Rooms {
             fingerprint: self.media.fingerprint(),
             node_id: self.placement.node_id(),
             node_name: self.settings.node_name.clone(),
-            ice_servers: Vec::new(),
+            ice_servers: self.settings.ice_servers.clone(),
         };
         let task = RoomTask {
             room: Room::new(options, StdRng::from_rng(&mut rand::rng()), now()),

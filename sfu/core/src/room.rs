@@ -47,6 +47,7 @@ use crate::media::{
 };
 use crate::time::Now;
 pub use administration::{AdministrationError, ParticipantUpdate};
+pub use codecs::is_known_codec;
 pub use data::{MAX_DATA_BYTES, ServerData};
 pub use dispatches::TooManyDispatches;
 pub use forwards::{ForwardError, ForwardId, ForwardNews, ForwardedParticipant, ForwardedTrack};

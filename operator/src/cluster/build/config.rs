@@ -72,6 +72,7 @@ fn redis_config(valid: &ValidCluster) -> RedisConfig {
             tls: false,
             username: None,
             password_file: Some(file(REDIS_PASSWORD)),
+            password: None,
         },
         ValidRedis::External(external) => RedisConfig {
             // The schema lets exactly one pass.
@@ -79,6 +80,7 @@ fn redis_config(valid: &ValidCluster) -> RedisConfig {
             tls: external.tls,
             username: external.username.clone(),
             password_file: external.secret_name.as_ref().map(|_| file(REDIS_PASSWORD)),
+            password: None,
         },
     }
 }

@@ -22,6 +22,12 @@ const KNOWN: [CodecKind; 9] = [
     CodecKind::H265,
 ];
 
+/// Whether a codec of this media type (`video/VP8`) can be forwarded. `video/rtx` counts:
+/// repairs are no codec here, but LiveKit lists them.
+pub fn is_known_codec(mime: &str) -> bool {
+    codec_named(mime).is_some() || mime.eq_ignore_ascii_case("video/rtx")
+}
+
 impl Room {
     /// Whether a codec may be published here.
     pub(super) fn is_enabled(&self, kind: CodecKind) -> bool {
