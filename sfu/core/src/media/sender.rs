@@ -159,6 +159,17 @@ impl SenderState {
         self.config = config;
     }
 
+    /// Goes on with another track on the same source: a copy in another codec. Numbers and times
+    /// go on, or the subscriber's decoder would take the new pictures for old ones.
+    pub(super) fn change_track(&mut self, config: Sender) {
+        self.set_target(None);
+        self.payload_types.clear();
+        if let Some(last) = self.last {
+            self.switched_at = last.sequence + 1;
+        }
+        self.config = config;
+    }
+
     /// Fits the subscriber's payload types to the publisher's codecs.
     pub(super) fn set_published_codecs(&mut self, published: &[Codec]) {
         let types = |codec: &Codec| {

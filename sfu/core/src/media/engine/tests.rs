@@ -2,6 +2,7 @@
 
 mod allocations;
 mod audibility;
+mod copies;
 mod limits;
 mod mirrors;
 mod peer;
