@@ -178,6 +178,8 @@ pub struct Sender {
     /// Order in which a subscriber's tracks get what bandwidth there is: 1 is served first. 0
     /// leaves it to the order of the sections.
     pub priority: u32,
+    /// The track may rest where the bandwidth suffices for no layer.
+    pub may_pause: bool,
     /// What the subscriber is told to hold back; `None` leaves it to the publisher.
     pub playout_delay: Option<PlayoutDelay>,
 }

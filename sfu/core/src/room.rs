@@ -354,7 +354,7 @@ impl Room {
             num_participants: u32::try_from(visible().count()).unwrap_or(u32::MAX),
             num_publishers: u32::try_from(visible().filter(|p| p.is_publisher()).count())
                 .unwrap_or(u32::MAX),
-            active_recording: false,
+            active_recording: self.is_recorded(),
             version: None,
         }
     }

@@ -240,6 +240,7 @@ mod tests {
             max_quality: None,
             max_frame_rate: None,
             priority: 0,
+            may_pause: true,
             playout_delay: None,
         };
         let senders = tracks.iter().map(sender).collect();

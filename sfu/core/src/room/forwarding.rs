@@ -111,6 +111,7 @@ impl Room {
                     max_quality: settings.quality(track),
                     max_frame_rate: settings.max_frame_rate,
                     priority: settings.priority,
+                    may_pause: participant.allow_pause,
                     playout_delay: delay.filter(|_| section.kind == MediaKind::Video),
                 })
             })

@@ -305,6 +305,7 @@ impl Room {
             auto_subscribe: false,
             auto_subscribe_data_track: false,
             adaptive_stream: false,
+            allow_pause: true,
             attributes: std::collections::HashMap::new(),
             metadata: String::new(),
             publisher_offer: None,

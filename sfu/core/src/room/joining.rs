@@ -105,6 +105,7 @@ impl Room {
         if let Some(subscriber) = &participant.subscriber {
             self.transports.insert(subscriber.id, (key, TransportRole::Subscriber));
         }
+        let was_recorded = self.is_recorded();
         self.participants.insert(key, participant);
         let response = self.join_response(key);
         self.send(key, signal_response::Message::Join(response));
@@ -113,6 +114,7 @@ impl Room {
             participant.state = State::Joined;
         }
         self.broadcast_participant(key, false, now);
+        self.recording_changed(key, was_recorded);
         self.count_changed(now);
         // Before the offer: its answer shall carry the tracks that are there.
         self.refresh_wanted(key);
@@ -309,6 +311,18 @@ impl Room {
         if let Some(session) = participant.session {
             let claims = Box::new(participant.refreshed_claims(now.unix_seconds()));
             self.output.push_back(RoomOutput::RefreshToken { session, claims });
+        }
+    }
+
+    pub(super) fn is_recorded(&self) -> bool {
+        self.participants.values().any(Participant::is_recorder)
+    }
+
+    /// Tells the others at once that the room is recorded, or no longer.
+    pub(super) fn recording_changed(&mut self, cause: ParticipantKey, was_recorded: bool) {
+        if self.is_recorded() != was_recorded {
+            let update = proto::RoomUpdate { room: Some(self.info()) };
+            self.send_to_all(&signal_response::Message::RoomUpdate(update), Some(cause));
         }
     }
 

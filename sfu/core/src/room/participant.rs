@@ -118,6 +118,8 @@ pub(super) struct Participant {
     pub(super) auto_subscribe_data_track: bool,
     /// The client will say what it shows.
     pub(super) adaptive_stream: bool,
+    /// The client takes it that tracks rest for want of bandwidth.
+    pub(super) allow_pause: bool,
     pub(super) state: State,
     pub(super) version: u32,
     pub(super) joined_at_ms: u64,
@@ -176,6 +178,7 @@ impl Participant {
             auto_subscribe: params.auto_subscribe,
             auto_subscribe_data_track: params.auto_subscribe_data_track,
             adaptive_stream: params.adaptive_stream,
+            allow_pause: params.allow_pause,
             state: State::Joining,
             version: 0,
             joined_at_ms,

@@ -93,6 +93,8 @@ pub struct JoinParams {
     pub auto_subscribe_data_track: bool,
     /// The client reports what it shows, so that it gets no more than that.
     pub adaptive_stream: bool,
+    /// Tracks may rest for want of bandwidth.
+    pub allow_pause: bool,
     /// Attributes at the beginning: the token's, overridden by the request's.
     pub attributes: HashMap<String, String>,
     /// Metadata at the beginning.
@@ -124,6 +126,7 @@ impl JoinParams {
         params.auto_subscribe = flag("auto_subscribe", true);
         params.auto_subscribe_data_track = flag("auto_subscribe_data_track", false);
         params.adaptive_stream = flag("adaptive_stream", false);
+        params.allow_pause = flag("subscriber_allow_pause", true);
         params.set_initial("", attributes)?;
         if let Some(suffix) = get("publish") {
             // A second connection of the same user, for publishing only.
@@ -155,6 +158,7 @@ impl JoinParams {
         params.auto_subscribe = settings.auto_subscribe;
         params.auto_subscribe_data_track = settings.auto_subscribe_data_track();
         params.adaptive_stream = settings.adaptive_stream;
+        params.allow_pause = settings.subscriber_allow_pause.unwrap_or(true);
         params.set_initial(&request.metadata, request.participant_attributes)?;
         params.publisher_offer = request.publisher_offer;
         params.add_track_requests = request.add_track_requests;
@@ -192,6 +196,7 @@ impl JoinParams {
             auto_subscribe: true,
             auto_subscribe_data_track: false,
             adaptive_stream: false,
+            allow_pause: true,
             attributes: claims.attributes.clone(),
             metadata: claims.metadata.clone(),
             publisher_offer: None,

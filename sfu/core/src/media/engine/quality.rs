@@ -43,8 +43,9 @@ impl Engine {
         let limit = transport.bandwidth_limit;
         let estimate = transport.estimate().or_else(assumed).into_iter().chain(limit).min();
         let budget = estimate.map_or(f64::INFINITY, |estimate| estimate as f64 * USABLE - audio);
-        let keep_lowest = limit.is_none()
-            && transport.bandwidth.as_ref().is_none_or(|bandwidth| !bandwidth.was_congested());
+        let may_pause = transport.senders.iter().all(|sender| sender.config.may_pause);
+        let was_congested = transport.bandwidth.as_ref().is_some_and(|b| b.was_congested());
+        let keep_lowest = !may_pause || limit.is_none() && !was_congested;
         let allocation = allocate(&demands, budget, keep_lowest);
         let transport = &mut self.transports[index];
         if let Some(bandwidth) = &mut transport.bandwidth {

@@ -86,6 +86,7 @@ fn sender(max_quality: Option<VideoQuality>) -> Sender {
         max_quality,
         max_frame_rate: None,
         priority: 0,
+        may_pause: true,
         playout_delay: None,
     }
 }

@@ -3,6 +3,21 @@
 use super::*;
 
 #[test]
+fn a_subscriber_that_wants_no_pause_keeps_the_lowest_layer() {
+    let mut world = World::new();
+    let (publisher, subscriber) = (world.connect(), world.connect());
+    world.set_receivers(publisher, vec![receiver(&["q", "h"])]);
+    let never = Sender { may_pause: false, ..sender(Some(VideoQuality::High)) };
+    world.set_senders(subscriber, vec![never]);
+    let transport = world.peers[subscriber].id;
+    world.command(MediaCommand::LimitBandwidth { transport, limit: Some(1000) });
+    for (ssrc, rid) in [(1000, "q"), (2000, "h")] {
+        Source::new(ssrc, Some(rid)).send(&mut world, publisher, &[0x10, 0x00, ssrc as u8]);
+    }
+    assert_eq!(last_bytes(&world.peers[subscriber].media), [1000_u32 as u8]);
+}
+
+#[test]
 fn a_limited_bandwidth_lowers_then_pauses_a_track_until_the_limit_is_lifted() {
     let mut world = World::new();
     let (publisher, subscriber) = (world.connect(), world.connect());
