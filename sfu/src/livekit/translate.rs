@@ -93,7 +93,7 @@ impl Reader {
         let is_lenient = self.entries.remove(LENIENT).is_some();
         let mut notes = Vec::new();
         for (path, value) in std::mem::take(&mut self.entries) {
-            let is_off = matches!(&value, Value::Bool(false)) || value == Value::from(0);
+            let is_off = matches!(&value, Value::Bool(false)) || value == 0;
             match foreign(&path) {
                 Some((Foreign::Ignored, reason)) => {
                     notes.push(format!("{path} has no effect: {reason}"));
@@ -124,7 +124,8 @@ pub fn translate(entries: Entries, workers: usize) -> Result<Translation, Vec<St
     let tcp_port = reader.take("rtc.tcp_port").unwrap_or(TCP_PORT);
     let node_ip = node_ip(&mut reader);
     let ice_servers = ice_servers(&mut reader);
-    let admin_port = reader.take("prometheus.port").or(reader.take("prometheus_port"));
+    let old_admin_port = reader.take("prometheus_port");
+    let admin_port = reader.take("prometheus.port").or(old_admin_port);
     let no_switch = "data tracks cannot be turned off";
     reader.refuse_unless("enable_data_tracks", true, no_switch);
     let no_turn = "the TURN server is a program of its own; list it in rtc.turn_servers";

@@ -272,7 +272,8 @@ impl Room {
         let handle = packet.get(HANDLE).map(|bytes| u32::from(bytes[0]) << 8 | u32::from(bytes[1]));
         let track = publisher.data_tracks.iter().find(|t| Some(t.pub_handle) == handle);
         let sid = track.map(|track| track.sid.clone());
-        let (Some(sid), Some(frame)) = (sid, packet.get(..HEADER_BYTES).and(packet.get(FRAME)))
+        let (Some(sid), Some(frame)) =
+            (sid, packet.get(..HEADER_BYTES).and_then(|header| header.get(FRAME)))
         else {
             debug!(participant = %publisher.sid, "Packet of no data track");
             return;

@@ -5,8 +5,8 @@ use super::super::known::CARRIED;
 use super::*;
 
 fn read(yaml: &str) -> Result<Translation, Vec<String>> {
-    let entries = Sources::default().merge(Some(yaml), std::iter::empty()).unwrap();
-    translate(entries, 4)
+    let entries = Sources::default().merge(Some(yaml), std::iter::empty());
+    translate(entries.map_err(|error| vec![error])?, 4)
 }
 
 fn taken(yaml: &str) -> Translation {

@@ -171,23 +171,11 @@ impl Engine {
             }
             let publisher = match track.source {
                 Source::Transport(index) => index,
-                Source::Sibling(worker) => {
-                    // Its publisher's engine asks for what was lost; key frames are our wish.
+                Source::Sibling(_) | Source::Mirror { .. } => {
+                    // The track itself asks for what was lost; key frames are our wish.
                     for (index, layer) in track.layers.iter_mut().enumerate() {
                         if layer.take_key_frame_request(now) {
-                            let content = SiblingContent::KeyFrameRequest;
-                            let layer = index as u8;
-                            let message = SiblingMessage { track: *key, layer, content };
-                            self.sibling_messages.push_back((worker, message));
-                        }
-                    }
-                    track.is_restless = track.has_requests();
-                    return track.is_restless;
-                }
-                Source::Mirror { of, .. } => {
-                    for (index, layer) in track.layers.iter_mut().enumerate() {
-                        if layer.take_key_frame_request(now) {
-                            wishes.push((of, index));
+                            wishes.push((*key, track.source, index as u8));
                         }
                     }
                     track.is_restless = track.has_requests();
@@ -220,11 +208,25 @@ impl Engine {
             track.is_restless
         });
         self.restless = restless;
-        for (key, layer) in wishes {
-            let layer = self.tracks.get_mut(&key).and_then(|track| track.layers.get_mut(layer));
-            if let Some(layer) = layer {
-                layer.want_key_frame();
-                self.mark_restless(key);
+        for (key, source, layer) in wishes {
+            self.pass_on_wish(key, source, layer);
+        }
+    }
+
+    /// Asks for a key frame where the track comes from.
+    fn pass_on_wish(&mut self, track: TrackKey, source: Source, layer: u8) {
+        match source {
+            Source::Transport(_) => {}
+            Source::Sibling(worker) => {
+                let content = SiblingContent::KeyFrameRequest;
+                self.sibling_messages.push_back((worker, SiblingMessage { track, layer, content }));
+            }
+            Source::Mirror { of, .. } => {
+                let layers = self.tracks.get_mut(&of).map(|track| &mut track.layers);
+                if let Some(layer) = layers.and_then(|layers| layers.get_mut(usize::from(layer))) {
+                    layer.want_key_frame();
+                    self.mark_restless(of);
+                }
             }
         }
     }

@@ -223,7 +223,7 @@ fn write_headers(
     let carried = frame.packet.map(|packet| &packet.extensions);
     let level = carried.and_then(|carried| carried.audio_level).map(|level| [level]);
     let orientation = carried.and_then(|carried| carried.video_orientation).map(|value| [value]);
-    let playout_delay = delay.or(carried.and_then(|carried| carried.playout_delay));
+    let playout_delay = delay.or_else(|| carried?.playout_delay);
     let candidates: [(Option<u8>, Option<&[u8]>); MAX_EXTENSIONS] = [
         (transport_cc, Some(number)),
         (ids.audio_level, level.as_ref().map(<[u8; 1]>::as_slice)),
