@@ -185,6 +185,63 @@ fn who_does_not_decode_vp9_gets_a_copy_in_vp8() -> Result<()> {
     })
 }
 
+#[test]
+fn in_a_narrow_network_tracks_rest_until_it_widens() -> Result<()> {
+    DevServer::run(PORT + 6, |server| {
+        let (_anna, bob) = two_tabs(server, "narrow")?;
+        let simulate = |bits: u32| {
+            bob.evaluate(&format!(
+                "(window.client.room.simulateScenario('subscriber-bandwidth', {bits}), null)"
+            ))
+        };
+        simulate(40_000)?;
+        expect(&bob, &format!("{ANNAS_CAMERA}.track.streamState"), json!("paused"))?;
+        simulate(0)?;
+        expect(&bob, &format!("{ANNAS_CAMERA}.track.streamState"), json!("active"))?;
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)
+    })
+}
+
+/// Makes a tab offer to receive Opus without redundancy, like a browser that has none.
+const NO_REDUNDANCY: &str = "(() => {
+    const add = RTCPeerConnection.prototype.addTransceiver;
+    RTCPeerConnection.prototype.addTransceiver = function (kind, init) {
+        const transceiver = add.call(this, kind, init);
+        if (kind === 'audio') {
+            const { codecs } = RTCRtpReceiver.getCapabilities('audio');
+            transceiver.setCodecPreferences(
+                codecs.filter(({ mimeType }) => !/red/i.test(mimeType)));
+        }
+        return transceiver;
+    };
+    return null;
+})()";
+
+#[test]
+fn sound_is_sent_redundantly_and_as_opus_to_who_has_no_redundancy() -> Result<()> {
+    DevServer::run(PORT + 7, |server| {
+        let browser = Browser::start(&Network::here())?;
+        let (anna, bob) = (browser.open(Person::anna())?, browser.open(Person::bob())?);
+        let clara = browser.open(Person::clara())?;
+        clara.evaluate(NO_REDUNDANCY)?;
+        anna.join(&server.access.url, &server.access.token("anna", "sound")?)?;
+        for (tab, codec) in [(&bob, "audio/red"), (&clara, "audio/opus")] {
+            tab.join(&server.access.url, &server.access.token(&tab.person().identity, "sound")?)?;
+            eventually(&format!("anna in {codec}"), MEDIA_TIMEOUT, || {
+                let report = tab.report()?;
+                let track = report.participant("anna").and_then(|anna| anna.track("microphone"));
+                ensure!(
+                    track.is_some_and(|track| track.codec == codec && track.audio_energy > 0.0),
+                    "{track:?}"
+                );
+                Ok(())
+            })?;
+        }
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        e2e::clients::await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)
+    })
+}
+
 fn expect(tab: &Tab, expression: &str, expected: Value) -> Result<()> {
     eventually(&format!("{expression} is {expected}"), MEDIA_TIMEOUT, || {
         let value = tab.evaluate(expression)?;
