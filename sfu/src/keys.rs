@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use contract::access_token::{ApiKeys, Claims, TokenError};
+use contract::access_token::{ApiKeys, Claims, MoreClaims, TokenError};
 use parking_lot::RwLock;
 
 use crate::settings::{KeySource, Settings, SettingsError};
@@ -48,12 +48,21 @@ impl Keys {
     ///
     /// When there is no key.
     pub fn sign(&self, claims: Claims) -> Result<String, TokenError> {
+        self.sign_more(claims, &MoreClaims::default())
+    }
+
+    /// The same with what else the token shall say.
+    ///
+    /// # Errors
+    ///
+    /// When there is no key.
+    pub fn sign_more(&self, claims: Claims, more: &MoreClaims) -> Result<String, TokenError> {
         let keys = self.current.read();
         let key = match keys.secret(&claims.iss) {
             Some(_) => claims.iss.clone(),
             None => keys.signing().map(|(key, _)| key.to_owned()).unwrap_or_default(),
         };
-        keys.sign(&key, claims)
+        keys.sign_more(&key, claims, more)
     }
 
     /// Reads the file again whenever it changed. A bad file leaves the old keys in force.

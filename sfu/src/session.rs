@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use contract::access_token::Claims;
+use contract::access_token::{Claims, MoreClaims};
 use contract::ids::{Identity, RoomName, RoomSid};
 use contract::redis::ROOM_RENEWAL;
 use livekit_protocol::{
@@ -342,15 +342,16 @@ impl RoomTask {
                     self.deliver(outboxes, session, Outgoing::Close);
                     outboxes.remove(&session);
                 }
-                RoomOutput::RefreshToken { session, claims } => {
-                    if let Some(token) = self.sign(*claims) {
+                RoomOutput::RefreshToken { session, claims, more_claims } => {
+                    if let Some(token) = self.sign(*claims, &more_claims) {
                         let message = Some(signal_response::Message::RefreshToken(token));
                         let response = Arc::new(SignalResponse { message });
                         self.deliver(outboxes, session, Outgoing::Response(response));
                     }
                 }
-                RoomOutput::MoveToken { session, claims, moved } => {
-                    self.send_elsewhere(outboxes, session, *claims, moved);
+                RoomOutput::MoveToken { session, claims, more_claims, moved } => {
+                    let token = self.sign(*claims, &more_claims);
+                    self.send_elsewhere(outboxes, session, token, moved);
                 }
                 RoomOutput::RpcAnswer { id, answer } => {
                     if let Some(waiting) = self.rpcs.waiting.remove(&id) {
@@ -410,10 +411,10 @@ impl RoomTask {
         &mut self,
         outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>,
         session: SessionId,
-        claims: Claims,
+        token: Option<String>,
         moved: Option<Box<RoomMovedResponse>>,
     ) {
-        let Some(token) = self.sign(claims) else { return };
+        let Some(token) = token else { return };
         let message = match moved {
             Some(moved) => {
                 signal_response::Message::RoomMoved(RoomMovedResponse { token, ..*moved })
@@ -442,8 +443,8 @@ impl RoomTask {
         }
     }
 
-    fn sign(&self, claims: Claims) -> Option<String> {
-        match self.keys.sign(claims) {
+    fn sign(&self, claims: Claims, more: &MoreClaims) -> Option<String> {
+        match self.keys.sign_more(claims, more) {
             Ok(token) => Some(token),
             Err(error) => {
                 tracing::warn!(%error, "Failed to refresh a token");

@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::access_token::Claims;
+use contract::access_token::{Claims, MoreClaims};
 use contract::ids::{Identity, NodeId, RoomName, RoomSid};
 use contract::sfu_config::RoomConfig;
 use livekit_protocol::{self as proto, ParticipantInfo, SignalResponse, signal_response};
@@ -121,6 +121,8 @@ pub enum RoomOutput {
         session: SessionId,
         /// What the new token says.
         claims: Box<Claims>,
+        /// And what else.
+        more_claims: MoreClaims,
     },
     /// Sign these claims, which are for another room, and send them: in the message where there
     /// is one, else as `refresh_token`.
@@ -129,6 +131,8 @@ pub enum RoomOutput {
         session: SessionId,
         /// What the token says.
         claims: Box<Claims>,
+        /// And what else.
+        more_claims: MoreClaims,
         /// The message that lacks the token.
         moved: Option<Box<proto::RoomMovedResponse>>,
     },

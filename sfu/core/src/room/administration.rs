@@ -218,7 +218,9 @@ impl Room {
             let (claims, moved) = (Box::new(claims), Box::new(moved));
             let announce = participant.client.protocol >= super::requests::MOVED_PROTOCOL;
             let moved = announce.then_some(moved);
-            self.output.push_back(super::RoomOutput::MoveToken { session, claims, moved });
+            let more_claims = participant.more_claims.clone();
+            let token = super::RoomOutput::MoveToken { session, claims, more_claims, moved };
+            self.output.push_back(token);
         }
         self.remove(
             key,

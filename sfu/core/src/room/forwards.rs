@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use contract::access_token::MoreClaims;
 use contract::ids::{Identity, RoomName};
 use livekit_protocol::participant_info::{KindDetail, State};
 use livekit_protocol::{
@@ -298,6 +299,7 @@ impl Room {
         let params = JoinParams {
             // It never has a token of this room.
             claims: contract::access_token::claims(identity.as_str(), since, since),
+            more_claims: MoreClaims::default(),
             identity: identity.clone(),
             room: self.options.name.clone(),
             client: ClientInfo::default(),

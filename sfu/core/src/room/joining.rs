@@ -310,7 +310,8 @@ impl Room {
         let Some(participant) = self.participants.get(&key) else { return };
         if let Some(session) = participant.session {
             let claims = Box::new(participant.refreshed_claims(now.unix_seconds()));
-            self.output.push_back(RoomOutput::RefreshToken { session, claims });
+            let more_claims = participant.more_claims.clone();
+            self.output.push_back(RoomOutput::RefreshToken { session, claims, more_claims });
         }
     }
 

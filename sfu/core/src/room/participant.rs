@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use contract::access_token::Claims;
+use contract::access_token::{Claims, MoreClaims, MoreGrants};
 use contract::ids::{Identity, ParticipantSid, generate_id};
-use livekit_protocol::participant_info::{Kind, State};
+use livekit_protocol::participant_info::{Kind, KindDetail, State};
 use livekit_protocol::{
     ClientInfo, DataTrackInfo, DisconnectReason, ParticipantInfo, ParticipantPermission,
     SubscriptionPermission, TrackSource,
@@ -111,6 +111,7 @@ pub(super) struct Participant {
     /// Of a participant that is another room's.
     pub(super) origin: Option<Origin>,
     pub(super) claims: Claims,
+    pub(super) more_claims: MoreClaims,
     pub(super) permission: ParticipantPermission,
     pub(super) client: ClientInfo,
     pub(super) mode: PeerConnectionMode,
@@ -159,7 +160,7 @@ impl Participant {
         joined_at_ms: u64,
         rng: &mut StdRng,
     ) -> Self {
-        let permission = permission(&params.claims);
+        let permission = permission(&params.claims, &params.more_claims);
         let dual = params.mode == PeerConnectionMode::Dual && permission.can_subscribe;
         Self {
             key,
@@ -169,9 +170,10 @@ impl Participant {
             metadata: params.metadata,
             attributes: params.attributes,
             kind: kind(&params.claims.kind),
-            kind_details: Vec::new(),
+            kind_details: kind_details(&params.more_claims),
             origin: None,
             claims: params.claims,
+            more_claims: params.more_claims,
             permission,
             client: params.client,
             mode: params.mode,
@@ -286,6 +288,10 @@ impl Participant {
     /// Keeps the claims of new tokens in line with rights that the server API changed.
     pub(super) fn permission_to_claims(&mut self) {
         let permission = &self.permission;
+        self.more_claims.video = MoreGrants {
+            can_subscribe_metrics: permission.can_subscribe_metrics,
+            can_manage_agent_session: permission.can_manage_agent_session,
+        };
         let video = &mut self.claims.video;
         video.can_subscribe = Some(permission.can_subscribe);
         video.can_publish = Some(permission.can_publish);
@@ -314,7 +320,7 @@ impl Participant {
     }
 }
 
-fn permission(claims: &Claims) -> ParticipantPermission {
+fn permission(claims: &Claims, more: &MoreClaims) -> ParticipantPermission {
     let video = &claims.video;
     #[expect(deprecated, reason = "older clients read these flags")]
     ParticipantPermission {
@@ -331,9 +337,16 @@ fn permission(claims: &Claims) -> ParticipantPermission {
         recorder: video.recorder,
         can_update_metadata: video.can_update_own_metadata(),
         agent: video.agent,
-        can_subscribe_metrics: false,
-        can_manage_agent_session: false,
+        can_subscribe_metrics: more.video.can_subscribe_metrics,
+        can_manage_agent_session: more.video.can_manage_agent_session,
     }
+}
+
+fn kind_details(more: &MoreClaims) -> Vec<i32> {
+    let known = more.kind_details.iter();
+    let known = known.filter_map(|name| KindDetail::from_str_name(&name.to_ascii_uppercase()));
+    // Only a server forwards.
+    known.filter(|detail| *detail != KindDetail::Forwarded).map(i32::from).collect()
 }
 
 /// Egress and agents are not counted against a room's limit.

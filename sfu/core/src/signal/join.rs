@@ -6,7 +6,7 @@ use std::io::Read as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use contract::access_token::Claims;
+use contract::access_token::{Claims, MoreClaims};
 use contract::ids::{Identity, RoomName};
 use livekit_protocol::wrapped_join_request::Compression;
 use livekit_protocol::{
@@ -79,6 +79,8 @@ pub struct Reconnect {
 pub struct JoinParams {
     /// Verified claims of the token.
     pub claims: Claims,
+    /// What else the token says.
+    pub more_claims: MoreClaims,
     /// Who joins.
     pub identity: Identity,
     /// Which room.
@@ -202,6 +204,7 @@ impl JoinParams {
             publisher_offer: None,
             add_track_requests: Vec::new(),
             reconnect: None,
+            more_claims: MoreClaims::default(),
             claims,
         })
     }

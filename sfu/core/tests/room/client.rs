@@ -226,14 +226,14 @@ impl World {
                 RoomOutput::CloseSession { session } => {
                     assert!(self.closed.insert(session), "session closed twice");
                 }
-                RoomOutput::RefreshToken { session, claims } => {
+                RoomOutput::RefreshToken { session, claims, more_claims: _ } => {
                     self.tokens.push(*claims);
                     self.inbox
                         .entry(session)
                         .or_default()
                         .push(Message::RefreshToken(String::new()));
                 }
-                RoomOutput::MoveToken { session, claims, moved } => {
+                RoomOutput::MoveToken { session, claims, more_claims: _, moved } => {
                     self.tokens.push(*claims);
                     let message = match moved {
                         Some(moved) => Message::RoomMoved(*moved),

@@ -271,3 +271,15 @@ fn a_room_says_whether_it_is_recorded() {
     world.signal(recorder, Request::Leave(Default::default()));
     assert_eq!(told(&mut world), [false]);
 }
+
+#[test]
+fn rights_that_only_newer_tokens_know_are_given() {
+    let mut world = World::new();
+    let mut agent = params("agent", Dual);
+    agent.more_claims.kind_details = ["cloud_agent", "forwarded", "x"].map(str::to_owned).to_vec();
+    agent.more_claims.video.can_subscribe_metrics = true;
+    world.join(agent).unwrap();
+    let info = world.me("agent");
+    assert_eq!(info.kind_details, [0], "and nobody can say that it is forwarded");
+    assert!(info.permission.unwrap().can_subscribe_metrics);
+}
