@@ -38,7 +38,8 @@ pub enum BeginError {
 }
 
 /// Shows a participant of `source` in `destination` from now on, until it leaves, is removed
-/// there, or one of the rooms ends. Again is no error.
+/// there, or one of the rooms ends. Again is no error. A destination that does not exist is made
+/// only where joining makes rooms, or for somebody who `may_create` them.
 ///
 /// # Errors
 ///
@@ -48,8 +49,10 @@ pub async fn begin(
     source: RoomHandle,
     identity: Identity,
     destination: &RoomName,
+    may_create: bool,
 ) -> Result<(), BeginError> {
-    let shown_in = find_destination(node, &source, &identity, destination).await?;
+    let may_create = may_create || node.settings.config.room.auto_create;
+    let shown_in = find_destination(node, &source, &identity, destination, may_create).await?;
     let id = ForwardId(rand::rng().random());
     let begun = source.forward(id, identity, destination.clone()).await;
     let begun = begun.map_err(|_| BeginError::NoSource)?.map_err(BeginError::Source)?;
@@ -74,13 +77,14 @@ async fn find_destination(
     source: &RoomHandle,
     identity: &Identity,
     destination: &RoomName,
+    may_create: bool,
 ) -> Result<RoomHandle, BeginError> {
     let wanted = identity.clone();
     let is_there = source.call(move |room, _| room.participant(&wanted).is_some()).await;
     if !is_there.unwrap_or_default() {
         return Err(BeginError::NoSource);
     }
-    if !node.settings.config.room.auto_create && node.rooms.get(destination).is_none() {
+    if !may_create && node.rooms.get(destination).is_none() {
         return match node.placement.find(destination).await {
             Ok(Some(_)) => Err(BeginError::Elsewhere),
             Ok(None) => Err(BeginError::NoDestination),

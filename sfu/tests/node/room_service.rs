@@ -8,6 +8,8 @@ use livekit_protocol::{
 };
 use prost::Message as _;
 use serde_json::{Value, json};
+use sfu::program::Running;
+use sfu::settings::Settings;
 use tokio_tungstenite::tungstenite;
 
 use crate::support::{
@@ -195,6 +197,37 @@ async fn a_forwarded_participant_is_in_both_rooms_until_it_leaves_one() {
         twirp(&base, "GetParticipant", &admin, there.clone()).await.status == 404
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_participant_is_not_forwarded_to_a_room_that_may_not_be_made() {
+    let mut settings = Settings::dev(None, 0);
+    settings.config.room.auto_create = false;
+    let node = Running::start(settings).await.unwrap();
+    let base = format!("http://{}", node.public);
+    let create = |room: &'static str| {
+        let base = &base;
+        async move { twirp(base, "CreateRoom", &admin_token(room), json!({"name": room})).await }
+    };
+    assert_eq!(create(ROOM).await.status, 200);
+    let (_anna, _) = join(&base, ROOM, "anna").await;
+    let forward = |room_create: bool| {
+        let mut forwarder = claims("server", unix_time(), HOUR);
+        forwarder.video = VideoGrants {
+            room_admin: true,
+            room_create,
+            room: ROOM.to_owned(),
+            destination_room: "stage".to_owned(),
+            ..VideoGrants::default()
+        };
+        let body = json!({"room": ROOM, "identity": "anna", "destination_room": "stage"});
+        let (base, token) = (&base, sign(forwarder));
+        async move { twirp(base, "ForwardParticipant", &token, body).await }
+    };
+    let refused = forward(false).await;
+    assert_eq!(refused.json()["code"], "not_found", "{refused:?}");
+    assert_eq!(forward(true).await.status, 200, "its maker may make rooms");
+    assert_eq!(forward(false).await.status, 200, "it exists, and shows anna already");
 }
 
 #[tokio::test]

@@ -156,7 +156,10 @@ impl Call {
             Route::Local(handle) => handle,
             Route::Remote(home) => return Ok(self.pass_on(&home).await),
         };
-        forwards::begin(&self.node, source, identity, &destination).await.map_err(not_forwarded)?;
+        let may_create = self.claims.video.room_create;
+        forwards::begin(&self.node, source, identity, &destination, may_create)
+            .await
+            .map_err(not_forwarded)?;
         Ok(self.form.encode(&proto::ForwardParticipantResponse {}, &zero::empty()))
     }
 }
