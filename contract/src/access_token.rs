@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 pub use livekit_token::{Claims, VideoGrants};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 /// Tolerated difference between the clocks of the token's maker and of this node.
@@ -82,6 +83,24 @@ impl ApiKeys {
             .map_err(TokenError::Signing)
     }
 
+    /// The same with claims that [`Claims`] has no place for.
+    pub fn sign_more(
+        &self,
+        key: &str,
+        mut claims: Claims,
+        more: &MoreClaims,
+    ) -> Result<String, TokenError> {
+        if *more == MoreClaims::default() {
+            return self.sign(key, claims);
+        }
+        let secret = self.secret(key).ok_or_else(|| TokenError::UnknownKey(key.to_owned()))?;
+        claims.iss = key.to_owned();
+        let whole = merged(&claims, more).map_err(|error| TokenError::Signing(error.into()))?;
+        let encoding = EncodingKey::from_secret(secret.as_bytes());
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &whole, &encoding)
+            .map_err(TokenError::Signing)
+    }
+
     /// Checks signature and lifetime of `token` at `unix_time` (since 1970).
     pub fn verify(&self, token: &str, unix_time: Duration) -> Result<Claims, TokenError> {
         let unverified = Claims::from_unverified(token)
@@ -99,6 +118,50 @@ impl ApiKeys {
         }
         Ok(claims)
     }
+}
+
+/// Claims of LiveKit's tokens that [`Claims`] has no place for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MoreClaims {
+    /// What kind of participant it is more exactly: names of `ParticipantInfo.KindDetail`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kind_details: Vec<String>,
+    /// Rights in the room.
+    pub video: MoreGrants,
+}
+
+/// Rights that [`VideoGrants`] has no place for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MoreGrants {
+    /// May receive the metrics that others send.
+    pub can_subscribe_metrics: bool,
+    /// May change the sessions of agents.
+    pub can_manage_agent_session: bool,
+}
+
+impl MoreClaims {
+    /// Reads them from a token that was verified before; what is not there is not granted.
+    pub fn of_verified(token: &str) -> Self {
+        let decoded = jsonwebtoken::dangerous::insecure_decode::<Self>(token);
+        decoded.map(|token| token.claims).unwrap_or_default()
+    }
+}
+
+/// One JSON object of both.
+fn merged(claims: &Claims, more: &MoreClaims) -> Result<Value, serde_json::Error> {
+    let mut whole = serde_json::to_value(claims)?;
+    let MoreClaims { kind_details, video } = more;
+    if !kind_details.is_empty() {
+        whole["kindDetails"] = serde_json::to_value(kind_details)?;
+    }
+    if let (Value::Object(granted), Value::Object(more)) =
+        (&mut whole["video"], serde_json::to_value(video)?)
+    {
+        granted.extend(more);
+    }
+    Ok(whole)
 }
 
 fn decode(token: &str, secret: &str) -> Result<Claims, TokenError> {
@@ -155,6 +218,21 @@ mod tests {
         let token = keys().sign("other", claims("anna", NOW, HOUR)).unwrap();
         let verified = keys().verify(&token, NOW).unwrap();
         assert_eq!((verified.iss.as_str(), verified.sub.as_str()), ("other", "anna"));
+    }
+
+    #[test]
+    fn claims_that_the_library_does_not_know_are_kept() {
+        let more = MoreClaims {
+            kind_details: vec!["cloud_agent".to_owned()],
+            video: MoreGrants { can_subscribe_metrics: true, can_manage_agent_session: false },
+        };
+        let mut known = claims("anna", NOW, HOUR);
+        known.video.room = "lobby".to_owned();
+        let token = keys().sign_more("other", known, &more).unwrap();
+        assert_eq!(keys().verify(&token, NOW).unwrap().video.room, "lobby");
+        assert_eq!(MoreClaims::of_verified(&token), more);
+        let plain = keys().sign("other", claims("anna", NOW, HOUR)).unwrap();
+        assert_eq!(MoreClaims::of_verified(&plain), MoreClaims::default());
     }
 
     #[test]

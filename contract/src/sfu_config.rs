@@ -124,6 +124,19 @@ pub struct RedisConfig {
     /// File with the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// The password itself, where the process got it by other ways than this file.
+    #[serde(skip)]
+    pub password: Option<Password>,
+}
+
+/// A secret that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
 }
 
 /// Pod-to-pod requests: files of this cluster's own certificate authority, all PEM.
@@ -210,6 +223,18 @@ pub struct RoomConfig {
     /// has publishers of the room); 0 forwards all.
     #[serde(skip_serializing_if = "is_default")]
     pub loudest_audio_tracks: u32,
+    /// Codecs that may be published (`video/VP8`); all that are known when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub enabled_codecs: Vec<String>,
+    /// Milliseconds that clients hold pictures back at least before they show them.
+    #[serde(skip_serializing_if = "is_default")]
+    pub min_playout_delay: u32,
+    /// The same at most; 0 leaves both to the client, or with a minimum is 10 s.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_playout_delay: u32,
+    /// Camera and microphone of a participant are one stream, which browsers play in step.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sync_streams: bool,
     /// The server API may unmute tracks, too.
     #[serde(skip_serializing_if = "is_default")]
     pub enable_remote_unmute: bool,
@@ -225,6 +250,10 @@ impl Default for RoomConfig {
             subscription_limit_audio: 0,
             subscription_limit_video: 0,
             loudest_audio_tracks: 0,
+            enabled_codecs: Vec::new(),
+            min_playout_delay: 0,
+            max_playout_delay: 0,
+            sync_streams: false,
             enable_remote_unmute: false,
         }
     }
@@ -311,6 +340,7 @@ mod tests {
             tls: false,
             username: None,
             password_file: Some("password".into()),
+            password: None,
         });
         let yaml = config.to_yaml().unwrap();
         assert_eq!(SfuConfig::from_yaml(&yaml).unwrap(), config);

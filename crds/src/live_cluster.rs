@@ -13,6 +13,7 @@ mod ingress;
 mod media;
 mod node;
 mod redis;
+mod rooms;
 
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
@@ -22,6 +23,9 @@ pub use node::{
     TolerationOperator,
 };
 pub use redis::{ExternalRedis, ManagedRedis, RedisSpec};
+pub use rooms::{
+    PlayoutDelaySpec, RoomCodec, RoomsSpec, SubscriptionLimits, WebhookEvent, WebhooksSpec,
+};
 
 use crate::status::LiveClusterStatus;
 
@@ -65,7 +69,9 @@ use crate::status::LiveClusterStatus;
     validation = Rule::new("!self.domain.endsWith('.localhost') || self.development")
         .message("spec.domain may end in .localhost only with spec.development: true"),
     validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || self.media.ports.count >= (self.nodes + 1) * (self.node.workers + 1)")
-        .message("spec.media.ports.count is too small: it must be at least (spec.nodes + 1) * (spec.node.workers + 1)")
+        .message("spec.media.ports.count is too small: it must be at least (spec.nodes + 1) * (spec.node.workers + 1)"),
+    validation = Rule::new("!has(self.webhooks) || !has(self.webhooks.apiKey) || (has(self.keys) && has(self.keys.secretName))")
+        .message("spec.webhooks.apiKey names one of the keys of spec.keys.secretName, which must be given")
 )]
 pub struct LiveClusterSpec {
     /// The only address that clients see: a DNS name such as `live.example.com`. Addresses and
@@ -109,6 +115,12 @@ pub struct LiveClusterSpec {
     /// HTTP paths beside signalling.
     #[serde(default)]
     pub http: HttpSpec,
+    /// Defaults of rooms.
+    #[serde(default)]
+    pub rooms: RoomsSpec,
+    /// Who is told what happens in rooms.
+    #[serde(default)]
+    pub webhooks: WebhooksSpec,
     /// Log output of media nodes.
     #[serde(default)]
     pub log: LogSpec,

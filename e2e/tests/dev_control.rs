@@ -117,6 +117,31 @@ fn a_moved_participant_is_in_the_other_room() -> Result<()> {
     })
 }
 
+#[test]
+fn a_forwarded_participant_is_seen_and_heard_in_both_rooms() -> Result<()> {
+    DevServer::run(PORT + 5, |server| {
+        let (anna, bob) = two_tabs(server, "here")?;
+        let browser = Browser::start(&Network::here())?;
+        let clara = browser.open(Person::clara())?;
+        clara.join(&server.access.url, &server.access.token("clara", "there")?)?;
+        let http = HttpClient::start(&Network::here())?;
+        let token = server.access.mover_token("here", "there")?;
+        let body = json!({ "room": "here", "identity": "anna", "destination_room": "there" });
+        let url = server.access.room_service_url("ForwardParticipant");
+        let answer = http.post(&url, Some(&token), &body)?;
+        ensure!(answer.status == 200, "{answer:?}");
+        e2e::clients::await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        let annas = "window.client.room.remoteParticipants.get('anna')";
+        anna.evaluate("(window.client.room.localParticipant.setMicrophoneEnabled(false), null)")?;
+        for tab in [&bob, &clara] {
+            expect(tab, &format!("{annas}.isMicrophoneEnabled"), json!(false))?;
+        }
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        anna.leave()?;
+        expect(&clara, "window.client.room.remoteParticipants.size", json!(0))
+    })
+}
+
 /// Makes a tab offer to receive VP8 only, like a browser without other decoders.
 const VP8_ONLY: &str = "(() => {
     const add = RTCPeerConnection.prototype.addTransceiver;
@@ -157,6 +182,68 @@ fn who_does_not_decode_vp9_gets_a_copy_in_vp8() -> Result<()> {
         // The copy changes nothing for who takes the original.
         e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)?;
         e2e::clients::await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)
+    })
+}
+
+#[test]
+fn in_a_narrow_network_tracks_rest_until_it_widens() -> Result<()> {
+    DevServer::run(PORT + 6, |server| {
+        let (_anna, bob) = two_tabs(server, "narrow")?;
+        let simulate = |bits: u32| {
+            bob.evaluate(&format!(
+                "(window.client.room.simulateScenario('subscriber-bandwidth', {bits}), null)"
+            ))
+        };
+        simulate(40_000)?;
+        expect(&bob, &format!("{ANNAS_CAMERA}.track.streamState"), json!("paused"))?;
+        simulate(0)?;
+        expect(&bob, &format!("{ANNAS_CAMERA}.track.streamState"), json!("active"))?;
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)
+    })
+}
+
+/// Makes a tab offer to receive Opus without redundancy, like a browser that has none.
+const NO_REDUNDANCY: &str = "(() => {
+    const add = RTCPeerConnection.prototype.addTransceiver;
+    RTCPeerConnection.prototype.addTransceiver = function (kind, init) {
+        const transceiver = add.call(this, kind, init);
+        if (kind === 'audio') {
+            const { codecs } = RTCRtpReceiver.getCapabilities('audio');
+            transceiver.setCodecPreferences(
+                codecs.filter(({ mimeType }) => !/red/i.test(mimeType)));
+        }
+        return transceiver;
+    };
+    return null;
+})()";
+
+/// Bytes of a packet of anna's microphone, on average: at her, and at who hears her.
+const SENT: &str = "window.client.room.localParticipant.getTrackPublication('microphone')
+    .track.sender.getStats().then((stats) => [...stats.values()]
+        .find(({ type }) => type === 'outbound-rtp'))
+    .then(({ bytesSent, packetsSent }) => bytesSent / packetsSent)";
+const RECEIVED: &str = "window.client.room.remoteParticipants.get('anna')
+    .getTrackPublication('microphone').track.receiver.getStats().then((stats) =>
+        [...stats.values()].find(({ type }) => type === 'inbound-rtp'))
+    .then(({ bytesReceived, packetsReceived }) => bytesReceived / packetsReceived)";
+
+#[test]
+fn sound_is_sent_redundantly_and_as_opus_to_who_has_no_redundancy() -> Result<()> {
+    DevServer::run(PORT + 7, |server| {
+        let browser = Browser::start(&Network::here())?;
+        let (anna, bob) = (browser.open(Person::anna())?, browser.open(Person::bob())?);
+        let clara = browser.open(Person::clara())?;
+        clara.evaluate(NO_REDUNDANCY)?;
+        anna.join(&server.access.url, &server.access.token("anna", "sound")?)?;
+        // Each frame comes twice, or once.
+        for (tab, share) in [(&bob, 0.9..1.1), (&clara, 0.4..0.6)] {
+            tab.join(&server.access.url, &server.access.token(&tab.person().identity, "sound")?)?;
+            e2e::clients::await_media(tab, &[&Person::anna()], MEDIA_TIMEOUT)?;
+            let sent = anna.evaluate(SENT)?.as_f64().context("anna sends sound")?;
+            let received = tab.evaluate(RECEIVED)?.as_f64().context("sound is received")?;
+            ensure!(share.contains(&(received / sent)), "{received} of {sent} bytes a packet");
+        }
+        Ok(())
     })
 }
 

@@ -181,11 +181,47 @@ fn bad_details() -> Vec<(Value, &'static str)> {
     ]
 }
 
+/// Rooms and webhooks.
+fn bad_rooms() -> Vec<(Value, &'static str)> {
+    let webhooks = |webhooks: Value| changed("webhooks", webhooks);
+    let url = "https://app.example.com/webhook";
+    vec![
+        (
+            changed("rooms.enabledCodecs", json!(["video/theora"])),
+            "spec.rooms.enabledCodecs[0]: Unsupported value",
+        ),
+        (
+            changed("rooms.playoutDelay", json!({"minMilliseconds": 2, "maxMilliseconds": 1})),
+            "minMilliseconds must not be above maxMilliseconds",
+        ),
+        (changed("rooms.emptyTimeoutSeconds", json!(0)), "should be greater than or equal to 1"),
+        (webhooks(json!({"urls": ["ftp://a"]})), "spec.webhooks.urls must be http or https URLs"),
+        (
+            webhooks(json!({"urls": ["https://user:word@a.example.com"]})),
+            "without user and password",
+        ),
+        (
+            webhooks(json!({"urls": [url], "apiKey": "k"})),
+            "names one of the keys of spec.keys.secretName",
+        ),
+        (webhooks(json!({"apiKey": "k"})), "spec.webhooks.apiKey needs spec.webhooks.urls"),
+        (
+            webhooks(json!({"urls": [url], "includeEvents": ["room_started"],
+                "excludeEvents": ["room_finished"]})),
+            "either includeEvents or excludeEvents, not both",
+        ),
+        (
+            webhooks(json!({"urls": [url], "includeEvents": ["room_opened"]})),
+            "supported values: \"room_started\"",
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn bad_manifests_are_refused_with_the_reason() {
     let Some(client) = client().await else { return };
     let mut messages = BTreeSet::new();
-    for (spec, message) in bad_foundations().into_iter().chain(bad_details()) {
+    for (spec, message) in bad_foundations().into_iter().chain(bad_details()).chain(bad_rooms()) {
         let refused = dry_run(&client, &manifest("bad", &spec)).await;
         let refused = refused.expect_err(&format!("{spec} was taken"));
         assert!(refused.contains(message), "{spec}\nwas refused with: {refused}\nnot: {message}");

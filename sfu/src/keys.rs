@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use contract::access_token::{ApiKeys, Claims, TokenError};
+use contract::access_token::{ApiKeys, Claims, MoreClaims, TokenError};
 use parking_lot::RwLock;
 
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{KeySource, Settings, SettingsError};
 
 /// How often the file is looked at; a Secret that changes takes about a minute to arrive.
 const RELOAD: Duration = Duration::from_secs(10);
@@ -25,7 +25,10 @@ impl Keys {
     /// When the file cannot be read or holds no key.
     pub fn load(settings: &Settings) -> Result<Self, SettingsError> {
         let current = RwLock::new(settings.load_keys()?);
-        let file = (!settings.dev).then(|| settings.config.keys_file.clone());
+        let file = match &settings.keys {
+            KeySource::File(path) => Some(path.clone()),
+            KeySource::Fixed(_) => None,
+        };
         Ok(Self { current, file })
     }
 
@@ -45,12 +48,21 @@ impl Keys {
     ///
     /// When there is no key.
     pub fn sign(&self, claims: Claims) -> Result<String, TokenError> {
+        self.sign_more(claims, &MoreClaims::default())
+    }
+
+    /// The same with what else the token shall say.
+    ///
+    /// # Errors
+    ///
+    /// When there is no key.
+    pub fn sign_more(&self, claims: Claims, more: &MoreClaims) -> Result<String, TokenError> {
         let keys = self.current.read();
         let key = match keys.secret(&claims.iss) {
             Some(_) => claims.iss.clone(),
             None => keys.signing().map(|(key, _)| key.to_owned()).unwrap_or_default(),
         };
-        keys.sign(&key, claims)
+        keys.sign_more(&key, claims, more)
     }
 
     /// Reads the file again whenever it changed. A bad file leaves the old keys in force.

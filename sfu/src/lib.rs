@@ -1,8 +1,10 @@
 //! The media node: sockets, threads, HTTP and Redis around the decisions of `sfu-core`.
 
 pub mod agents;
+pub mod forwards;
 pub mod http;
 pub mod keys;
+pub mod livekit;
 pub mod metrics;
 pub mod node;
 pub mod peer;

@@ -1,16 +1,24 @@
-//! `sfu --config FILE` in a cluster, `sfu --dev` on a laptop.
+//! `sfu --config FILE` in a cluster, `sfu --dev` on a laptop, `sfu livekit` with what was
+//! written for `livekit-server`.
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use sfu::livekit;
 use sfu::program::{Running, start_log, terminated};
-use sfu::settings::{Args, Settings};
+use sfu::settings::{Args, Mode, Settings};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let settings = Settings::load(&args)?;
+    let is_dev = args.dev;
+    let settings = match &args.mode {
+        Some(Mode::Livekit { flags }) => livekit::load(flags, std::env::vars())?,
+        None => Settings::load(&args)?,
+    };
     start_log(&settings.config.log);
-    let is_dev = settings.dev;
+    for note in &settings.notes {
+        tracing::warn!("{note}");
+    }
     let running = Running::start(settings).await?;
     if is_dev {
         let url = &running.node.settings.config.public_url;

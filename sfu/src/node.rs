@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use contract::ids::RoomName;
+use contract::ids::{RoomName, RoomSid};
 use contract::redis::NodeRecord;
 use sfu_core::room::{RoomCloseReason, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
@@ -233,6 +233,23 @@ impl Node {
         Ok(home
             .filter(|home| home.node.id != self.placement.node_id())
             .map(|home| Route::Remote(home.node)))
+    }
+
+    /// Finds the home of a room, which becomes this node if it has none.
+    ///
+    /// # Errors
+    ///
+    /// When Redis cannot be asked, or this node takes no new rooms.
+    pub async fn route_here(&self, room: &RoomName) -> Result<Route, PlacementError> {
+        if let Some(handle) = self.rooms.get(room) {
+            return Ok(Route::Local(handle));
+        }
+        if self.is_draining() {
+            return Err(PlacementError::NoOpenNode);
+        }
+        let sid = RoomSid::generate(&mut rand::rng());
+        let home = self.placement.keep(room, &sid).await?.ok_or(PlacementError::NoOpenNode)?;
+        Ok(self.at(room, home))
     }
 
     fn at(&self, room: &RoomName, home: Home) -> Route {

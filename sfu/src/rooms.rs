@@ -15,7 +15,7 @@ use crate::agents::Agents;
 use crate::keys::Keys;
 use crate::placement::{Home, Placement};
 use crate::rtc::MediaPlane;
-use crate::session::{RoomHandle, RoomTask, Rpcs, now};
+use crate::session::{Forwards, RoomHandle, RoomTask, Rpcs, now};
 use crate::settings::Settings;
 use crate::webhooks::Webhooks;
 
@@ -118,7 +118,7 @@ impl Rooms {
             fingerprint: self.media.fingerprint(),
             node_id: self.placement.node_id(),
             node_name: self.settings.node_name.clone(),
-            ice_servers: Vec::new(),
+            ice_servers: self.settings.ice_servers.clone(),
         };
         let task = RoomTask {
             room: Room::new(options, StdRng::from_rng(&mut rand::rng()), now()),
@@ -133,6 +133,7 @@ impl Rooms {
             webhooks: self.webhooks.of_room(name),
             rpcs: Rpcs::default(),
             agents: Arc::clone(&self.agents),
+            forwards: Forwards::default(),
         };
         let (rooms, name) = (Arc::clone(self), name.clone());
         task.spawn(move || {

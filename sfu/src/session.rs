@@ -4,19 +4,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use contract::access_token::Claims;
-use contract::ids::{RoomName, RoomSid};
+use contract::access_token::{Claims, MoreClaims};
+use contract::ids::{Identity, RoomName, RoomSid};
 use contract::redis::ROOM_RENEWAL;
 use livekit_protocol::{
-    Job, RoomMovedResponse, RpcError, SignalRequest, SignalResponse, signal_response,
+    DisconnectReason, Job, RoomMovedResponse, RpcError, SignalRequest, SignalResponse,
+    signal_response,
 };
 use sfu_core::media::MediaEvent;
-use sfu_core::room::{Room, RoomCloseReason, RoomOutput, RpcCall, RpcId, SessionId};
+use sfu_core::room::{
+    AdministrationError, ForwardError, ForwardId, ForwardNews, ForwardedParticipant, Room,
+    RoomCloseReason, RoomOutput, RpcCall, RpcId, SessionId,
+};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use sfu_core::time::Now;
 use std::collections::HashMap;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agents::Agents;
 use crate::keys::Keys;
@@ -52,6 +56,26 @@ enum Input {
     Closed(SessionId),
     Call(Call),
     Rpc(RpcCall, oneshot::Sender<RpcAnswer>),
+    Forward {
+        id: ForwardId,
+        identity: Identity,
+        destination: RoomName,
+        answer: oneshot::Sender<Result<Option<Forwarding>, AdministrationError>>,
+    },
+    StopForwarding(ForwardId),
+    Show {
+        id: ForwardId,
+        state: Box<ForwardedParticipant>,
+        answer: oneshot::Sender<Result<oneshot::Receiver<()>, ForwardError>>,
+    },
+}
+
+/// A participant as its room forwards it: at first, and its news.
+pub struct Forwarding {
+    /// How it is.
+    pub state: ForwardedParticipant,
+    /// How it is later; the latest only. Closed when the room ended.
+    pub news: watch::Receiver<Option<ForwardNews>>,
 }
 
 /// Reaches a room's task. All of it fails when the room has ended.
@@ -112,6 +136,35 @@ impl RoomHandle {
         answered.await.map_err(|_| RoomEnded)
     }
 
+    /// Forwards a participant to another room; `None` when it is already.
+    pub async fn forward(
+        &self,
+        id: ForwardId,
+        identity: Identity,
+        destination: RoomName,
+    ) -> Result<Result<Option<Forwarding>, AdministrationError>, RoomEnded> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Forward { id, identity, destination, answer }).await?;
+        answered.await.map_err(|_| RoomEnded)
+    }
+
+    /// Ends what [`Self::forward`] began.
+    pub async fn stop_forwarding(&self, id: ForwardId) {
+        // A room that ended knows.
+        let _ended = self.send(Input::StopForwarding(id)).await;
+    }
+
+    /// Shows a participant of another room. The receiver answers or closes when that is over.
+    pub async fn show(
+        &self,
+        id: ForwardId,
+        state: ForwardedParticipant,
+    ) -> Result<Result<oneshot::Receiver<()>, ForwardError>, RoomEnded> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Show { id, state: Box::new(state), answer }).await?;
+        answered.await.map_err(|_| RoomEnded)
+    }
+
     async fn send(&self, input: Input) -> Result<(), RoomEnded> {
         self.inputs.send(input).await.map_err(|_| RoomEnded)
     }
@@ -143,6 +196,17 @@ pub struct RoomTask {
     pub rpcs: Rpcs,
     /// Finds workers for the room's jobs.
     pub agents: Arc<Agents>,
+    /// Who follows the participants that this room forwards, or shows for another.
+    pub forwards: Forwards,
+}
+
+/// Ways to the tasks that carry news between rooms; the room ends each in its time.
+#[derive(Default)]
+pub struct Forwards {
+    /// Participants of this room in others.
+    news: HashMap<ForwardId, watch::Sender<Option<ForwardNews>>>,
+    /// Participants of others in this room: dropped when they go.
+    shown: HashMap<ForwardId, oneshot::Sender<()>>,
 }
 
 /// Calls of the server API that wait for a participant; the room ends each in its time.
@@ -231,7 +295,35 @@ impl RoomTask {
                 self.rpcs.waiting.insert(id, answer);
                 self.room.perform_rpc(id, call, now());
             }
+            Input::Forward { id, identity, destination, answer } => {
+                let begun = self.room.forward_participant(id, &identity, &destination, now());
+                let begun = begun.map(|state| {
+                    let (sender, news) = watch::channel(None);
+                    let state = state?;
+                    self.forwards.news.insert(id, sender);
+                    Some(Forwarding { state, news })
+                });
+                if answer.send(begun).is_err() {
+                    self.stop_forwarding(id);
+                }
+            }
+            Input::Show { id, state, answer } => {
+                let shown = self.room.show_forwarded(id, &state, now()).map(|()| {
+                    let (sender, over) = oneshot::channel();
+                    self.forwards.shown.insert(id, sender);
+                    over
+                });
+                if let Err(Ok(_)) = answer.send(shown) {
+                    self.room.end_forwarded(id, DisconnectReason::UnknownReason, now());
+                }
+            }
+            Input::StopForwarding(id) => self.stop_forwarding(id),
         }
+    }
+
+    fn stop_forwarding(&mut self, id: ForwardId) {
+        self.forwards.news.remove(&id);
+        self.room.stop_forwarding(id, now());
     }
 
     /// Does what the room wants; `true` when it is over.
@@ -250,15 +342,16 @@ impl RoomTask {
                     self.deliver(outboxes, session, Outgoing::Close);
                     outboxes.remove(&session);
                 }
-                RoomOutput::RefreshToken { session, claims } => {
-                    if let Some(token) = self.sign(*claims) {
+                RoomOutput::RefreshToken { session, claims, more_claims } => {
+                    if let Some(token) = self.sign(*claims, &more_claims) {
                         let message = Some(signal_response::Message::RefreshToken(token));
                         let response = Arc::new(SignalResponse { message });
                         self.deliver(outboxes, session, Outgoing::Response(response));
                     }
                 }
-                RoomOutput::MoveToken { session, claims, moved } => {
-                    self.send_elsewhere(outboxes, session, *claims, moved);
+                RoomOutput::MoveToken { session, claims, more_claims, moved } => {
+                    let token = self.sign(*claims, &more_claims);
+                    self.send_elsewhere(outboxes, session, token, moved);
                 }
                 RoomOutput::RpcAnswer { id, answer } => {
                     if let Some(waiting) = self.rpcs.waiting.remove(&id) {
@@ -271,12 +364,27 @@ impl RoomTask {
                     let agents = Arc::clone(&self.agents);
                     tokio::spawn(async move { agents.terminate(&job_id).await });
                 }
+                RoomOutput::Forwarded { id, news } => self.tell_forward(id, news),
+                RoomOutput::ForwardedLeft { id } => {
+                    // Whoever carries its news sees that nobody wants them any more.
+                    self.forwards.shown.remove(&id);
+                }
                 RoomOutput::Event(event) => self.webhooks.send(*event),
                 RoomOutput::Media(command) => self.media.send(command),
                 RoomOutput::Ended => is_over = true,
             }
         }
         is_over
+    }
+
+    fn tell_forward(&mut self, id: ForwardId, news: ForwardNews) {
+        let is_over = matches!(news, ForwardNews::Ended(_));
+        if let Some(sender) = self.forwards.news.get(&id) {
+            sender.send_replace(Some(news));
+        }
+        if is_over {
+            self.forwards.news.remove(&id);
+        }
     }
 
     /// Has a worker found, which takes seconds, and tells the room.
@@ -303,10 +411,10 @@ impl RoomTask {
         &mut self,
         outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>,
         session: SessionId,
-        claims: Claims,
+        token: Option<String>,
         moved: Option<Box<RoomMovedResponse>>,
     ) {
-        let Some(token) = self.sign(claims) else { return };
+        let Some(token) = token else { return };
         let message = match moved {
             Some(moved) => {
                 signal_response::Message::RoomMoved(RoomMovedResponse { token, ..*moved })
@@ -335,8 +443,8 @@ impl RoomTask {
         }
     }
 
-    fn sign(&self, claims: Claims) -> Option<String> {
-        match self.keys.sign(claims) {
+    fn sign(&self, claims: Claims, more: &MoreClaims) -> Option<String> {
+        match self.keys.sign_more(claims, more) {
             Ok(token) => Some(token),
             Err(error) => {
                 tracing::warn!(%error, "Failed to refresh a token");

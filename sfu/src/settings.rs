@@ -4,25 +4,35 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use contract::access_token::ApiKeys;
 use contract::sfu_config::{
     AdminConfig, CreateRoom, HttpConfig, LogConfig, LogFormat, MediaConfig, RoomConfig, SfuConfig,
     WebhookConfig, env,
 };
+use livekit_protocol::IceServer;
+use sfu_core::room::is_known_codec;
 use thiserror::Error;
 
 /// The key pair of `--dev`.
-const DEV_KEY: (&str, &str) = ("devkey", "secret");
+pub(crate) const DEV_KEY: (&str, &str) = ("devkey", "secret");
 
 /// A media node of LiveCluster.
 #[derive(Debug, Parser)]
-#[command(name = "sfu", version)]
+#[command(
+    name = "sfu",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct Args {
     /// Run alone, without Kubernetes and Redis: keys devkey/secret, port 7880, open to everybody
     /// who reaches it.
     #[arg(long, conflicts_with = "config", required_unless_present = "config")]
     pub dev: bool,
+    /// Another way to start.
+    #[command(subcommand)]
+    pub mode: Option<Mode>,
     /// Configuration file that the operator writes.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -32,6 +42,26 @@ pub struct Args {
     /// Port of HTTP and WebSocket with --dev.
     #[arg(long, default_value_t = 7880, value_name = "PORT")]
     pub port: u16,
+}
+
+/// Another way to start.
+#[derive(Debug, Subcommand)]
+pub enum Mode {
+    /// As livekit-server does: with its configuration file, flags and environment variables.
+    Livekit {
+        /// Flags of livekit-server, such as `--config livekit.yaml`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+        flags: Vec<String>,
+    },
+}
+
+/// Where the API keys are.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// In a file, which may change.
+    File(PathBuf),
+    /// Given at the start.
+    Fixed(ApiKeys),
 }
 
 /// Why the process cannot start.
@@ -91,6 +121,12 @@ pub struct Settings {
     pub tcp_port: Option<u16>,
     /// Advertised when no file says better.
     pub host_addresses: Vec<IpAddr>,
+    /// API keys.
+    pub keys: KeySource,
+    /// STUN and TURN servers for clients.
+    pub ice_servers: Vec<IceServer>,
+    /// What the log shall say of the configuration.
+    pub notes: Vec<String>,
 }
 
 impl Settings {
@@ -108,6 +144,7 @@ impl Settings {
 
     fn from_file(path: &Path, bind: Option<IpAddr>) -> Result<Self, SettingsError> {
         let config = SfuConfig::from_yaml(&read(path)?)
+            .and_then(|config| check_codecs(&config).map(|()| config))
             .map_err(|reason| SettingsError::Invalid { path: path.to_owned(), reason })?;
         let slot: u16 = variable(env::SLOT, "a number")?.unwrap_or_default();
         let udp_ports = (0..config.media.workers.max(1))
@@ -117,6 +154,7 @@ impl Settings {
         let tcp_port = config.media.tcp_port(slot).filter(|_| config.media.tcp);
         let pod_ip = variable(env::POD_IP, "an IP address")?;
         let host_ip: Option<IpAddr> = variable(env::HOST_IP, "an IP address")?;
+        let keys_file = config.keys_file.clone();
         Ok(Self {
             config,
             dev: false,
@@ -126,6 +164,9 @@ impl Settings {
             udp_ports,
             tcp_port,
             host_addresses: host_ip.or(pod_ip).into_iter().collect(),
+            keys: KeySource::File(keys_file),
+            ice_servers: Vec::new(),
+            notes: Vec::new(),
         })
     }
 
@@ -159,6 +200,9 @@ impl Settings {
             udp_ports: vec![0],
             tcp_port: Some(0),
             host_addresses,
+            keys: KeySource::Fixed([DEV_KEY].into_iter().map(owned).collect()),
+            ice_servers: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -168,13 +212,11 @@ impl Settings {
     ///
     /// When the file cannot be read or holds no key.
     pub fn load_keys(&self) -> Result<ApiKeys, SettingsError> {
-        if self.dev {
-            let (key, secret) = DEV_KEY;
-            return Ok([(key.to_owned(), secret.to_owned())].into_iter().collect());
+        match &self.keys {
+            KeySource::Fixed(keys) => Ok(keys.clone()),
+            KeySource::File(path) => ApiKeys::from_yaml(&read(path)?)
+                .map_err(|reason| SettingsError::Invalid { path: path.clone(), reason }),
         }
-        let path = &self.config.keys_file;
-        ApiKeys::from_yaml(&read(path)?)
-            .map_err(|reason| SettingsError::Invalid { path: path.clone(), reason })
     }
 
     /// The addresses to advertise at this moment: what the operator found, else the host's.
@@ -190,6 +232,18 @@ impl Settings {
             written.split([',', '\n']).filter_map(|text| text.trim().parse().ok()).collect();
         if found.is_empty() { self.host_addresses.clone() } else { found }
     }
+}
+
+/// Codecs that the configuration names must be known: a wrong name would leave one out.
+fn check_codecs(config: &SfuConfig) -> Result<(), String> {
+    match config.room.enabled_codecs.iter().find(|mime| !is_known_codec(mime)) {
+        Some(mime) => Err(format!("room.enabled_codecs: {mime} is no codec that is forwarded")),
+        None => Ok(()),
+    }
+}
+
+fn owned((key, secret): (&str, &str)) -> (String, String) {
+    (key.to_owned(), secret.to_owned())
 }
 
 /// Reads a file that must be there.
@@ -212,7 +266,7 @@ fn variable<T: FromStr>(
 }
 
 /// The address from which this machine reaches others. Nothing is sent.
-fn outward_address() -> Option<IpAddr> {
+pub(crate) fn outward_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())

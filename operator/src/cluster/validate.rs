@@ -61,6 +61,14 @@ pub enum Invalid {
         /// What is wrong with it.
         reason: String,
     },
+    /// Webhooks are to be signed by a key that is not there.
+    #[error("spec.webhooks.apiKey names {key}, which is no API key of {secret}")]
+    WebhookKey {
+        /// The key.
+        key: String,
+        /// The Secret of API keys.
+        secret: String,
+    },
     /// The CPU request is not a quantity.
     #[error("spec.node.resources.requests.cpu is not a quantity: {value}")]
     CpuRequest {
@@ -91,7 +99,7 @@ impl Invalid {
         match self {
             Self::SecretMissing { .. } => "SecretMissing",
             Self::EntryMissing { .. } => "SecretEntryMissing",
-            Self::Keys { .. } => "InvalidKeys",
+            Self::Keys { .. } | Self::WebhookKey { .. } => "InvalidKeys",
             Self::CpuRequest { .. } => "InvalidResources",
             Self::Ports { .. } => "TooFewPorts",
         }
@@ -234,7 +242,10 @@ fn check_user_secrets(found: &Dereferenced) -> Result<(), Invalid> {
     if let Some(name) = &spec.keys.secret_name {
         let text = entry("spec.keys.secretName", name, found.keys.as_ref(), KEYS_ENTRY)?;
         let keys = ApiKeys::from_yaml(&text);
-        keys.map_err(|reason| Invalid::Keys { name: name.clone(), reason })?;
+        let keys = keys.map_err(|reason| Invalid::Keys { name: name.clone(), reason })?;
+        if let Some(key) = spec.webhooks.api_key.as_ref().filter(|key| keys.secret(key).is_none()) {
+            return Err(Invalid::WebhookKey { key: key.clone(), secret: name.clone() });
+        }
     }
     if let Some(name) = &spec.http.token_secret_name {
         entry("spec.http.tokenSecretName", name, found.token.as_ref(), TOKEN_ENTRY)?;

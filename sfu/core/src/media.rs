@@ -31,7 +31,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use parameters::{
-    AudioLevel, Codec, CodecKind, ExtensionIds, MediaKind, Mid, Rid, SsrcPair, VideoQuality,
+    AudioLevel, Codec, CodecKind, ExtensionIds, MediaKind, Mid, PlayoutDelay, Rid, SsrcPair,
+    VideoQuality,
 };
 
 /// A room as the engine knows it; unique on a node. Every command carries the key of its room,
@@ -166,7 +167,7 @@ pub struct Sender {
     /// Our synchronization source, and that of retransmissions.
     pub ssrc: SsrcPair,
     /// Codecs that the subscriber takes, with its payload types. A packet goes out only in a
-    /// codec that [`Codec::matches`] the published one.
+    /// codec that [`Codec::matches`] the published one; redundant audio also as Opus alone.
     pub codecs: Vec<Codec>,
     /// Negotiated header extensions.
     pub extensions: ExtensionIds,
@@ -177,6 +178,19 @@ pub struct Sender {
     /// Order in which a subscriber's tracks get what bandwidth there is: 1 is served first. 0
     /// leaves it to the order of the sections.
     pub priority: u32,
+    /// The track may rest where the bandwidth suffices for no layer.
+    pub may_pause: bool,
+    /// What the subscriber is told to hold back; `None` leaves it to the publisher.
+    pub playout_delay: Option<PlayoutDelay>,
+}
+
+/// A track of another room on the same node that is shown in this one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// The other room's track.
+    pub source: TrackKey,
+    /// The same in this room: the key is this room's, all else is the source's.
+    pub receiver: Receiver,
 }
 
 /// What a room wants of the media engine.
@@ -212,6 +226,24 @@ pub enum MediaCommand {
         transport: TransportId,
         /// The whole list.
         senders: Vec<Sender>,
+    },
+    /// All tracks of other rooms that are shown in this one for one participant, which has no
+    /// transport of its own.
+    SetMirrors {
+        /// Names the participant; never opened.
+        transport: TransportId,
+        /// The worker that receives the tracks.
+        worker: engine::WorkerIndex,
+        /// The whole list; empty ends it.
+        mirrors: Vec<Mirror>,
+    },
+    /// Takes a subscriber's network for no wider than this, whatever it carries; `None` takes it
+    /// as it is.
+    LimitBandwidth {
+        /// Which one.
+        transport: TransportId,
+        /// Bits a second.
+        limit: Option<u64>,
     },
     /// Opens our own data channels once SCTP is up (subscriber connection of two).
     OpenDataChannels {

@@ -6,12 +6,14 @@
 
 mod administration;
 mod backup;
+mod codecs;
 mod data;
 mod data_tracks;
 mod dispatches;
 mod dynacast;
 mod events;
 mod forwarding;
+mod forwards;
 mod joining;
 mod leaving;
 mod negotiation;
@@ -32,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::access_token::Claims;
+use contract::access_token::{Claims, MoreClaims};
 use contract::ids::{Identity, NodeId, RoomName, RoomSid};
 use contract::sfu_config::RoomConfig;
 use livekit_protocol::{self as proto, ParticipantInfo, SignalResponse, signal_response};
@@ -45,13 +47,16 @@ use crate::media::{
 };
 use crate::time::Now;
 pub use administration::{AdministrationError, ParticipantUpdate};
+pub use codecs::is_known_codec;
 pub use data::{MAX_DATA_BYTES, ServerData};
 pub use dispatches::TooManyDispatches;
+pub use forwards::{ForwardError, ForwardId, ForwardNews, ForwardedParticipant, ForwardedTrack};
 pub use rpc::{RpcCall, RpcId};
 
 use data::Replay;
 use dispatches::Dispatches;
 use dynacast::Demands;
+use forwards::Forwards;
 use participant::{Participant, ParticipantKey, TransportRole};
 use presence::PendingUpdates;
 use publishing::LiveTrack;
@@ -116,6 +121,8 @@ pub enum RoomOutput {
         session: SessionId,
         /// What the new token says.
         claims: Box<Claims>,
+        /// And what else.
+        more_claims: MoreClaims,
     },
     /// Sign these claims, which are for another room, and send them: in the message where there
     /// is one, else as `refresh_token`.
@@ -124,6 +131,8 @@ pub enum RoomOutput {
         session: SessionId,
         /// What the token says.
         claims: Box<Claims>,
+        /// And what else.
+        more_claims: MoreClaims,
         /// The message that lacks the token.
         moved: Option<Box<proto::RoomMovedResponse>>,
     },
@@ -133,6 +142,18 @@ pub enum RoomOutput {
         id: RpcId,
         /// What the participant answered.
         answer: Result<String, proto::RpcError>,
+    },
+    /// Tell the room to which a participant is forwarded.
+    Forwarded {
+        /// Which forwarding.
+        id: ForwardId,
+        /// What changed.
+        news: ForwardNews,
+    },
+    /// A participant of another room is not shown any more: tell that room.
+    ForwardedLeft {
+        /// Which forwarding.
+        id: ForwardId,
     },
     /// Find a worker for a job; when one took it, call [`Room::job_assigned`].
     RequestJob(Box<proto::Job>),
@@ -182,6 +203,12 @@ pub struct RoomUpdate {
     pub departure_timeout: Option<u32>,
     /// Most participants; 0 is no limit.
     pub max_participants: Option<u32>,
+    /// Milliseconds that clients hold pictures back at least.
+    pub min_playout_delay: Option<u32>,
+    /// Milliseconds that clients hold pictures back at most.
+    pub max_playout_delay: Option<u32>,
+    /// Camera and microphone of who publishes from now on are one stream.
+    pub sync_streams: Option<bool>,
 }
 
 /// A room without I/O.
@@ -213,6 +240,7 @@ pub struct Room {
     replay: Replay,
     rpcs: Rpcs,
     dispatches: Dispatches,
+    forwards: Forwards,
     preferences: Preferences,
     pending_updates: PendingUpdates,
     /// When changed connection qualities are told.
@@ -260,6 +288,7 @@ impl Room {
             replay: Replay::default(),
             rpcs: Rpcs::default(),
             dispatches: Dispatches::default(),
+            forwards: Forwards::default(),
             preferences: Preferences::default(),
             pending_updates: PendingUpdates::default(),
             quality_due: None,
@@ -324,12 +353,12 @@ impl Room {
             creation_time: i64::try_from(self.created_ms / 1000).unwrap_or(i64::MAX),
             creation_time_ms: i64::try_from(self.created_ms).unwrap_or(i64::MAX),
             turn_password: String::new(),
-            enabled_codecs: joining::enabled_codecs(),
+            enabled_codecs: self.enabled_codecs(),
             metadata: self.options.metadata.clone(),
             num_participants: u32::try_from(visible().count()).unwrap_or(u32::MAX),
             num_publishers: u32::try_from(visible().filter(|p| p.is_publisher()).count())
                 .unwrap_or(u32::MAX),
-            active_recording: false,
+            active_recording: self.is_recorded(),
             version: None,
         }
     }
@@ -346,11 +375,25 @@ impl Room {
 
     /// Changes the room by the API.
     pub fn update(&mut self, update: RoomUpdate, now: Now) {
-        let RoomUpdate { metadata, empty_timeout, departure_timeout, max_participants } = update;
+        let RoomUpdate {
+            metadata,
+            empty_timeout,
+            departure_timeout,
+            max_participants,
+            min_playout_delay,
+            max_playout_delay,
+            sync_streams,
+        } = update;
         let config = &mut self.options.config;
         config.empty_timeout = empty_timeout.unwrap_or(config.empty_timeout);
         config.departure_timeout = departure_timeout.unwrap_or(config.departure_timeout);
         config.max_participants = max_participants.unwrap_or(config.max_participants);
+        config.min_playout_delay = min_playout_delay.unwrap_or(config.min_playout_delay);
+        config.max_playout_delay = max_playout_delay.unwrap_or(config.max_playout_delay);
+        config.sync_streams = sync_streams.unwrap_or(config.sync_streams);
+        if min_playout_delay.is_some() || max_playout_delay.is_some() {
+            self.dirty.extend(self.participants.keys());
+        }
         if self.participants.is_empty() && !self.visited && empty_timeout.is_some() {
             let seconds = self.options.config.empty_timeout.into();
             self.ends_at = Some(now.instant + Duration::from_secs(seconds));
@@ -361,6 +404,7 @@ impl Room {
             self.options.metadata = metadata;
             self.broadcast_room_update();
         }
+        self.settle(now);
     }
 
     /// Numbers of the room.

@@ -88,9 +88,6 @@ fn check_supported(request: &proto::CreateRoomRequest) -> Result<(), TwirpError>
     let asked = [
         (!request.room_preset.is_empty(), "room_preset"),
         (request.egress.is_some(), "egress"),
-        (request.min_playout_delay > 0, "min_playout_delay"),
-        (request.max_playout_delay > 0, "max_playout_delay"),
-        (request.sync_streams, "sync_streams"),
         (request.replay_enabled, "replay_enabled"),
         (!request.node_id.is_empty(), "node_id"),
         (!request.tags.is_empty(), "tags"),
@@ -134,7 +131,7 @@ impl Call {
             "UpdateRoomMetadata" => self.update_room_metadata().await,
             "PerformRpc" => self.perform_rpc().await,
             "MoveParticipant" => self.move_participant().await,
-            "ForwardParticipant" => self.forward_participant(),
+            "ForwardParticipant" => self.forward_participant().await,
             _ => Err(TwirpError::bad_route(method)),
         }
     }
@@ -161,6 +158,9 @@ impl Call {
             empty_timeout: given(request.empty_timeout),
             departure_timeout: given(request.departure_timeout),
             max_participants: given(request.max_participants),
+            min_playout_delay: given(request.min_playout_delay),
+            max_playout_delay: given(request.max_playout_delay),
+            sync_streams: request.sync_streams.then_some(true),
         };
         let info = handle
             .call(move |room, now| {
@@ -339,7 +339,10 @@ fn refused(error: AdministrationError) -> TwirpError {
         AdministrationError::NoParticipant | AdministrationError::NoTrack => {
             TwirpError::not_found(&message)
         }
-        AdministrationError::RemoteUnmute => TwirpError::failed_precondition(&message),
+        AdministrationError::RemoteUnmute | AdministrationError::Forwarded => {
+            TwirpError::failed_precondition(&message)
+        }
+        AdministrationError::TooManyForwards => TwirpError::resource_exhausted(&message),
         AdministrationError::Limit(_) => TwirpError::invalid_argument(&message),
     }
 }

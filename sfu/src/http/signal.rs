@@ -10,12 +10,13 @@ use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::Response;
+use contract::access_token::MoreClaims;
 use sfu_core::room::SessionId;
 use sfu_core::signal::codec::{self, Frame, FrameFormat, MAX_FRAME_BYTES};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use tokio::sync::mpsc;
 
-use super::{Origin, claims, client_address, forward, query, text};
+use super::{Origin, claims, client_address, forward, query, text, token};
 use crate::node::{Node, Route};
 use crate::session::{Outgoing, RoomHandle};
 
@@ -89,7 +90,9 @@ fn params(
 ) -> Result<JoinParams, JoinError> {
     let query = query(uri);
     let claims = claims(node, headers, &query).map_err(|message| JoinError::new(401, message))?;
-    match version {
+    // The token was verified for its claims.
+    let more_claims = token(headers, &query).map(MoreClaims::of_verified).unwrap_or_default();
+    let params = match version {
         Version::V0 => JoinParams::from_query(&query, claims),
         Version::V1 => {
             let encoded = query.iter().find(|(key, _)| key == "join_request");
@@ -97,7 +100,8 @@ fn params(
                 encoded.ok_or_else(|| JoinError::new(400, "join_request is required"))?;
             JoinParams::from_join_request(encoded, claims)
         }
-    }
+    };
+    params.map(|params| JoinParams { more_claims, ..params })
 }
 
 /// A room that joining may not make must exist.

@@ -38,6 +38,14 @@ impl TwirpError {
         Self::new(StatusCode::PRECONDITION_FAILED, "failed_precondition", message)
     }
 
+    pub(super) fn already_exists(message: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "already_exists", message)
+    }
+
+    pub(super) fn resource_exhausted(message: &str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "resource_exhausted", message)
+    }
+
     pub(super) fn deadline_exceeded(message: &str) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "deadline_exceeded", message)
     }

@@ -96,6 +96,8 @@ impl RedisStore {
         }
         if let Some(path) = &config.password_file {
             redis = redis.set_password(read(path)?.trim());
+        } else if let Some(password) = &config.password {
+            redis = redis.set_password(&password.0);
         }
         info = info.set_redis_settings(redis);
         let options = ConnectionManagerConfig::new()

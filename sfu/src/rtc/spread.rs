@@ -74,7 +74,9 @@ struct Published {
 impl Spread {
     /// Commands for workers that come to what the room wants.
     pub(super) fn route(&mut self, command: MediaCommand) -> Vec<(WorkerIndex, RoomCommand)> {
-        if let MediaCommand::OpenTransport { transport, worker, .. } = &command {
+        if let MediaCommand::OpenTransport { transport, worker, .. }
+        | MediaCommand::SetMirrors { transport, worker, .. } = &command
+        {
             self.transports.entry(*transport).or_insert(*worker);
         }
         // What is not open does not exist: its commands came too late.
@@ -83,7 +85,15 @@ impl Spread {
         };
         let changes_tracks = match &command {
             MediaCommand::SetReceivers { transport, receivers } => {
+                self.set_published(*transport, worker, receivers.iter());
+                true
+            }
+            MediaCommand::SetMirrors { transport, mirrors, .. } => {
+                let receivers = mirrors.iter().map(|mirror| &mirror.receiver);
                 self.set_published(*transport, worker, receivers);
+                if mirrors.is_empty() {
+                    self.transports.remove(transport);
+                }
                 true
             }
             MediaCommand::SetSenders { transport, senders } => {
@@ -99,6 +109,7 @@ impl Spread {
             }
             MediaCommand::OpenTransport { .. }
             | MediaCommand::ConnectTransport { .. }
+            | MediaCommand::LimitBandwidth { .. }
             | MediaCommand::OpenDataChannels { .. }
             | MediaCommand::SendData { .. } => false,
         };
@@ -117,14 +128,14 @@ impl Spread {
         shared
     }
 
-    fn set_published(
+    fn set_published<'a>(
         &mut self,
         transport: TransportId,
         worker: WorkerIndex,
-        receivers: &[Receiver],
+        receivers: impl Iterator<Item = &'a Receiver> + Clone,
     ) {
         self.tracks.retain(|key, track| {
-            track.transport != transport || receivers.iter().any(|receiver| receiver.track == *key)
+            track.transport != transport || receivers.clone().any(|receiver| receiver.track == *key)
         });
         for receiver in receivers {
             let known = self.tracks.get_mut(&receiver.track);
@@ -186,6 +197,8 @@ fn transport_of(command: &MediaCommand) -> TransportId {
         | MediaCommand::ConnectTransport { transport, .. }
         | MediaCommand::SetReceivers { transport, .. }
         | MediaCommand::SetSenders { transport, .. }
+        | MediaCommand::SetMirrors { transport, .. }
+        | MediaCommand::LimitBandwidth { transport, .. }
         | MediaCommand::OpenDataChannels { transport }
         | MediaCommand::SendData { transport, .. }
         | MediaCommand::CloseTransport { transport } => *transport,
@@ -194,7 +207,7 @@ fn transport_of(command: &MediaCommand) -> TransportId {
 
 #[cfg(test)]
 mod tests {
-    use sfu_core::media::{ExtensionIds, IceCredentials, MediaKind, Mid, Sender, SsrcPair};
+    use sfu_core::media::{ExtensionIds, IceCredentials, MediaKind, Mid, Mirror, Sender, SsrcPair};
 
     use super::*;
 
@@ -227,6 +240,8 @@ mod tests {
             max_quality: None,
             max_frame_rate: None,
             priority: 0,
+            may_pause: true,
+            playout_delay: None,
         };
         let senders = tracks.iter().map(sender).collect();
         MediaCommand::SetSenders { transport: SUBSCRIBER, senders }
@@ -268,6 +283,24 @@ mod tests {
         let closed = MediaCommand::CloseTransport { transport: PUBLISHER };
         assert_eq!(route(&mut spread, closed), ["0: media", "1: end 1"]);
         assert!(route(&mut spread, receivers(&[TRACK])).is_empty(), "it is closed");
+    }
+
+    #[test]
+    fn a_track_of_another_room_is_shared_from_where_it_is_received() {
+        let mut spread = room(0, 1);
+        let mirrors = |spread: &mut Spread, tracks: &[TrackKey]| {
+            let MediaCommand::SetReceivers { receivers, .. } = receivers(tracks) else {
+                unreachable!("receivers are set")
+            };
+            let mirror = |receiver| Mirror { source: TrackKey(9), receiver };
+            let mirrors = receivers.into_iter().map(mirror).collect();
+            let transport = TransportId(3);
+            route(spread, MediaCommand::SetMirrors { transport, worker: 2, mirrors })
+        };
+        assert_eq!(mirrors(&mut spread, &[TRACK]), ["2: media"]);
+        let shared = route(&mut spread, senders(&[TRACK]));
+        assert_eq!(shared, ["1: import 1 of 2", "2: export 1 to [1]", "1: media"]);
+        assert_eq!(mirrors(&mut spread, &[]), ["2: media", "1: end 1"]);
     }
 
     #[test]

@@ -8,11 +8,13 @@ use livekit_protocol::{
 };
 use prost::Message as _;
 use serde_json::{Value, json};
+use sfu::program::Running;
+use sfu::settings::Settings;
 use tokio_tungstenite::tungstenite;
 
 use crate::support::{
-    HOUR, Socket, admin_token, dev_node, join, join_token, next_message, request, sign, twirp,
-    unix_time,
+    HOUR, Socket, admin_token, dev_node, eventually, join, join_token, next_message, request, sign,
+    twirp, unix_time,
 };
 
 const ROOM: &str = "governed";
@@ -125,8 +127,6 @@ async fn a_moved_participant_may_enter_the_other_room() {
     let denied = twirp(&base, "MoveParticipant", &admin_token(ROOM), body.clone()).await;
     assert_eq!(denied.status, 401, "without destinationRoom: {denied:?}");
     let token = sign(mover);
-    let forward = twirp(&base, "ForwardParticipant", &token, body.clone()).await;
-    assert_eq!(forward.json()["code"], "unimplemented", "{forward:?}");
     assert_eq!(twirp(&base, "MoveParticipant", &token, body).await.status, 200);
     let moved = await_message(&mut anna, |message| match message {
         signal_response::Message::RoomMoved(moved) => Some(moved),
@@ -138,6 +138,96 @@ async fn a_moved_participant_may_enter_the_other_room() {
     crate::support::open(&base, &path).await.unwrap();
     let there = json!({"room": "other", "identity": "anna"});
     assert_eq!(twirp(&base, "GetParticipant", &admin_token("other"), there).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_forwarded_participant_is_in_both_rooms_until_it_leaves_one() {
+    let (_node, base) = dev_node().await;
+    let (mut anna, _) = join(&base, ROOM, "anna").await;
+    let (mut ben, _) = join(&base, "stage", "ben").await;
+    let mut forwarder = claims("server", unix_time(), HOUR);
+    forwarder.video = VideoGrants {
+        room_admin: true,
+        room: ROOM.to_owned(),
+        destination_room: "stage".to_owned(),
+        ..VideoGrants::default()
+    };
+    let token = sign(forwarder);
+    let body =
+        |identity: &str| json!({"room": ROOM, "identity": identity, "destination_room": "stage"});
+    let forward = |identity: &str| twirp(&base, "ForwardParticipant", &token, body(identity));
+    let denied = twirp(&base, "ForwardParticipant", &admin_token(ROOM), body("anna")).await;
+    assert_eq!(denied.status, 401, "without destinationRoom: {denied:?}");
+    assert_eq!(forward("carl").await.json()["code"], "not_found");
+    for _ in 0..2 {
+        let forwarded = forward("anna").await;
+        assert_eq!((forwarded.status, forwarded.json()), (200, json!({})), "again is no error");
+    }
+    let seen = |message| match message {
+        signal_response::Message::Update(update) => {
+            update.participants.into_iter().find(|participant| participant.identity == "anna")
+        }
+        _ => None,
+    };
+    let shown = await_message(&mut ben, seen).await;
+    assert_eq!(shown.kind_details, [1], "FORWARDED");
+
+    let sid = announce_track(&mut anna).await;
+    let rename = json!({"room": ROOM, "identity": "anna", "name": "Anna"});
+    twirp(&base, "UpdateParticipant", &admin_token(ROOM), rename).await;
+    assert_eq!(await_message(&mut ben, seen).await.name, "Anna");
+    let admin = admin_token("stage");
+    let mute = json!({"room": "stage", "identity": "anna", "track_sid": sid, "muted": true});
+    let refused = twirp(&base, "MutePublishedTrack", &admin, mute).await;
+    assert_eq!(refused.json()["code"], "failed_precondition", "{refused:?}");
+
+    let there = json!({"room": "stage", "identity": "anna"});
+    assert_eq!(twirp(&base, "RemoveParticipant", &admin, there.clone()).await.status, 200);
+    let here = json!({"room": ROOM, "identity": "anna"});
+    let stays = twirp(&base, "GetParticipant", &admin_token(ROOM), here.clone()).await;
+    assert_eq!(stays.status, 200, "{stays:?}");
+    // It may come back, and goes when it leaves its own room.
+    eventually("it is forwarded again", || async {
+        assert_eq!(forward("anna").await.status, 200);
+        twirp(&base, "GetParticipant", &admin, there.clone()).await.status == 200
+    })
+    .await;
+    assert_eq!(twirp(&base, "RemoveParticipant", &admin_token(ROOM), here).await.status, 200);
+    eventually("the other room follows", || async {
+        twirp(&base, "GetParticipant", &admin, there.clone()).await.status == 404
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_participant_is_not_forwarded_to_a_room_that_may_not_be_made() {
+    let mut settings = Settings::dev(None, 0);
+    settings.config.room.auto_create = false;
+    let node = Running::start(settings).await.unwrap();
+    let base = format!("http://{}", node.public);
+    let create = |room: &'static str| {
+        let base = &base;
+        async move { twirp(base, "CreateRoom", &admin_token(room), json!({"name": room})).await }
+    };
+    assert_eq!(create(ROOM).await.status, 200);
+    let (_anna, _) = join(&base, ROOM, "anna").await;
+    let forward = |room_create: bool| {
+        let mut forwarder = claims("server", unix_time(), HOUR);
+        forwarder.video = VideoGrants {
+            room_admin: true,
+            room_create,
+            room: ROOM.to_owned(),
+            destination_room: "stage".to_owned(),
+            ..VideoGrants::default()
+        };
+        let body = json!({"room": ROOM, "identity": "anna", "destination_room": "stage"});
+        let (base, token) = (&base, sign(forwarder));
+        async move { twirp(base, "ForwardParticipant", &token, body).await }
+    };
+    let refused = forward(false).await;
+    assert_eq!(refused.json()["code"], "not_found", "{refused:?}");
+    assert_eq!(forward(true).await.status, 200, "its maker may make rooms");
+    assert_eq!(forward(false).await.status, 200, "it exists, and shows anna already");
 }
 
 #[tokio::test]
@@ -183,12 +273,9 @@ async fn services_that_are_not_here_are_named_in_an_error_that_sdks_read() {
 #[tokio::test]
 async fn what_is_not_done_is_refused_by_name() {
     let (_node, base) = dev_node().await;
-    for (field, value) in [
-        ("egress", json!({})),
-        ("min_playout_delay", json!(100)),
-        ("room_preset", json!("x")),
-        ("tags", json!({"a": "b"})),
-    ] {
+    for (field, value) in
+        [("egress", json!({})), ("room_preset", json!("x")), ("tags", json!({"a": "b"}))]
+    {
         let mut body = json!({"name": "r"});
         body[field] = value;
         let answer = twirp(&base, "CreateRoom", &admin_token("r"), body).await;

@@ -20,7 +20,7 @@ use livekit_protocol::{SignalResponse, signal_response};
 use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use sfu::program::Running;
-use sfu::settings::Settings;
+use sfu::settings::{KeySource, Settings};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite;
@@ -290,6 +290,7 @@ impl Files {
                 tls: false,
                 username: None,
                 password_file: None,
+                password: None,
             }),
             peer: Some(self.peer(free_port(), "")),
             media: MediaConfig::default(),
@@ -298,6 +299,7 @@ impl Files {
             log: LogConfig::default(),
         };
         Settings {
+            keys: KeySource::File(config.keys_file.clone()),
             config,
             dev: false,
             bind: LOCALHOST,
@@ -306,6 +308,8 @@ impl Files {
             udp_ports: vec![0],
             tcp_port: Some(0),
             host_addresses: vec![LOCALHOST],
+            ice_servers: Vec::new(),
+            notes: Vec::new(),
         }
     }
 }

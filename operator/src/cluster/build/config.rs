@@ -7,7 +7,7 @@ use contract::sfu_config::{
     AdminConfig, HttpConfig, LogConfig, MediaConfig, PeerConfig, RedisConfig, RoomConfig,
     SfuConfig, WebhookConfig,
 };
-use crds::live_cluster::CreateRoom;
+use crds::live_cluster::{CreateRoom, RoomsSpec, WebhookEvent, WebhooksSpec};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -59,9 +59,51 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
             key_file: file(PEER).join("tls.key"),
         }),
         media: MediaConfig { advertise_file: Some(file(ADVERTISE)), ..valid.media_config() },
-        room: RoomConfig::default(),
-        webhook: WebhookConfig::default(),
+        room: room_config(&spec.rooms),
+        webhook: webhook_config(&spec.webhooks),
         log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
+    }
+}
+
+fn room_config(rooms: &RoomsSpec) -> RoomConfig {
+    let RoomsSpec {
+        auto_create,
+        empty_timeout_seconds,
+        departure_timeout_seconds,
+        max_participants,
+        remote_unmute,
+        enabled_codecs,
+        playout_delay,
+        sync_streams,
+        loudest_audio_tracks,
+        subscription_limits,
+    } = rooms;
+    RoomConfig {
+        auto_create: *auto_create,
+        empty_timeout: *empty_timeout_seconds,
+        departure_timeout: *departure_timeout_seconds,
+        max_participants: *max_participants,
+        subscription_limit_audio: subscription_limits.audio,
+        subscription_limit_video: subscription_limits.video,
+        loudest_audio_tracks: *loudest_audio_tracks,
+        enabled_codecs: enabled_codecs.iter().map(|codec| codec.mime().to_owned()).collect(),
+        min_playout_delay: playout_delay.min_milliseconds,
+        max_playout_delay: playout_delay.max_milliseconds,
+        sync_streams: *sync_streams,
+        enable_remote_unmute: *remote_unmute,
+    }
+}
+
+fn webhook_config(webhooks: &WebhooksSpec) -> WebhookConfig {
+    let WebhooksSpec { urls, api_key, include_events, exclude_events } = webhooks;
+    let names = |events: &[WebhookEvent]| {
+        events.iter().map(|event| event.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    WebhookConfig {
+        urls: urls.clone(),
+        api_key: api_key.clone(),
+        include_events: names(include_events),
+        exclude_events: names(exclude_events),
     }
 }
 
@@ -72,6 +114,7 @@ fn redis_config(valid: &ValidCluster) -> RedisConfig {
             tls: false,
             username: None,
             password_file: Some(file(REDIS_PASSWORD)),
+            password: None,
         },
         ValidRedis::External(external) => RedisConfig {
             // The schema lets exactly one pass.
@@ -79,6 +122,7 @@ fn redis_config(valid: &ValidCluster) -> RedisConfig {
             tls: external.tls,
             username: external.username.clone(),
             password_file: external.secret_name.as_ref().map(|_| file(REDIS_PASSWORD)),
+            password: None,
         },
     }
 }

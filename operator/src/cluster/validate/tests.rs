@@ -100,6 +100,19 @@ fn keys_of_the_user_must_be_keys() {
 }
 
 #[test]
+fn the_key_that_signs_webhooks_must_be_there() {
+    for (key, expected) in [("key", None), ("other", Some("InvalidKeys"))] {
+        let spec = format!(
+            "keys: {{secretName: mine}}, webhooks: {{urls: ['https://a.example.com'], apiKey: {key}}}"
+        );
+        let mut cluster = with_spec(&spec);
+        cluster.keys = Some(secret(KEYS_ENTRY, "key: a-secret-that-is-long-enough-for-hs256\n"));
+        let invalid = validate(&cluster, &images()).err();
+        assert_eq!(invalid.as_ref().map(Invalid::reason), expected, "{invalid:?}");
+    }
+}
+
+#[test]
 fn workers_follow_the_cpu_request() {
     let cases = [
         ("nodes: 1", 1),

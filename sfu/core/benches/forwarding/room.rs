@@ -244,5 +244,7 @@ fn sender(index: usize) -> Sender {
         max_quality: Some(VideoQuality::High),
         max_frame_rate: None,
         priority: 0,
+        may_pause: true,
+        playout_delay: None,
     }
 }

@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use sfu_core::media::codec::{DependencyDescriptor, PayloadReader, Vp8Descriptor, Vp9Descriptor};
+use sfu_core::media::codec::{
+    DependencyDescriptor, PayloadReader, Vp8Descriptor, Vp9Descriptor, primary_block,
+};
 use sfu_core::media::data::DataTransport;
 use sfu_core::media::rtcp::{self, RtcpMessage};
 use sfu_core::media::rtp::{HeaderFields, RtpHeader, write_header};
@@ -96,6 +98,7 @@ pub fn payloads(input: &[u8]) {
     let mut reader = PayloadReader::default();
     for payload in parts(rest) {
         let info = reader.read(codec, payload, None);
+        assert!(primary_block(payload).is_none_or(|at| at < payload.len()));
         let _ = info.is_needed(u8::MAX, u8::MAX);
         if let Some(descriptor) = Vp9Descriptor::parse(payload) {
             assert!(descriptor.spatial < 8 && descriptor.temporal < 8);

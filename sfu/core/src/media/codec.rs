@@ -3,12 +3,14 @@
 
 mod dependency;
 mod h26x;
+mod red;
 mod vp8;
 mod vp9;
 
 use super::CodecKind;
 
 pub use dependency::{DependencyDescriptor, DependencyStructure};
+pub use red::primary_block;
 pub use vp8::{Vp8Continuity, Vp8Descriptor};
 pub use vp9::Vp9Descriptor;
 

@@ -6,6 +6,7 @@
 
 mod audibility;
 mod forward;
+mod mirrors;
 mod quality;
 mod rtcp;
 mod siblings;
@@ -24,7 +25,7 @@ use super::data::{DataEvent, DataTransport};
 use super::dtls::{DtlsEvent, DtlsFactory};
 use super::ice::{CheckOutcome, Path};
 use super::stun::BindingRequest;
-use super::track::Track;
+use super::track::{Source, Track};
 use super::transport::Transport;
 use super::{
     DtlsRole, MediaCommand, MediaEvent, RemoteTransport, RoomKey, TrackKey, TransportId,
@@ -144,6 +145,15 @@ impl Engine {
                     self.set_senders(index, senders, now);
                 }
             }
+            MediaCommand::SetMirrors { transport, worker: _, mirrors } => {
+                self.set_mirrors(room, transport, mirrors);
+            }
+            MediaCommand::LimitBandwidth { transport, limit } => {
+                if let Some(&index) = self.by_id.get(&transport) {
+                    self.transports[index].bandwidth_limit = limit;
+                    self.retarget(index);
+                }
+            }
             MediaCommand::OpenDataChannels { transport } => {
                 if let Some(&index) = self.by_id.get(&transport) {
                     self.transports[index].wants_channels = true;
@@ -166,7 +176,7 @@ impl Engine {
         }
     }
 
-    /// Ends all transports of a room.
+    /// Ends all transports of a room, and what it mirrors.
     pub fn close_room(&mut self, room: RoomKey) {
         let members: Vec<usize> = self
             .transports
@@ -176,6 +186,17 @@ impl Engine {
             .collect();
         for index in members {
             self.close(index);
+        }
+        let mirrors: Vec<TrackKey> = self
+            .tracks
+            .iter()
+            .filter(|(_, track)| {
+                track.room == room && matches!(track.source, Source::Mirror { .. })
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for key in mirrors {
+            self.end_mirror(key);
         }
         self.audio_limits.remove(&room);
     }

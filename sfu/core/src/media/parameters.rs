@@ -110,8 +110,9 @@ impl Codec {
                     self.parameter("profile-id").unwrap_or("0")
                         == published.parameter("profile-id").unwrap_or("0")
                 }
+                // The blocks name the codec within by its payload type.
+                CodecKind::Red => self.red_block() == published.red_block(),
                 CodecKind::Opus
-                | CodecKind::Red
                 | CodecKind::Pcmu
                 | CodecKind::Pcma
                 | CodecKind::Vp8
@@ -126,6 +127,11 @@ impl Codec {
             let (key, value) = pair.trim().split_once('=')?;
             key.eq_ignore_ascii_case(name).then_some(value)
         })
+    }
+
+    /// Payload type of the codec that redundant audio consists of (RFC 2198 section 5).
+    pub fn red_block(&self) -> Option<u8> {
+        self.fmtp.split('/').next()?.trim().parse().ok()
     }
 
     /// `profile_idc` and constraint flags of `profile-level-id`, without the level.
@@ -159,6 +165,27 @@ pub struct ExtensionIds {
     pub video_orientation: Option<u8>,
     /// `http://www.webrtc.org/experiments/rtp-hdrext/playout-delay`
     pub playout_delay: Option<u8>,
+}
+
+/// How long a receiver shall hold pictures back before it shows them, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlayoutDelay {
+    /// At least.
+    pub min_ms: u32,
+    /// At most.
+    pub max_ms: u32,
+}
+
+impl PlayoutDelay {
+    /// Most that the header extension can say.
+    pub const MAX_MS: u32 = 40_950;
+
+    /// The value of the header extension: 12 bits each, in steps of 10 ms.
+    pub fn to_extension(self) -> [u8; 3] {
+        let steps = |ms: u32| ms.min(Self::MAX_MS) / 10;
+        let [_, bytes @ ..] = (steps(self.min_ms) << 12 | steps(self.max_ms)).to_be_bytes();
+        bytes
+    }
 }
 
 /// Loudness over an interval (RFC 6464).
@@ -203,6 +230,21 @@ mod tests {
         for (fmtp, expected) in cases {
             assert_eq!(codec(CodecKind::H264, fmtp).matches(&published), expected, "{fmtp}");
         }
+    }
+
+    #[test]
+    fn redundant_audio_matches_by_what_it_consists_of() {
+        let published = codec(CodecKind::Red, "111/111");
+        for (fmtp, expected) in [("111/111", true), ("111/111/111", true), ("109/109", false)] {
+            assert_eq!(codec(CodecKind::Red, fmtp).matches(&published), expected, "{fmtp}");
+        }
+    }
+
+    #[test]
+    fn a_playout_delay_is_two_times_twelve_bits_of_ten_milliseconds() {
+        let delay = |min_ms, max_ms| PlayoutDelay { min_ms, max_ms }.to_extension();
+        assert_eq!(delay(100, 10_000), [0x00, 0xA3, 0xE8]);
+        assert_eq!(delay(0, 99_999), [0x00, 0x0F, 0xFF]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod offsets;
 
 use std::time::Instant;
 
-use super::codec::{Vp8Continuity, Vp8Descriptor};
+use super::codec::{Vp8Continuity, Vp8Descriptor, primary_block};
 use super::parameters::{Codec, CodecKind, MediaKind};
 use super::ring::StoredPacket;
 use super::rtcp::SenderReport;
@@ -27,6 +27,18 @@ pub(super) struct Outgoing {
     pub(super) marker: bool,
     /// VP8 picture id and `TL0PICIDX`, where the payload is VP8.
     pub(super) vp8: Option<(u16, u8)>,
+    /// Of redundant audio only the newest frame.
+    pub(super) primary_only: bool,
+}
+
+impl Outgoing {
+    /// What the subscriber gets of a packet; empty when that is nothing.
+    pub(super) fn payload<'a>(&self, packet: &'a StoredPacket) -> &'a [u8] {
+        if !self.primary_only {
+            return &packet.payload;
+        }
+        primary_block(&packet.payload).and_then(|at| packet.payload.get(at..)).unwrap_or_default()
+    }
 }
 
 /// What a sender does with a packet of its track.
@@ -57,6 +69,8 @@ pub(super) struct Selection {
 pub(super) struct PayloadTypes {
     pub(super) media: u8,
     pub(super) rtx: Option<u8>,
+    /// The subscriber decodes only what the redundant audio consists of.
+    pub(super) primary_only: bool,
 }
 
 /// Counts since the start, and what the subscriber reported.
@@ -145,11 +159,30 @@ impl SenderState {
         self.config = config;
     }
 
+    /// Goes on with another track on the same source: a copy in another codec. Numbers and times
+    /// go on, or the subscriber's decoder would take the new pictures for old ones.
+    pub(super) fn change_track(&mut self, config: Sender) {
+        self.set_target(None);
+        self.payload_types.clear();
+        if let Some(last) = self.last {
+            self.switched_at = last.sequence + 1;
+        }
+        self.config = config;
+    }
+
     /// Fits the subscriber's payload types to the publisher's codecs.
     pub(super) fn set_published_codecs(&mut self, published: &[Codec]) {
         let types = |codec: &Codec| {
-            let found = self.config.codecs.iter().find(|ours| ours.matches(codec))?;
-            Some(PayloadTypes { media: found.payload_type, rtx: found.rtx_payload_type })
+            let ours = &self.config.codecs;
+            let exact = ours.iter().find(|ours| ours.matches(codec));
+            let is_opus = |ours: &&Codec| ours.kind == CodecKind::Opus;
+            let within = || ours.iter().find(is_opus).filter(|_| codec.kind == CodecKind::Red);
+            let found = exact.or_else(within)?;
+            Some(PayloadTypes {
+                media: found.payload_type,
+                rtx: found.rtx_payload_type,
+                primary_only: exact.is_none(),
+            })
         };
         self.payload_types = published.iter().map(types).collect();
     }
@@ -233,7 +266,8 @@ impl SenderState {
             .flatten()
             .map(|descriptor| self.vp8.map(&descriptor));
         let marker = packet.marker || info.ends_frame && info.spatial == current.spatial;
-        let outgoing = Outgoing { sequence, timestamp, marker, vp8 };
+        let primary_only = self.payload_types(packet.codec).is_some_and(|types| types.primary_only);
+        let outgoing = Outgoing { sequence, timestamp, marker, vp8, primary_only };
         let source_timestamp = packet.timestamp;
         if self.last.is_none_or(|last| last.sequence < sequence) {
             self.last =
@@ -244,7 +278,8 @@ impl SenderState {
             self.history.push(Sent { outgoing, stream, source: packet.sequence as u32 });
         }
         self.statistics.packets = self.statistics.packets.wrapping_add(1);
-        self.statistics.octets = self.statistics.octets.wrapping_add(packet.payload.len() as u32);
+        let octets = outgoing.payload(packet).len() as u32;
+        self.statistics.octets = self.statistics.octets.wrapping_add(octets);
         Decision::Send(outgoing)
     }
 

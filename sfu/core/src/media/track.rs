@@ -7,7 +7,7 @@ use super::engine::WorkerIndex;
 use super::layer::Layer;
 use super::parameters::{AudioLevel, Codec, VideoQuality};
 use super::sender::Selection;
-use super::{Receiver, RoomKey};
+use super::{Receiver, RoomKey, TrackKey, TransportId};
 
 /// Packets louder than this count as voice: dB below overload, LiveKit's threshold.
 const ACTIVE_DBOV: u8 = 35;
@@ -28,6 +28,13 @@ pub(super) enum Source {
     Transport(usize),
     /// The engine of another worker.
     Sibling(WorkerIndex),
+    /// A track of another room on this engine.
+    Mirror {
+        /// Which one.
+        of: TrackKey,
+        /// Who has it in its room: a participant without a transport.
+        owner: TransportId,
+    },
 }
 
 /// A published track.
@@ -38,6 +45,8 @@ pub(super) struct Track {
     pub(super) source: Source,
     /// Workers whose engines take part.
     pub(super) exports: Vec<WorkerIndex>,
+    /// Tracks of other rooms that mirror this one.
+    pub(super) mirrors: Vec<TrackKey>,
     pub(super) config: Receiver,
     pub(super) layers: Vec<Layer>,
     /// Which layers send, as of the last look.
@@ -100,6 +109,7 @@ impl Track {
             room,
             source,
             exports: Vec::new(),
+            mirrors: Vec::new(),
             config,
             layers,
             active: vec![false; count],

@@ -63,6 +63,8 @@ pub(super) struct Transport {
     pub(super) padding: usize,
     /// Bandwidth towards the peer, once something is sent that it reports on.
     pub(super) bandwidth: Option<Box<Bandwidth>>,
+    /// Bits a second beyond which the estimate does not count.
+    pub(super) bandwidth_limit: Option<u64>,
     /// Tells this transport from an earlier one at the same index.
     pub(super) serial: u64,
     /// When the engine looks at this transport next.
@@ -105,6 +107,7 @@ impl Transport {
             retired: FxHashMap::default(),
             padding: 0,
             bandwidth: None,
+            bandwidth_limit: None,
             serial,
             wake: None,
             is_dirty: false,
@@ -112,6 +115,12 @@ impl Transport {
             next_statistics: now + STATISTICS_INTERVAL,
             last_rtcp: now,
         }
+    }
+
+    /// Estimated bandwidth towards the peer, bit/s, where it reports what it receives.
+    pub(super) fn estimate(&self) -> Option<u64> {
+        let estimate = self.bandwidth.as_ref().map(|bandwidth| bandwidth.estimate());
+        estimate.map(|estimate| estimate.min(self.bandwidth_limit.unwrap_or(u64::MAX)))
     }
 
     /// What the source of this packet carries: known, or told by the packet's extensions, or

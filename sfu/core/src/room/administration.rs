@@ -27,6 +27,12 @@ pub enum AdministrationError {
     /// Unmuting somebody's microphone from outside is not allowed here.
     #[error("remote unmute not enabled")]
     RemoteUnmute,
+    /// It is another room's: changes are made there.
+    #[error("participant is forwarded from another room")]
+    Forwarded,
+    /// The room forwards as many participants as it may.
+    #[error("too many participants are forwarded")]
+    TooManyForwards,
     /// A text is too long.
     #[error("{0} exceeds limits")]
     Limit(&'static str),
@@ -46,8 +52,17 @@ pub struct ParticipantUpdate {
 }
 
 impl Room {
-    fn key_of(&self, identity: &Identity) -> Result<ParticipantKey, AdministrationError> {
-        self.identities.get(identity).copied().ok_or(AdministrationError::NoParticipant)
+    /// A participant of this room, which may be changed here.
+    pub(super) fn key_of(
+        &self,
+        identity: &Identity,
+    ) -> Result<ParticipantKey, AdministrationError> {
+        let key = self.identities.get(identity).copied();
+        let key = key.ok_or(AdministrationError::NoParticipant)?;
+        match self.participants.get(&key).and_then(|participant| participant.origin.as_ref()) {
+            Some(_) => Err(AdministrationError::Forwarded),
+            None => Ok(key),
+        }
     }
 
     /// Mutes a track, or where the configuration allows it unmutes one; the client follows.
@@ -75,6 +90,7 @@ impl Room {
             let request = MuteTrackRequest { sid: sid.to_owned(), muted };
             self.send(key, signal_response::Message::Mute(request));
             self.set_muted(key, sid, muted, now);
+            self.settle(now);
         }
         track(self).ok_or(AdministrationError::NoTrack)
     }
@@ -202,7 +218,9 @@ impl Room {
             let (claims, moved) = (Box::new(claims), Box::new(moved));
             let announce = participant.client.protocol >= super::requests::MOVED_PROTOCOL;
             let moved = announce.then_some(moved);
-            self.output.push_back(super::RoomOutput::MoveToken { session, claims, moved });
+            let more_claims = participant.more_claims.clone();
+            let token = super::RoomOutput::MoveToken { session, claims, more_claims, moved };
+            self.output.push_back(token);
         }
         self.remove(
             key,

@@ -1,12 +1,13 @@
 //! Backup codecs: a publisher can send a copy of a track in another codec, for subscribers that
 //! do not decode the first. It is told to (by `subscribed_quality_update`) when such a subscriber
-//! comes, announces the copy under the sid of the track, and stops when nobody needs it.
+//! comes, announces the copy under the sid of the track, and stops when nobody needs it. By the
+//! publisher's policy the copy then goes to all (regression), and the first codec rests.
 //!
 //! To the engine the copy is a track of its own; to everybody else there is one track.
 
 use std::collections::BTreeMap;
 
-use livekit_protocol::{AddTrackRequest, TrackInfo, request_response};
+use livekit_protocol::{AddTrackRequest, BackupCodecPolicy, TrackInfo, request_response};
 use rand::RngExt as _;
 
 use super::Room;
@@ -15,6 +16,10 @@ use super::publishing::{LiveTrack, Track};
 use super::track_info::{cids, codec_named, mime_type};
 use crate::media::{Codec, CodecKind, TrackKey, VideoQuality};
 use crate::time::Now;
+
+/// From so many participants on a copy is sent beside the track, unless its publisher says
+/// otherwise (LiveKit's default).
+const REGRESSION_PARTICIPANTS: usize = 5;
 
 /// What subscribers must decode to take the copy, by what the publisher announced.
 pub(super) fn codecs(info: &TrackInfo) -> Vec<Codec> {
@@ -35,12 +40,19 @@ fn announced(kind: CodecKind) -> Codec {
         | CodecKind::H265
         | CodecKind::Av1 => "",
     };
+    let (clock_rate, channels) = match kind {
+        CodecKind::Opus | CodecKind::Red => (48_000, 2),
+        CodecKind::Pcmu | CodecKind::Pcma => (8_000, 1),
+        CodecKind::Vp8 | CodecKind::Vp9 | CodecKind::H264 | CodecKind::H265 | CodecKind::Av1 => {
+            (90_000, 1)
+        }
+    };
     Codec {
         kind,
         payload_type: 0,
         rtx_payload_type: None,
-        clock_rate: 90_000,
-        channels: 1,
+        clock_rate,
+        channels,
         fmtp: fmtp.to_owned(),
         nack: true,
         pli: true,
@@ -55,7 +67,8 @@ fn fits(section: &[Codec], track: &[Codec]) -> bool {
 impl LiveTrack {
     /// Whether a section with these codecs carries the copy.
     fn needs_backup(&self, section: &[Codec]) -> bool {
-        !fits(section, self.own_codecs()) && fits(section, self.backup_codecs())
+        fits(section, self.backup_codecs())
+            && (self.is_regressed || !fits(section, self.own_codecs()))
     }
 }
 
@@ -135,10 +148,28 @@ impl Room {
 
     /// The copy has its section.
     pub(super) fn begin_backup(&mut self, primary: TrackKey, backup: TrackKey) {
+        let is_regressed = self.regresses(primary);
         let Some(live) = self.tracks.get_mut(&primary) else { return };
         live.backup = Some(backup);
+        live.is_regressed = is_regressed;
         self.backups.insert(backup, primary);
         self.wake_subscribers(primary);
+    }
+
+    /// Whether the copy, once it is sent, goes to all who decode it: as the publisher said, or
+    /// where it leaves the choice, in a small room.
+    fn regresses(&self, primary: TrackKey) -> bool {
+        let publisher = self.tracks.get(&primary).map(|live| live.publisher);
+        let publisher = publisher.and_then(|key| self.participants.get(&key));
+        let mut tracks = publisher.into_iter().flat_map(|publisher| &publisher.tracks);
+        let Some(track) = tracks.find(|track| track.key == primary) else { return false };
+        match track.info.backup_codec_policy() {
+            BackupCodecPolicy::Simulcast => false,
+            BackupCodecPolicy::Regression => true,
+            BackupCodecPolicy::PreferRegression => {
+                self.participants.len() < REGRESSION_PARTICIPANTS
+            }
+        }
     }
 
     /// The copy is no longer sent.
@@ -146,6 +177,7 @@ impl Room {
         let Some(primary) = self.backups.remove(&backup) else { return };
         if let Some(live) = self.tracks.get_mut(&primary).filter(|l| l.backup == Some(backup)) {
             live.backup = None;
+            live.is_regressed = false;
         }
         self.tracks_ended = true;
         self.wake_subscribers(primary);

@@ -52,7 +52,7 @@ impl Room {
             DataChannelKind::Lossy => {
                 self.forward_packet(key, data_packet::Kind::Lossy, payload, now);
             }
-            DataChannelKind::DataTrack => self.forward_data_track(key, payload),
+            DataChannelKind::DataTrack => self.forward_data_track(key, payload, now),
         }
     }
 

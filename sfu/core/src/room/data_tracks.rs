@@ -3,6 +3,7 @@
 //! the subscriber's on the way out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use livekit_protocol::data_track_subscriber_handles::PublishedDataTrack;
@@ -26,12 +27,16 @@ const MAX_NAME_BYTES: usize = 256;
 const HEADER_BYTES: usize = 12;
 /// Where the handle is in the header.
 const HANDLE: std::ops::Range<usize> = 2..4;
+/// Where the number of its frame is.
+const FRAME: std::ops::Range<usize> = 6..8;
 
 /// What a participant receives.
 #[derive(Debug, Default)]
 pub(super) struct DataSubscriptions {
     /// Wishes by track sid.
     wishes: HashMap<String, bool>,
+    /// Highest frame rate by track sid, where one was said.
+    rates: HashMap<String, FrameRate>,
     /// Handles by track sid, of the tracks that it gets.
     handles: BTreeMap<String, u16>,
     last_handle: u16,
@@ -45,6 +50,39 @@ impl DataSubscriptions {
             let free = !self.handles.values().any(|used| *used == self.last_handle);
             free.then_some(self.last_handle)
         })
+    }
+}
+
+/// Frames of one track to one subscriber, as many a second as it wants.
+#[derive(Debug)]
+struct FrameRate {
+    interval: Duration,
+    /// When the next frame may go.
+    next: Option<Instant>,
+    /// The frame that goes; its packets carry its number.
+    current: Option<[u8; 2]>,
+}
+
+impl FrameRate {
+    /// Share of the interval that must have passed: frames do not come exactly on time.
+    const TOLERANCE: f64 = 0.9;
+
+    fn new(frames_per_second: u32) -> Self {
+        let interval = Duration::from_secs(1) / frames_per_second.max(1);
+        Self { interval: interval.mul_f64(Self::TOLERANCE), next: None, current: None }
+    }
+
+    /// Whether a packet of the frame of this number goes.
+    fn takes(&mut self, frame: [u8; 2], now: Instant) -> bool {
+        if self.current == Some(frame) {
+            return true;
+        }
+        if self.next.is_some_and(|next| now < next) {
+            return false;
+        }
+        self.next = Some(now + self.interval);
+        self.current = Some(frame);
+        true
     }
 }
 
@@ -111,8 +149,16 @@ impl Room {
             let known = self.data_track_by_sid(&update.track_sid).is_some();
             let Some(participant) = self.participants.get_mut(&key) else { return };
             if known {
-                let wishes = &mut participant.data_subscriptions.wishes;
-                wishes.insert(update.track_sid.clone(), update.subscribe);
+                let subscriptions = &mut participant.data_subscriptions;
+                subscriptions.wishes.insert(update.track_sid.clone(), update.subscribe);
+                let rate = update.options.as_ref().and_then(|options| options.target_fps);
+                match rate.filter(|rate| update.subscribe && *rate > 0) {
+                    Some(rate) => {
+                        let rate = FrameRate::new(rate);
+                        subscriptions.rates.insert(update.track_sid.clone(), rate);
+                    }
+                    None => drop(subscriptions.rates.remove(&update.track_sid)),
+                }
             } else if update.subscribe {
                 let response = proto::SubscriptionResponse {
                     track_sid: update.track_sid.clone(),
@@ -152,6 +198,7 @@ impl Room {
         let subscriptions = &mut participant.data_subscriptions;
         let before = subscriptions.handles.clone();
         subscriptions.handles.retain(|sid, _| tracks.contains_key(sid));
+        subscriptions.rates.retain(|sid, _| tracks.contains_key(sid));
         for sid in tracks.keys() {
             if !subscriptions.handles.contains_key(sid)
                 && let Some(handle) = subscriptions.next_handle()
@@ -220,18 +267,28 @@ impl Room {
     }
 
     /// Forwards a packet to each subscriber under its own handle.
-    pub(super) fn forward_data_track(&mut self, key: ParticipantKey, packet: &[u8]) {
+    pub(super) fn forward_data_track(&mut self, key: ParticipantKey, packet: &[u8], now: Now) {
         let Some(publisher) = self.participants.get(&key) else { return };
         let handle = packet.get(HANDLE).map(|bytes| u32::from(bytes[0]) << 8 | u32::from(bytes[1]));
         let track = publisher.data_tracks.iter().find(|t| Some(t.pub_handle) == handle);
-        let Some(sid) = track.filter(|_| packet.len() >= HEADER_BYTES).map(|t| &t.sid) else {
+        let sid = track.map(|track| track.sid.clone());
+        let (Some(sid), Some(frame)) =
+            (sid, packet.get(..HEADER_BYTES).and_then(|header| header.get(FRAME)))
+        else {
             debug!(participant = %publisher.sid, "Packet of no data track");
             return;
         };
+        let frame = [frame[0], frame[1]];
         let targets: Vec<(TransportId, u16)> = self
             .participants
-            .values()
-            .filter_map(|p| Some((p.data_transport()?, *p.data_subscriptions.handles.get(sid)?)))
+            .values_mut()
+            .filter_map(|p| {
+                let (transport, subscriptions) = (p.data_transport()?, &mut p.data_subscriptions);
+                let handle = *subscriptions.handles.get(&sid)?;
+                let rate = subscriptions.rates.get_mut(&sid);
+                let takes = rate.is_none_or(|rate| rate.takes(frame, now.instant));
+                takes.then_some((transport, handle))
+            })
             .collect();
         for (transport, handle) in targets {
             let mut packet = packet.to_vec();

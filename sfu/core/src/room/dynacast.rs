@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use livekit_protocol::{
-    self as proto, SubscribedCodec, SubscribedQuality, SubscribedQualityUpdate, signal_response,
+    self as proto, SubscribedAudioCodec, SubscribedAudioCodecUpdate, SubscribedCodec,
+    SubscribedQuality, SubscribedQualityUpdate, signal_response,
 };
 
 use super::Room;
@@ -99,7 +100,7 @@ impl Demands {
     }
 
     fn count(&mut self, senders: &[Sender], change: impl Fn(&mut u32)) {
-        for sender in senders.iter().filter(|sender| sender.kind == MediaKind::Video) {
+        for sender in senders {
             let Some(quality) = sender.max_quality else { continue };
             if let Some(demand) = self.0.get_mut(&sender.track) {
                 change(&mut demand.own.subscribers[quality as usize]);
@@ -122,6 +123,21 @@ impl Demands {
         for (track, quality) in new {
             if let Some(demand) = self.0.get_mut(track) {
                 demand.backup.subscribers[*quality as usize] += 1;
+            }
+        }
+    }
+
+    /// Other rooms get these tracks, and may want any layer of them.
+    pub(super) fn forward(&mut self, old: &[TrackKey], new: &[TrackKey]) {
+        let best = VideoQuality::High as usize;
+        for track in old {
+            if let Some(demand) = self.0.get_mut(track) {
+                demand.own.subscribers[best] = demand.own.subscribers[best].saturating_sub(1);
+            }
+        }
+        for track in new {
+            if let Some(demand) = self.0.get_mut(track) {
+                demand.own.subscribers[best] += 1;
             }
         }
     }
@@ -163,7 +179,7 @@ impl Room {
         let tracks: Vec<TrackKey> = self
             .tracks
             .iter()
-            .filter(|(_, live)| live.publisher == key && live.kind == MediaKind::Video)
+            .filter(|(_, live)| live.publisher == key)
             .map(|(track, _)| *track)
             .collect();
         for track in tracks {
@@ -176,6 +192,9 @@ impl Room {
         else {
             return;
         };
+        if live.kind == MediaKind::Audio {
+            return self.tell_audio_demand(track);
+        }
         let qualities = demand.own.qualities();
         let named = |codecs: &[Codec], qualities| {
             let codec = codecs.first().map(|codec| codec_name(codec.kind)).unwrap_or_default();
@@ -193,5 +212,25 @@ impl Room {
         };
         let publisher = live.publisher;
         self.send(publisher, signal_response::Message::SubscribedQualityUpdate(update));
+    }
+
+    /// The same for sound that can be sent in two codecs.
+    fn tell_audio_demand(&mut self, track: TrackKey) {
+        let (Some(live), Some(demand)) = (self.tracks.get(&track), self.demands.0.get(&track))
+        else {
+            return;
+        };
+        let named = |codecs: &[Codec], layers: &Layers| {
+            let codec = codecs.first().map(|codec| codec_name(codec.kind)).unwrap_or_default();
+            SubscribedAudioCodec { codec, enabled: layers.told.is_some() }
+        };
+        let mut subscribed_audio_codecs = vec![named(live.own_codecs(), &demand.own)];
+        if demand.backup_told {
+            subscribed_audio_codecs.push(named(live.backup_codecs(), &demand.backup));
+        }
+        let track_sid = live.sid.clone();
+        let publisher = live.publisher;
+        let update = SubscribedAudioCodecUpdate { track_sid, subscribed_audio_codecs };
+        self.send(publisher, signal_response::Message::SubscribedAudioCodecUpdate(update));
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! The order keeps one promise: at no time does a sender name a track without a receiver.
 
+use contract::sfu_config::RoomConfig;
+
 use super::Room;
 use super::participant::{Participant, ParticipantKey};
-use crate::media::{MediaCommand, Receiver, Sender};
+use crate::media::{MediaCommand, MediaKind, PlayoutDelay, Receiver, Sender};
 use crate::time::Now;
+
+/// Most that a client holds pictures back where a room says only the least (LiveKit's figure).
+const LONGEST_DELAY_MS: u32 = 10_000;
 
 impl Room {
     /// Brings everything that follows from the room's state in line with it.
@@ -28,6 +33,7 @@ impl Room {
                 self.schedule_negotiation(key, now);
             }
         }
+        self.tell_forwards();
         self.tell_demands(now);
     }
 
@@ -85,6 +91,7 @@ impl Room {
         if participant.sending_transport().remote.is_none() {
             return Vec::new();
         }
+        let delay = self.playout_delay(participant);
         participant
             .outbound
             .iter()
@@ -104,9 +111,26 @@ impl Room {
                     max_quality: settings.quality(track),
                     max_frame_rate: settings.max_frame_rate,
                     priority: settings.priority,
+                    may_pause: participant.allow_pause,
+                    playout_delay: delay.filter(|_| section.kind == MediaKind::Video),
                 })
             })
             .collect()
+    }
+}
+
+impl Room {
+    /// What the room says of playing, for one subscriber.
+    fn playout_delay(&self, participant: &Participant) -> Option<PlayoutDelay> {
+        let RoomConfig { min_playout_delay, max_playout_delay, sync_streams, .. } =
+            self.options.config;
+        // Firefox does not play streams in step, and would hold back pictures alone.
+        let is_firefox = participant.client.browser.eq_ignore_ascii_case("firefox");
+        if min_playout_delay == 0 && max_playout_delay == 0 || sync_streams && is_firefox {
+            return None;
+        }
+        let max_ms = if max_playout_delay == 0 { LONGEST_DELAY_MS } else { max_playout_delay };
+        Some(PlayoutDelay { min_ms: min_playout_delay, max_ms: max_ms.max(min_playout_delay) })
     }
 }
 

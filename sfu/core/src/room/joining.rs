@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use contract::ids::Identity;
 use livekit_protocol::participant_info::State;
 use livekit_protocol::{self as proto, DisconnectReason, leave_request, signal_response};
 use tracing::info;
 
-use super::participant::{Participant, ParticipantKey, TransportRole};
+use super::participant::{Participant, ParticipantKey, TransportRole, is_dependent, kind};
 use super::simulate::ResumeFault;
 use super::timers::{JOIN_TIMEOUT, REFRESH_INTERVAL, RESUME_TIMEOUT};
 use super::{Room, RoomOutput, SessionId};
-use crate::media::CodecKind;
 use crate::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use crate::signal::{AGENT_PROTOCOL_VERSION, COMPATIBLE_VERSION, PROTOCOL_VERSION};
 use crate::time::Now;
@@ -32,7 +32,7 @@ impl Room {
             self.settle(now);
             return Ok(session);
         }
-        self.check_capacity(&params)?;
+        self.check_capacity(&params.identity, is_dependent(kind(&params.claims.kind)))?;
         if let Some(old) = self.identities.get(&params.identity).copied() {
             self.remove(old, DisconnectReason::DuplicateIdentity, None, now);
         }
@@ -49,15 +49,18 @@ impl Room {
         Ok(session)
     }
 
-    fn check_capacity(&self, params: &JoinParams) -> Result<(), JoinError> {
+    pub(super) fn check_capacity(
+        &self,
+        identity: &Identity,
+        is_exempt: bool,
+    ) -> Result<(), JoinError> {
         let limit = usize::try_from(self.options.config.max_participants).unwrap_or(usize::MAX);
         let others = self
             .participants
             .values()
-            .filter(|p| !p.is_dependent() && p.identity != params.identity)
+            .filter(|p| !p.is_dependent() && p.identity != *identity)
             .count();
-        let exempt = matches!(params.claims.kind.as_str(), "egress" | "agent");
-        if limit > 0 && !exempt && others >= limit {
+        if limit > 0 && !is_exempt && others >= limit {
             return Err(JoinError::new(403, "room has exceeded its max participants"));
         }
         Ok(())
@@ -75,6 +78,9 @@ impl Room {
         set(&mut config.empty_timeout, wish.empty_timeout);
         set(&mut config.departure_timeout, wish.departure_timeout);
         set(&mut config.max_participants, wish.max_participants);
+        set(&mut config.min_playout_delay, wish.min_playout_delay);
+        set(&mut config.max_playout_delay, wish.max_playout_delay);
+        config.sync_streams |= wish.sync_streams;
         if self.options.metadata.is_empty() {
             self.options.metadata.clone_from(&wish.metadata);
         }
@@ -99,6 +105,7 @@ impl Room {
         if let Some(subscriber) = &participant.subscriber {
             self.transports.insert(subscriber.id, (key, TransportRole::Subscriber));
         }
+        let was_recorded = self.is_recorded();
         self.participants.insert(key, participant);
         let response = self.join_response(key);
         self.send(key, signal_response::Message::Join(response));
@@ -107,6 +114,7 @@ impl Room {
             participant.state = State::Joined;
         }
         self.broadcast_participant(key, false, now);
+        self.recording_changed(key, was_recorded);
         self.count_changed(now);
         // Before the offer: its answer shall carry the tracks that are there.
         self.refresh_wanted(key);
@@ -145,7 +153,7 @@ impl Room {
             ping_interval: PING_INTERVAL_SECONDS,
             server_info: Some(self.server_info()),
             sif_trailer: self.sif_trailer.clone(),
-            enabled_publish_codecs: enabled_codecs(),
+            enabled_publish_codecs: self.enabled_codecs(),
             fast_publish: participant.is_some_and(|p| p.permission.can_publish),
             alternative_url: String::new(),
             server_region: String::new(),
@@ -174,7 +182,8 @@ impl Room {
         let known = self.identities.get(&params.identity).copied().filter(|key| {
             self.participants.get(key).is_some_and(|participant| {
                 let sid = reconnect.participant_sid.as_deref();
-                participant.mode == params.mode
+                participant.origin.is_none()
+                    && participant.mode == params.mode
                     && sid.is_none_or(|sid| sid == participant.sid.as_str())
             })
         });
@@ -301,7 +310,20 @@ impl Room {
         let Some(participant) = self.participants.get(&key) else { return };
         if let Some(session) = participant.session {
             let claims = Box::new(participant.refreshed_claims(now.unix_seconds()));
-            self.output.push_back(RoomOutput::RefreshToken { session, claims });
+            let more_claims = participant.more_claims.clone();
+            self.output.push_back(RoomOutput::RefreshToken { session, claims, more_claims });
+        }
+    }
+
+    pub(super) fn is_recorded(&self) -> bool {
+        self.participants.values().any(Participant::is_recorder)
+    }
+
+    /// Tells the others at once that the room is recorded, or no longer.
+    pub(super) fn recording_changed(&mut self, cause: ParticipantKey, was_recorded: bool) {
+        if self.is_recorded() != was_recorded {
+            let update = proto::RoomUpdate { room: Some(self.info()) };
+            self.send_to_all(&signal_response::Message::RoomUpdate(update), Some(cause));
         }
     }
 
@@ -310,23 +332,4 @@ impl Room {
         const DELAY: Duration = Duration::from_secs(5);
         self.update_at.get_or_insert(now.instant + DELAY);
     }
-}
-
-/// Codecs that may be published.
-pub(super) fn enabled_codecs() -> Vec<proto::Codec> {
-    [
-        CodecKind::Opus,
-        CodecKind::Red,
-        CodecKind::Pcmu,
-        CodecKind::Pcma,
-        CodecKind::Vp8,
-        CodecKind::H264,
-        CodecKind::Vp9,
-        CodecKind::Av1,
-        CodecKind::H265,
-    ]
-    .into_iter()
-    .map(super::track_info::mime_type)
-    .map(|mime| proto::Codec { mime: mime.to_owned(), fmtp_line: String::new() })
-    .collect()
 }

@@ -75,6 +75,7 @@ impl Room {
     }
 
     fn forget(&mut self, key: ParticipantKey, reason: DisconnectReason, now: Now) {
+        let was_recorded = self.is_recorded();
         let Some(participant) = self.participants.remove(&key) else { return };
         info!(
             room = %self.options.name,
@@ -89,6 +90,8 @@ impl Room {
         self.identities.remove(&participant.identity);
         self.dirty.remove(&key);
         self.end_media(&participant);
+        self.end_origin(&participant);
+        self.end_forwards(key, reason);
         if !participant.permission.hidden {
             self.announce_departure(&participant, reason, now);
         }
@@ -97,6 +100,7 @@ impl Room {
         if !participant.data_tracks.is_empty() {
             self.sync_all_data_subscriptions();
         }
+        self.recording_changed(key, was_recorded);
         self.emit_departure(&participant, reason);
         self.participant_left_jobs(&participant, now);
         self.count_changed(now);

@@ -7,10 +7,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use contract::sfu_config::RoomConfig;
 use livekit_protocol::{self as proto, SessionDescription, SignalTarget, signal_response};
 use tracing::{debug, info};
 
 use super::Room;
+use super::codecs;
 use super::participant::{Participant, ParticipantKey, PeerTransport, TransportRole, credentials};
 use super::publishing::Track;
 use super::sections::{self, SendSection, WantedTracks};
@@ -78,16 +80,17 @@ impl Room {
             }
         };
         self.accept_remote(key, TransportRole::Publisher, remote);
-        let Some(participant) = self.participants.get_mut(&key) else { return };
+        let Self { participants, options, rng, .. } = self;
+        let Some(participant) = participants.get_mut(&key) else { return };
         let mut failed = Vec::new();
         if participant.subscriber.is_none() {
             let Participant { outbound, wanted, .. } = participant;
             update_outbound(outbound, &description);
             sections::release(outbound, wanted);
-            sections::place(outbound, wanted, &mut self.rng);
+            sections::place(outbound, wanted, rng);
             failed = sections::unfit(outbound, wanted);
         }
-        let (local, inbound) = answer_sections(participant, &description);
+        let (local, inbound) = answer_sections(participant, &description, &options.config);
         participant.inbound = inbound;
         let dual = participant.subscriber.is_some();
         let mut mid_to_track_id = HashMap::new();
@@ -380,6 +383,7 @@ fn update_outbound(outbound: &mut Vec<SendSection>, offer: &Description) {
 fn answer_sections(
     participant: &Participant,
     offer: &Description,
+    config: &RoomConfig,
 ) -> (Vec<LocalSection>, Vec<Inbound>) {
     let mut inbound = Vec::new();
     let local = offer
@@ -389,19 +393,12 @@ fn answer_sections(
             SectionKind::Data => LocalSection::answer(section, LocalMedia::Data, Vec::new()),
             SectionKind::Unknown => LocalSection::answer(section, LocalMedia::Rejected, Vec::new()),
             SectionKind::Rtp(kind) if section.direction.sends() => {
-                let mut codecs = section.codecs.clone();
                 let cid = section.msid.as_ref().map(|msid| &msid.track);
                 let track = participant
                     .tracks
                     .iter()
                     .find(|track| cid.is_some_and(|cid| track.cids.contains(cid)));
-                if let Some(preferred) = track.and_then(|track| track.preferred) {
-                    sdp::prefer(&mut codecs, preferred);
-                }
-                if let Some(track) = track {
-                    let (stereo, dtx) = track.opus_wishes();
-                    sdp::set_opus(&mut codecs, stereo, dtx);
-                }
+                let codecs = codecs::answered(section.codecs.clone(), kind, track, config);
                 let body = LocalMedia::Receive { rids: section.send_rids.clone() };
                 let answer = LocalSection::answer(section, body, codecs);
                 if answer.body != LocalMedia::Rejected && participant.permission.can_publish {

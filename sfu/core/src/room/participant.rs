@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use contract::access_token::Claims;
+use contract::access_token::{Claims, MoreClaims, MoreGrants};
 use contract::ids::{Identity, ParticipantSid, generate_id};
-use livekit_protocol::participant_info::{Kind, State};
+use livekit_protocol::participant_info::{Kind, KindDetail, State};
 use livekit_protocol::{
     ClientInfo, DataTrackInfo, DisconnectReason, ParticipantInfo, ParticipantPermission,
     SubscriptionPermission, TrackSource,
@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 
 use super::SessionId;
 use super::data_tracks::DataSubscriptions;
+use super::forwards::Origin;
 use super::negotiation::{Inbound, Negotiation};
 use super::publishing::Track;
 use super::quality::Quality;
@@ -106,7 +107,11 @@ pub(super) struct Participant {
     pub(super) metadata: String,
     pub(super) attributes: HashMap<String, String>,
     pub(super) kind: Kind,
+    pub(super) kind_details: Vec<i32>,
+    /// Of a participant that is another room's.
+    pub(super) origin: Option<Origin>,
     pub(super) claims: Claims,
+    pub(super) more_claims: MoreClaims,
     pub(super) permission: ParticipantPermission,
     pub(super) client: ClientInfo,
     pub(super) mode: PeerConnectionMode,
@@ -114,6 +119,8 @@ pub(super) struct Participant {
     pub(super) auto_subscribe_data_track: bool,
     /// The client will say what it shows.
     pub(super) adaptive_stream: bool,
+    /// The client takes it that tracks rest for want of bandwidth.
+    pub(super) allow_pause: bool,
     pub(super) state: State,
     pub(super) version: u32,
     pub(super) joined_at_ms: u64,
@@ -153,7 +160,7 @@ impl Participant {
         joined_at_ms: u64,
         rng: &mut StdRng,
     ) -> Self {
-        let permission = permission(&params.claims);
+        let permission = permission(&params.claims, &params.more_claims);
         let dual = params.mode == PeerConnectionMode::Dual && permission.can_subscribe;
         Self {
             key,
@@ -163,13 +170,17 @@ impl Participant {
             metadata: params.metadata,
             attributes: params.attributes,
             kind: kind(&params.claims.kind),
+            kind_details: kind_details(&params.more_claims),
+            origin: None,
             claims: params.claims,
+            more_claims: params.more_claims,
             permission,
             client: params.client,
             mode: params.mode,
             auto_subscribe: params.auto_subscribe,
             auto_subscribe_data_track: params.auto_subscribe_data_track,
             adaptive_stream: params.adaptive_stream,
+            allow_pause: params.allow_pause,
             state: State::Joining,
             version: 0,
             joined_at_ms,
@@ -224,9 +235,8 @@ impl Participant {
         self.is_publisher() || !self.data_tracks.is_empty()
     }
 
-    /// Egress and agents are not counted against a room's limit.
     pub(super) fn is_dependent(&self) -> bool {
-        matches!(self.kind, Kind::Egress | Kind::Agent)
+        is_dependent(self.kind)
     }
 
     pub(super) fn may_publish(&self, source: TrackSource) -> bool {
@@ -254,6 +264,7 @@ impl Participant {
             is_publisher: self.publishes(),
             data_tracks: self.data_tracks.clone(),
             kind: self.kind.into(),
+            kind_details: self.kind_details.clone(),
             attributes: self.attributes.clone(),
             client_protocol: self.client.client_protocol,
             capabilities: self.client.capabilities.clone(),
@@ -277,6 +288,10 @@ impl Participant {
     /// Keeps the claims of new tokens in line with rights that the server API changed.
     pub(super) fn permission_to_claims(&mut self) {
         let permission = &self.permission;
+        self.more_claims.video = MoreGrants {
+            can_subscribe_metrics: permission.can_subscribe_metrics,
+            can_manage_agent_session: permission.can_manage_agent_session,
+        };
         let video = &mut self.claims.video;
         video.can_subscribe = Some(permission.can_subscribe);
         video.can_publish = Some(permission.can_publish);
@@ -305,7 +320,7 @@ impl Participant {
     }
 }
 
-fn permission(claims: &Claims) -> ParticipantPermission {
+fn permission(claims: &Claims, more: &MoreClaims) -> ParticipantPermission {
     let video = &claims.video;
     #[expect(deprecated, reason = "older clients read these flags")]
     ParticipantPermission {
@@ -322,12 +337,24 @@ fn permission(claims: &Claims) -> ParticipantPermission {
         recorder: video.recorder,
         can_update_metadata: video.can_update_own_metadata(),
         agent: video.agent,
-        can_subscribe_metrics: false,
-        can_manage_agent_session: false,
+        can_subscribe_metrics: more.video.can_subscribe_metrics,
+        can_manage_agent_session: more.video.can_manage_agent_session,
     }
 }
 
-fn kind(name: &str) -> Kind {
+fn kind_details(more: &MoreClaims) -> Vec<i32> {
+    let known = more.kind_details.iter();
+    let known = known.filter_map(|name| KindDetail::from_str_name(&name.to_ascii_uppercase()));
+    // Only a server forwards.
+    known.filter(|detail| *detail != KindDetail::Forwarded).map(i32::from).collect()
+}
+
+/// Egress and agents are not counted against a room's limit.
+pub(super) fn is_dependent(kind: Kind) -> bool {
+    matches!(kind, Kind::Egress | Kind::Agent)
+}
+
+pub(super) fn kind(name: &str) -> Kind {
     Kind::from_str_name(&name.to_ascii_uppercase()).unwrap_or(Kind::Standard)
 }
 

@@ -70,12 +70,22 @@ pub(super) struct LiveTrack {
     pub(super) own_codecs: usize,
     /// The copy in another codec, while it is sent.
     pub(super) backup: Option<TrackKey>,
+    /// All who decode the copy get it, so that the publisher need not encode twice.
+    pub(super) is_regressed: bool,
 }
 
 impl LiveTrack {
     /// The track's own codecs.
     pub(super) fn own_codecs(&self) -> &[Codec] {
         self.wanted.codecs.get(..self.own_codecs).unwrap_or_default()
+    }
+
+    /// Takes what the track turned out to be encoded with.
+    pub(super) fn set_own_codecs(&mut self, mut codecs: Vec<Codec>) {
+        let own_codecs = codecs.len();
+        codecs.extend_from_slice(self.backup_codecs());
+        self.own_codecs = own_codecs;
+        self.wanted = Arc::new(Wanted { codecs, ..(*self.wanted).clone() });
     }
 
     /// Codecs of the copy.
@@ -85,8 +95,15 @@ impl LiveTrack {
 }
 
 impl Room {
-    pub(super) fn add_track(&mut self, key: ParticipantKey, request: AddTrackRequest, now: Now) {
+    pub(super) fn add_track(
+        &mut self,
+        key: ParticipantKey,
+        mut request: AddTrackRequest,
+        now: Now,
+    ) {
         use request_response::Reason;
+        let is_enabled = |name: &str| codec_named(name).is_none_or(|kind| self.is_enabled(kind));
+        request.simulcast_codecs.retain(|codec| is_enabled(&codec.codec));
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let known = participant
             .tracks
@@ -180,7 +197,13 @@ impl Room {
         }
     }
 
-    fn begin_track(&mut self, key: ParticipantKey, track: TrackKey, codecs: &[Codec], now: Now) {
+    pub(super) fn begin_track(
+        &mut self,
+        key: ParticipantKey,
+        track: TrackKey,
+        codecs: &[Codec],
+        now: Now,
+    ) {
         let Some(participant) = self.participants.get(&key) else { return };
         let Some(track) = participant.tracks.iter().find(|t| t.key == track) else { return };
         let Some(kind) = track.kind() else { return };
@@ -192,19 +215,22 @@ impl Room {
             return;
         }
         let (sid, publisher_sid) = (track.info.sid.clone(), participant.sid.to_string());
-        let msid = Msid { stream: format!("{publisher_sid}|{sid}"), track: sid.clone() };
+        // Sections of one stream are played in step.
+        let is_synchronous = self.options.config.sync_streams;
+        let stream = if is_synchronous { &track.info.stream } else { &sid };
+        let msid = Msid { stream: format!("{publisher_sid}|{stream}"), track: sid.clone() };
         let mut codecs = sdp::published_codecs(codecs);
         let own_codecs = codecs.len();
         codecs.extend(super::backup::codecs(&track.info));
-        let wanted = Wanted { kind, sid: sid.clone(), msid, codecs };
         let layers = track.info.codecs.first().map(|c| c.layers.clone()).unwrap_or_default();
         let track = track.key;
         self.track_sids.insert(sid.clone(), track);
         self.changed_tracks.insert(track);
-        if kind == MediaKind::Video {
+        // Sound has nothing to leave out but a copy.
+        if kind == MediaKind::Video || codecs.len() > own_codecs {
             self.demands.begin(track, now);
         }
-        let wanted = Arc::new(wanted);
+        let wanted = Arc::new(Wanted { kind, sid: sid.clone(), msid, codecs });
         let live = LiveTrack {
             publisher: key,
             publisher_sid,
@@ -215,6 +241,7 @@ impl Room {
             wanted,
             own_codecs,
             backup: None,
+            is_regressed: false,
         };
         self.tracks.insert(track, live);
     }
@@ -260,18 +287,17 @@ impl Room {
     pub(super) fn published_codec(&mut self, track: TrackKey, codec: CodecKind, now: Now) {
         let Some(live) = self.tracks.get_mut(&track) else { return };
         let (key, sid) = (live.publisher, live.sid.clone());
-        if live.wanted.codecs.first().is_some_and(|first| first.kind != codec) {
+        let is_told = live.own_codecs().iter().any(|known| known.kind == codec);
+        if !is_told {
             let inbound = self.participants.get(&key).map(|p| p.inbound.as_slice());
             let sections = inbound.unwrap_or_default().iter().map(|section| &section.codecs);
-            let mut codecs: Vec<Codec> =
-                sections.flatten().filter(|known| known.kind == codec).cloned().collect();
-            let own_codecs = codecs.len();
-            codecs.extend_from_slice(live.backup_codecs());
-            live.own_codecs = own_codecs;
-            live.wanted = Arc::new(Wanted { codecs, ..(*live.wanted).clone() });
+            let codecs = sections.flatten().filter(|known| known.kind == codec).cloned();
+            live.set_own_codecs(codecs.collect());
             self.changed_tracks.insert(track);
         }
-        let mime = mime_type(codec);
+        // Redundant audio may begin with what it consists of.
+        let told = live.own_codecs().first().map_or(codec, |first| first.kind);
+        let mime = mime_type(told);
         self.change_track(key, &sid, now, |info| {
             mime.clone_into(&mut info.mime_type);
             if let Some(first) = info.codecs.first_mut() {

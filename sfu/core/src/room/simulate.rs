@@ -12,7 +12,7 @@ use livekit_protocol::{
 use super::participant::ParticipantKey;
 use super::{Room, RoomOutput};
 use crate::media::engine::WorkerIndex;
-use crate::media::{self, LocalCandidate};
+use crate::media::{self, LocalCandidate, MediaCommand};
 use crate::time::Now;
 
 /// Most participants whose wish for another protocol is remembered.
@@ -82,7 +82,13 @@ impl Room {
                 | Scenario::DisconnectSignalOnResume(false)
                 | Scenario::DisconnectSignalOnResumeNoMessages(false),
             ) => {}
-            Some(Scenario::SubscriberBandwidth(_)) | None => self.unsupported(key, 0),
+            Some(Scenario::SubscriberBandwidth(bits)) => {
+                let Some(participant) = self.participants.get(&key) else { return };
+                let transport = participant.sending_transport().id;
+                let limit = u64::try_from(bits).ok().filter(|bits| *bits > 0);
+                self.media(MediaCommand::LimitBandwidth { transport, limit });
+            }
+            None => self.unsupported(key, 0),
         }
     }
 

@@ -94,8 +94,8 @@ impl Participant {
         })
     }
 
-    /// Publishers cannot keep recorders out.
-    fn ignores_subscription_rules(&self) -> bool {
+    /// Records the room; publishers cannot keep it out.
+    pub(super) fn is_recorder(&self) -> bool {
         #[expect(deprecated, reason = "tokens of older recorders say it so")]
         let recorder = self.permission.recorder;
         recorder || self.kind == Kind::Egress
@@ -219,7 +219,7 @@ impl Room {
             return true;
         };
         rules.all_participants
-            || participant.ignores_subscription_rules()
+            || participant.is_recorder()
             || rules.track_permissions.iter().any(|rule| {
                 (rule.participant_sid == participant.sid.as_str()
                     || rule.participant_identity == participant.identity.as_str())

@@ -117,7 +117,8 @@ fn sid_prefix(track_type: TrackType, source: TrackSource) -> &'static str {
 pub(super) fn codec_named(name: &str) -> Option<CodecKind> {
     let lower = name.to_ascii_lowercase();
     match lower.rsplit('/').next().unwrap_or_default() {
-        "opus" | "red" => Some(CodecKind::Opus),
+        "opus" => Some(CodecKind::Opus),
+        "red" => Some(CodecKind::Red),
         "pcmu" => Some(CodecKind::Pcmu),
         "pcma" => Some(CodecKind::Pcma),
         "vp8" => Some(CodecKind::Vp8),

@@ -6,7 +6,7 @@ use std::io::Read as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use contract::access_token::Claims;
+use contract::access_token::{Claims, MoreClaims};
 use contract::ids::{Identity, RoomName};
 use livekit_protocol::wrapped_join_request::Compression;
 use livekit_protocol::{
@@ -79,6 +79,8 @@ pub struct Reconnect {
 pub struct JoinParams {
     /// Verified claims of the token.
     pub claims: Claims,
+    /// What else the token says.
+    pub more_claims: MoreClaims,
     /// Who joins.
     pub identity: Identity,
     /// Which room.
@@ -93,6 +95,8 @@ pub struct JoinParams {
     pub auto_subscribe_data_track: bool,
     /// The client reports what it shows, so that it gets no more than that.
     pub adaptive_stream: bool,
+    /// Tracks may rest for want of bandwidth.
+    pub allow_pause: bool,
     /// Attributes at the beginning: the token's, overridden by the request's.
     pub attributes: HashMap<String, String>,
     /// Metadata at the beginning.
@@ -124,6 +128,7 @@ impl JoinParams {
         params.auto_subscribe = flag("auto_subscribe", true);
         params.auto_subscribe_data_track = flag("auto_subscribe_data_track", false);
         params.adaptive_stream = flag("adaptive_stream", false);
+        params.allow_pause = flag("subscriber_allow_pause", true);
         params.set_initial("", attributes)?;
         if let Some(suffix) = get("publish") {
             // A second connection of the same user, for publishing only.
@@ -155,6 +160,7 @@ impl JoinParams {
         params.auto_subscribe = settings.auto_subscribe;
         params.auto_subscribe_data_track = settings.auto_subscribe_data_track();
         params.adaptive_stream = settings.adaptive_stream;
+        params.allow_pause = settings.subscriber_allow_pause.unwrap_or(true);
         params.set_initial(&request.metadata, request.participant_attributes)?;
         params.publisher_offer = request.publisher_offer;
         params.add_track_requests = request.add_track_requests;
@@ -192,11 +198,13 @@ impl JoinParams {
             auto_subscribe: true,
             auto_subscribe_data_track: false,
             adaptive_stream: false,
+            allow_pause: true,
             attributes: claims.attributes.clone(),
             metadata: claims.metadata.clone(),
             publisher_offer: None,
             add_track_requests: Vec::new(),
             reconnect: None,
+            more_claims: MoreClaims::default(),
             claims,
         })
     }

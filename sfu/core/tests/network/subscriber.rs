@@ -153,6 +153,8 @@ impl Subscriber {
                     max_quality: stream.wanted.quality,
                     max_frame_rate: None,
                     priority: stream.wanted.priority,
+                    may_pause: true,
+                    playout_delay: None,
                 }
             })
             .collect()

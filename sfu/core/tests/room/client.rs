@@ -16,9 +16,9 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sfu_core::media::{
     CandidateProtocol, DataChannelKind, Fingerprint, LocalCandidate, MediaCommand, MediaEvent,
-    Receiver, Sender, TransportId, TransportState,
+    Mirror, Receiver, Sender, TransportId, TransportState,
 };
-use sfu_core::room::{Room, RoomOptions, RoomOutput, RpcId, SessionId};
+use sfu_core::room::{ForwardId, ForwardNews, Room, RoomOptions, RoomOutput, RpcId, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use sfu_core::time::Now;
 
@@ -34,6 +34,7 @@ pub(crate) struct EngineTransport {
     pub(crate) senders: Vec<Sender>,
     pub(crate) connected_to: Option<String>,
     pub(crate) data_channels: bool,
+    pub(crate) bandwidth_limit: Option<u64>,
 }
 
 pub(crate) struct World {
@@ -52,6 +53,12 @@ pub(crate) struct World {
     pub(crate) jobs: Vec<Job>,
     pub(crate) terminated: Vec<String>,
     pub(crate) rpc_answers: Vec<(RpcId, Result<String, u32>)>,
+    /// What was said of participants that are forwarded.
+    pub(crate) forwards: Vec<(ForwardId, ForwardNews)>,
+    /// Participants of other rooms that went.
+    pub(crate) forwarded_left: Vec<ForwardId>,
+    /// Tracks of other rooms, by whom they are shown for.
+    pub(crate) mirrors: BTreeMap<TransportId, Vec<Mirror>>,
     pub(crate) ended: bool,
 }
 
@@ -112,6 +119,9 @@ impl World {
             jobs: Vec::new(),
             terminated: Vec::new(),
             rpc_answers: Vec::new(),
+            forwards: Vec::new(),
+            forwarded_left: Vec::new(),
+            mirrors: BTreeMap::new(),
             ended: false,
         }
     }
@@ -216,14 +226,14 @@ impl World {
                 RoomOutput::CloseSession { session } => {
                     assert!(self.closed.insert(session), "session closed twice");
                 }
-                RoomOutput::RefreshToken { session, claims } => {
+                RoomOutput::RefreshToken { session, claims, more_claims: _ } => {
                     self.tokens.push(*claims);
                     self.inbox
                         .entry(session)
                         .or_default()
                         .push(Message::RefreshToken(String::new()));
                 }
-                RoomOutput::MoveToken { session, claims, moved } => {
+                RoomOutput::MoveToken { session, claims, more_claims: _, moved } => {
                     self.tokens.push(*claims);
                     let message = match moved {
                         Some(moved) => Message::RoomMoved(*moved),
@@ -234,6 +244,8 @@ impl World {
                 RoomOutput::RpcAnswer { id, answer } => {
                     self.rpc_answers.push((id, answer.map_err(|error| error.code)));
                 }
+                RoomOutput::Forwarded { id, news } => self.forwards.push((id, news)),
+                RoomOutput::ForwardedLeft { id } => self.forwarded_left.push(id),
                 RoomOutput::RequestJob(job) => self.jobs.push(*job),
                 RoomOutput::TerminateJob { job_id } => self.terminated.push(job_id),
                 RoomOutput::Event(event) => {
@@ -268,6 +280,13 @@ impl World {
                 assert!(known.connected_to.is_some(), "sends to nobody");
                 known.senders = senders;
             }
+            MediaCommand::SetMirrors { transport, worker: _, mirrors } => {
+                let known = self.mirrors.insert(transport, mirrors.clone());
+                assert_ne!(known.unwrap_or_default(), mirrors, "nothing changed");
+            }
+            MediaCommand::LimitBandwidth { transport, limit } => {
+                self.transport(transport).bandwidth_limit = limit;
+            }
             MediaCommand::OpenDataChannels { transport } => {
                 self.transport(transport).data_channels = true;
             }
@@ -287,8 +306,9 @@ impl World {
 
     /// What holds after every single command.
     fn check(&self) {
-        let received: BTreeSet<_> =
-            self.engine.values().flat_map(|t| t.receivers.iter().map(|r| r.track)).collect();
+        let mirrored = self.mirrors.values().flatten().map(|mirror| mirror.receiver.track);
+        let published = self.engine.values().flat_map(|t| t.receivers.iter().map(|r| r.track));
+        let received: BTreeSet<_> = published.chain(mirrored).collect();
         for transport in self.engine.values() {
             let mut mids = BTreeSet::new();
             for sender in &transport.senders {

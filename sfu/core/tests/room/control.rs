@@ -6,8 +6,8 @@ use contract::sfu_config::RoomConfig;
 use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
-    ConnectionQuality, SimulcastCodec, SubscriptionError, TrackType, UpdateSubscription,
-    UpdateTrackSettings, VideoLayer, request_response,
+    ConnectionQuality, SubscriptionError, TrackType, UpdateSubscription, UpdateTrackSettings,
+    VideoLayer,
 };
 use sfu_core::media::{
     MediaEvent, MediaKind, Sender, StreamStatistics, TrackKey, TransportId, TransportState,
@@ -156,74 +156,6 @@ fn publishers_raise_layers_at_once_and_lower_them_later() {
     world.signal(ben, settings(&sid, |s| s.disabled = true));
     world.pass(Duration::from_secs(6));
     assert_eq!(demands(&mut world, anna), [[false, false, false]]);
-}
-
-/// Codec and whether any of its layers is wanted, of the last word to a publisher.
-fn wanted_codecs(world: &mut World, session: SessionId) -> Vec<(String, bool)> {
-    let update = world.find(session, |message| match message {
-        Message::SubscribedQualityUpdate(update) => Some(update.subscribed_codecs.clone()),
-        _ => None,
-    });
-    let describe = |codec: livekit_protocol::SubscribedCodec| {
-        (codec.codec, codec.qualities.iter().any(|quality| quality.enabled))
-    };
-    update.unwrap_or_default().into_iter().map(describe).collect()
-}
-
-#[test]
-fn a_copy_in_another_codec_is_sent_while_somebody_needs_it() {
-    let mut world = World::new();
-    let (anna, publisher, _) = enter_dual(&mut world, "anna", None);
-    let (video, _) = cids(DUAL_H264);
-    let Request::AddTrack(mut announced) = add_track(&video, TrackType::Video) else { panic!() };
-    let codec = |codec: &str, cid: &str| SimulcastCodec {
-        codec: codec.to_owned(),
-        cid: cid.to_owned(),
-        ..SimulcastCodec::default()
-    };
-    announced.simulcast_codecs = vec![codec("h264", &video), codec("vp8", "")];
-    world.signal(anna, Request::AddTrack(announced.clone()));
-    world.signal(anna, offer(DUAL_H264, 1));
-    let publisher = world.opened.iter().copied().find(|t| *t != publisher).unwrap();
-    let sid = world.track("anna", TrackType::Video);
-
-    let ben = world.join(params("ben", Single)).unwrap();
-    let without = SINGLE_START.replace("H264/90000", "other/90000");
-    world.signal(ben, offer(&without, 1));
-    let subscriber = *world.opened.last().unwrap();
-    assert!(world.engine[&subscriber].senders.is_empty(), "there is no copy yet");
-    assert_eq!(wanted_codecs(&mut world, anna), [("h264".into(), true), ("vp8".into(), true)]);
-
-    // The publisher sends it: a second section in its next offer.
-    announced.sid = sid.clone();
-    announced.cid = "copy".to_owned();
-    announced.simulcast_codecs = vec![codec("vp8", "copy")];
-    world.signal(anna, Request::AddTrack(announced.clone()));
-    let start = DUAL_SIMULCAST.find("m=video").unwrap();
-    let end =
-        DUAL_SIMULCAST[start + 1..].find("\nm=").map_or(DUAL_SIMULCAST.len(), |at| start + at + 2);
-    let copy = DUAL_SIMULCAST[start..end].replace(&cids(DUAL_SIMULCAST).0, "copy");
-    let mid = copy.lines().find(|line| line.starts_with("a=mid:")).unwrap().to_owned();
-    let with_copy = format!("{}{}", DUAL_H264, copy.replace(&mid, "a=mid:copy"));
-    world.signal(anna, offer(&with_copy, 2));
-    assert_eq!(world.me("anna").tracks.len(), 1, "one track for the others");
-    let receivers = &world.engine[&publisher].receivers;
-    let copy = receivers.iter().find(|r| r.mid.0 == "copy").unwrap().track;
-    let senders = &world.engine[&subscriber].senders;
-    assert_eq!(senders.iter().map(|s| s.track).collect::<Vec<_>>(), [copy]);
-
-    world.signal(ben, Request::Leave(Default::default()));
-    world.pass(Duration::from_secs(6));
-    assert_eq!(wanted_codecs(&mut world, anna), [("h264".into(), false), ("vp8".into(), false)]);
-
-    announced.simulcast_codecs = vec![codec("av1", "other")];
-    announced.cid = "other".to_owned();
-    world.signal(anna, Request::AddTrack(announced));
-    let refused = world.find(anna, |message| match message {
-        Message::RequestResponse(response) => Some(response.reason()),
-        _ => None,
-    });
-    assert_eq!(refused, Some(request_response::Reason::UnsupportedType));
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::time::Duration;
 use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
-    ChatMessage, DataPacket, PublishDataTrackRequest, RpcAck, RpcError, RpcRequest, RpcResponse,
-    UnpublishDataTrackRequest, UpdateDataSubscription, UserPacket, data_packet, request_response,
-    rpc_response, update_data_subscription,
+    ChatMessage, DataPacket, DataTrackSubscriptionOptions, PublishDataTrackRequest, RpcAck,
+    RpcError, RpcRequest, RpcResponse, UnpublishDataTrackRequest, UpdateDataSubscription,
+    UserPacket, data_packet, request_response, rpc_response, update_data_subscription,
 };
 use prost::Message as _;
 use sfu_core::media::{DataChannelKind, MediaEvent, TransportId};
@@ -190,6 +190,39 @@ fn data_track_packets_reach_subscribers_under_their_own_handle() {
         _ => None,
     });
     assert_eq!(ended.unwrap().pub_handle, 701);
+}
+
+#[test]
+fn a_subscriber_gets_no_more_frames_than_it_wants_and_each_whole() {
+    let mut world = World::new();
+    let (anna, from) = enter_single(&mut world, "anna", SINGLE_START);
+    let (ben, _) = enter_single(&mut world, "ben", SINGLE_START);
+    publish(&mut world, anna, 700, "position");
+    let sid = world.me("anna").data_tracks[0].sid.clone();
+    let subscribe = |world: &mut World, target_fps: Option<u32>| {
+        let options = target_fps.map(|fps| DataTrackSubscriptionOptions { target_fps: Some(fps) });
+        let update =
+            update_data_subscription::Update { track_sid: sid.clone(), subscribe: true, options };
+        let update = UpdateDataSubscription { updates: vec![update] };
+        world.signal(ben, Request::UpdateDataSubscription(update));
+        world.data.clear();
+        // A second of frames at 50 a second, in two packets each.
+        for frame in 0..50 {
+            for _ in 0..2 {
+                let mut packet = data_track_packet(700);
+                packet[7] = frame;
+                let channel = DataChannelKind::DataTrack;
+                world.media(MediaEvent::Data { transport: from, channel, payload: packet.into() });
+            }
+            world.pass(Duration::from_millis(20));
+        }
+        let frames: Vec<u8> = world.data.iter().map(|(_, _, packet)| packet[7]).collect();
+        assert!(frames.chunks(2).all(|pair| pair[0] == pair[1]), "{frames:?}");
+        frames.len() / 2
+    };
+    assert_eq!(subscribe(&mut world, Some(10)), 10);
+    assert_eq!(subscribe(&mut world, Some(25)), 25);
+    assert_eq!(subscribe(&mut world, None), 50);
 }
 
 #[test]

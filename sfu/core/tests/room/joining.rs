@@ -251,3 +251,35 @@ fn a_hidden_participant_is_seen_by_nobody() {
     let Message::Join(join) = &world.take(carl)[0] else { panic!() };
     assert_eq!(join.other_participants.len(), 1);
 }
+
+#[test]
+fn a_room_says_whether_it_is_recorded() {
+    let mut world = World::new();
+    let (anna, ..) = enter_dual(&mut world, "anna", None);
+    let told = |world: &mut World| {
+        world.take_all(anna, |message| match message {
+            Message::RoomUpdate(update) => Some(update.room?.active_recording),
+            _ => None,
+        })
+    };
+    told(&mut world);
+    let mut recorder = params("recorder", Dual);
+    recorder.claims.video.recorder = true;
+    recorder.claims.video.hidden = true;
+    let recorder = world.join(recorder).unwrap();
+    assert_eq!(told(&mut world), [true]);
+    world.signal(recorder, Request::Leave(Default::default()));
+    assert_eq!(told(&mut world), [false]);
+}
+
+#[test]
+fn rights_that_only_newer_tokens_know_are_given() {
+    let mut world = World::new();
+    let mut agent = params("agent", Dual);
+    agent.more_claims.kind_details = ["cloud_agent", "forwarded", "x"].map(str::to_owned).to_vec();
+    agent.more_claims.video.can_subscribe_metrics = true;
+    world.join(agent).unwrap();
+    let info = world.me("agent");
+    assert_eq!(info.kind_details, [0], "and nobody can say that it is forwarded");
+    assert!(info.permission.unwrap().can_subscribe_metrics);
+}

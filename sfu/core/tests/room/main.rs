@@ -5,8 +5,10 @@
 mod administration;
 mod agents;
 mod client;
+mod codecs;
 mod control;
 mod data;
+mod forwards;
 mod joining;
 mod publishing;
 mod random;

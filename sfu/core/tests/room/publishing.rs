@@ -20,7 +20,7 @@ fn simulcast_of_a_browser_becomes_a_receiver_with_rising_layers() {
     assert_eq!(video.codecs[0].rtx_payload_type, Some(97));
     assert!(video.extensions.rid.is_some() && video.extensions.transport_cc.is_some());
     let audio = receivers.iter().find(|r| r.kind == MediaKind::Audio).unwrap();
-    assert_eq!(audio.codecs[0].kind, CodecKind::Opus);
+    assert_eq!([audio.codecs[0].kind, audio.codecs[1].kind], [CodecKind::Red, CodecKind::Opus]);
     assert_eq!(audio.ssrcs.len(), 1);
     let tracks = world.me("anna").tracks;
     assert!(tracks.iter().any(|t| t.sid.starts_with("TR_VC") && t.mime_type == "video/VP8"));

@@ -28,6 +28,17 @@ fn left(messages: &[Message]) -> Option<(DisconnectReason, leave_request::Action
 }
 
 #[test]
+fn a_subscribers_bandwidth_is_limited_and_freed_again() {
+    let mut world = World::new();
+    let (ben, _, subscriber) = enter_dual(&mut world, "ben", None);
+    for (said, limit) in [(300_000, Some(300_000)), (0, None), (100_000, Some(100_000)), (-1, None)]
+    {
+        simulate(&mut world, ben, Scenario::SubscriberBandwidth(said));
+        assert_eq!(world.engine[&subscriber].bandwidth_limit, limit);
+    }
+}
+
+#[test]
 fn scenarios_that_end_a_session_say_what_to_do() {
     use leave_request::Action;
     let cases = [

@@ -1,11 +1,13 @@
 //! Calls that change participants or send them something.
 
-use axum::response::Response;
 use livekit_protocol as proto;
-use sfu_core::room::{MAX_DATA_BYTES, ParticipantUpdate, Room, RoomUpdate, RpcCall, ServerData};
+use sfu_core::room::{
+    ForwardError, MAX_DATA_BYTES, ParticipantUpdate, Room, RoomUpdate, RpcCall, ServerData,
+};
 use sfu_core::signal::join::MAX_METADATA_BYTES;
 
-use super::{Answer, Call, TwirpError, grant, identity, room_name, zero};
+use super::{Answer, Call, TwirpError, grant, identity, refused, room_name, zero};
+use crate::forwards::{self, BeginError};
 use crate::node::Route;
 
 const NO_ROOM: &str = "requested room does not exist";
@@ -139,12 +141,41 @@ impl Call {
         self.change(&request.room, NO_PARTICIPANT, change, zero::empty).await
     }
 
-    /// One room's media in another needs a connection between their homes, which there is not.
-    pub(super) fn forward_participant(self) -> Result<Response, TwirpError> {
+    /// Shows a participant in another room, too. Its media goes from worker to worker of one
+    /// node, so that both rooms must have their home on the same.
+    pub(super) async fn forward_participant(self) -> Answer {
         let request: proto::ForwardParticipantRequest = self.form.decode(&self.body)?;
         self.grant_admin(&request.room)?;
-        grant(self.claims.video.destination_room == request.destination_room)?;
-        Err(TwirpError::unimplemented("participants are not forwarded to other rooms"))
+        let destination = room_name(&request.destination_room)?;
+        grant(self.claims.video.destination_room == destination.as_str())?;
+        if request.room == request.destination_room {
+            return Err(TwirpError::invalid_argument("the participant is in that room"));
+        }
+        let identity = identity(&request.identity)?;
+        let source = match self.locate(&request.room, NO_PARTICIPANT).await? {
+            Route::Local(handle) => handle,
+            Route::Remote(home) => return Ok(self.pass_on(&home).await),
+        };
+        let may_create = self.claims.video.room_create;
+        forwards::begin(&self.node, source, identity, &destination, may_create)
+            .await
+            .map_err(not_forwarded)?;
+        Ok(self.form.encode(&proto::ForwardParticipantResponse {}, &zero::empty()))
+    }
+}
+
+fn not_forwarded(error: BeginError) -> TwirpError {
+    let message = error.to_string();
+    match error {
+        BeginError::NoSource => TwirpError::not_found(NO_PARTICIPANT),
+        BeginError::Source(error) => refused(error),
+        BeginError::NoDestination => TwirpError::not_found(NO_ROOM),
+        BeginError::Elsewhere => TwirpError::failed_precondition(&message),
+        BeginError::Unplaced(_) | BeginError::Destination(ForwardError::Ending) => {
+            TwirpError::unavailable(&message)
+        }
+        BeginError::Destination(ForwardError::Taken) => TwirpError::already_exists(&message),
+        BeginError::Destination(ForwardError::Full) => TwirpError::resource_exhausted(&message),
     }
 }
 

@@ -101,21 +101,26 @@ impl Engine {
             self.retarget_routes(key);
         }
         match ingested {
-            Ingested::Packet(_) if !self.is_audible(key) => {}
             Ingested::Packet(sequence) => {
-                self.forward(key, layer_index, sequence, codec.clock_rate, now);
-                self.export_packet(key, layer_index, sequence, codec.clock_rate);
+                if self.is_audible(key) {
+                    self.forward(key, layer_index, sequence, codec.clock_rate, now);
+                    self.export_packet(key, layer_index, sequence, codec.clock_rate);
+                }
+                // Another room has loudest voices of its own.
+                self.mirror_packet(key, layer_index, sequence, codec.clock_rate, now);
             }
             Ingested::Padding(sequence) => {
                 self.skip(key, layer_index, sequence);
-                self.export(key, layer_index, &SiblingContent::Padding(sequence));
+                let padding = SiblingContent::Padding(sequence);
+                self.export(key, layer_index, &padding);
+                self.mirror(key, layer_index, &padding, now);
             }
             Ingested::Duplicate => {}
         }
         Some(())
     }
 
-    fn is_audible(&self, key: TrackKey) -> bool {
+    pub(super) fn is_audible(&self, key: TrackKey) -> bool {
         self.tracks.get(&key).is_some_and(|track| track.is_audible)
     }
 
@@ -203,7 +208,7 @@ impl Engine {
         let Some(layer) = track.layers.get(usize::from(sent.stream)) else { return };
         let Some(packet) = layer.find(sent.source) else { return };
         let Some(types) = sender.payload_types(packet.codec) else { return };
-        let estimate = transport.bandwidth.as_ref().map(|bandwidth| bandwidth.estimate());
+        let estimate = transport.estimate();
         let is_allowed = transport.outbox.take_repeat(packet.payload.len(), estimate, now);
         if !is_allowed {
             return;

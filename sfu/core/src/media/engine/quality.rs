@@ -39,17 +39,19 @@ impl Engine {
         // A subscriber that will tell of every packet begins with what is assumed, one that may
         // never tell anything with everything.
         let tells = |state: &SenderState| state.config.extensions.transport_cc.is_some();
-        let estimate = match &transport.bandwidth {
-            Some(bandwidth) => Some(bandwidth.estimate()),
-            None => transport.senders.iter().any(tells).then_some(START),
-        };
+        let assumed = || transport.senders.iter().any(tells).then_some(START);
+        let limit = transport.bandwidth_limit;
+        let estimate = transport.estimate().or_else(assumed).into_iter().chain(limit).min();
         let budget = estimate.map_or(f64::INFINITY, |estimate| estimate as f64 * USABLE - audio);
-        let keep_lowest =
-            transport.bandwidth.as_ref().is_none_or(|bandwidth| !bandwidth.was_congested());
+        let may_pause = transport.senders.iter().all(|sender| sender.config.may_pause);
+        let was_congested = transport.bandwidth.as_ref().is_some_and(|b| b.was_congested());
+        let keep_lowest = !may_pause || limit.is_none() && !was_congested;
         let allocation = allocate(&demands, budget, keep_lowest);
         let transport = &mut self.transports[index];
         if let Some(bandwidth) = &mut transport.bandwidth {
-            bandwidth.set_need(allocation.need.map(|need| ((need + audio) / USABLE) as u64));
+            // A limit is not probed for what is beyond it.
+            let need = allocation.need.filter(|_| limit.is_none());
+            bandwidth.set_need(need.map(|need| ((need + audio) / USABLE) as u64));
         }
         for (position, steps) in choices.iter().enumerate() {
             let kind = self.transports[index].senders[position].config.kind;
@@ -158,7 +160,7 @@ impl Engine {
         let event = MediaEvent::Statistics(TransportStatistics {
             transport: transport.id,
             round_trip: transport.round_trip.or_else(|| transport.bandwidth.as_ref()?.round_trip()),
-            estimate: transport.bandwidth.as_ref().map(|bandwidth| bandwidth.estimate()),
+            estimate: transport.estimate(),
             is_silent,
             received,
             sent,

@@ -134,6 +134,7 @@ impl Engine {
             layer.handle_sender_report(ntp, rtp_timestamp, now);
             let content = SiblingContent::Clock { ntp, rtp_timestamp, at: now };
             self.export(key, layer_index, &content);
+            self.mirror(key, layer_index, &content, now);
         }
     }
 
@@ -153,7 +154,7 @@ impl Engine {
 
     /// Asks publishers for what is missing: lost packets and key frames.
     pub(super) fn request_missing(&mut self, now: Instant) {
-        let mut lost = Vec::new();
+        let (mut lost, mut wishes) = (Vec::new(), Vec::new());
         let mut restless = std::mem::take(&mut self.restless);
         restless.retain(|key| {
             let Some(track) = self.tracks.get_mut(key) else { return false };
@@ -171,14 +172,11 @@ impl Engine {
             }
             let publisher = match track.source {
                 Source::Transport(index) => index,
-                Source::Sibling(worker) => {
-                    // Its publisher's engine asks for what was lost; key frames are our wish.
+                Source::Sibling(_) | Source::Mirror { .. } => {
+                    // The track itself asks for what was lost; key frames are our wish.
                     for (index, layer) in track.layers.iter_mut().enumerate() {
                         if layer.take_key_frame_request(now) {
-                            let content = SiblingContent::KeyFrameRequest;
-                            let layer = index as u8;
-                            let message = SiblingMessage { track: *key, layer, content };
-                            self.sibling_messages.push_back((worker, message));
+                            wishes.push((*key, track.source, index as u8));
                         }
                     }
                     track.is_restless = track.has_requests();
@@ -211,6 +209,27 @@ impl Engine {
             track.is_restless
         });
         self.restless = restless;
+        for (key, source, layer) in wishes {
+            self.pass_on_wish(key, source, layer);
+        }
+    }
+
+    /// Asks for a key frame where the track comes from.
+    fn pass_on_wish(&mut self, track: TrackKey, source: Source, layer: u8) {
+        match source {
+            Source::Transport(_) => {}
+            Source::Sibling(worker) => {
+                let content = SiblingContent::KeyFrameRequest;
+                self.sibling_messages.push_back((worker, SiblingMessage { track, layer, content }));
+            }
+            Source::Mirror { of, .. } => {
+                let layers = self.tracks.get_mut(&of).map(|track| &mut track.layers);
+                if let Some(layer) = layers.and_then(|layers| layers.get_mut(usize::from(layer))) {
+                    layer.want_key_frame();
+                    self.mark_restless(of);
+                }
+            }
+        }
     }
 
     /// Reports of a transport that are due.

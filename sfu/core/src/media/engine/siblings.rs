@@ -97,7 +97,10 @@ impl Engine {
         let Some(layer) = track.layers.get_mut(usize::from(index)) else { return };
         match content {
             SiblingContent::Packet { ssrc, clock_rate, packet } => {
-                self.take_import(key, index, (ssrc, clock_rate), packet, now);
+                let sequence = packet.sequence;
+                if self.keep_shared(key, index, (ssrc, clock_rate), packet, now) {
+                    self.forward(key, index, sequence, clock_rate, now);
+                }
             }
             SiblingContent::Padding(sequence) => self.skip(key, index, sequence),
             SiblingContent::Clock { ntp, rtp_timestamp, at } => {
@@ -110,15 +113,16 @@ impl Engine {
         }
     }
 
-    fn take_import(
+    /// Keeps a packet that another track took in; `false` when it is there already.
+    pub(super) fn keep_shared(
         &mut self,
         key: TrackKey,
         index: u8,
         (ssrc, clock_rate): (u32, u32),
         packet: Arc<StoredPacket>,
         now: Instant,
-    ) {
-        let Some(track) = self.tracks.get_mut(&key) else { return };
+    ) -> bool {
+        let Some(track) = self.tracks.get_mut(&key) else { return false };
         let layer = &mut track.layers[usize::from(index)];
         if layer.ssrc != Some(ssrc) {
             layer.restart(ssrc, track.config.kind);
@@ -128,16 +132,15 @@ impl Engine {
             track.may_wait = true;
         }
         let layer = &mut track.layers[usize::from(index)];
-        let sequence = packet.sequence;
         if !layer.take_shared(packet, clock_rate, now) {
-            return;
+            return false;
         }
         if !track.active[usize::from(index)] {
             track.refresh_active(now);
             self.mark_restless(key);
             self.retarget_routes(key);
         }
-        self.forward(key, index, sequence, clock_rate, now);
+        true
     }
 
     /// Tells the workers that take part in a track.

@@ -81,6 +81,7 @@ impl Engine {
                 _ => {
                     let source = Source::Transport(index);
                     self.tracks.insert(key, Track::new(room, source, receiver));
+                    self.link_mirrors(key);
                 }
             }
             self.refresh_routes(key);
@@ -108,15 +109,17 @@ impl Engine {
             touched.push(config.track);
             // Numbers belong to the source, so a sender of another SSRC starts anew.
             let known = old.iter().position(|state| {
-                state.as_ref().is_some_and(|state| {
-                    state.config.ssrc == config.ssrc && state.config.track == config.track
-                })
+                state.as_ref().is_some_and(|state| state.config.ssrc == config.ssrc)
             });
             let known = known.and_then(|at| {
                 moved[at] = Some(states.len() as u16);
                 old[at].take()
             });
             states.push(match known {
+                Some(mut state) if state.config.track != config.track => {
+                    state.change_track(config);
+                    state
+                }
                 Some(mut state) => {
                     state.update(config);
                     state

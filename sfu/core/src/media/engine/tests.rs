@@ -2,7 +2,11 @@
 
 mod allocations;
 mod audibility;
+mod copies;
+mod limits;
+mod mirrors;
 mod peer;
+mod redundancy;
 mod siblings;
 
 use std::time::Duration;
@@ -83,6 +87,8 @@ fn sender(max_quality: Option<VideoQuality>) -> Sender {
         max_quality,
         max_frame_rate: None,
         priority: 0,
+        may_pause: true,
+        playout_delay: None,
     }
 }
 

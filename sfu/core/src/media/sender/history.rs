@@ -68,7 +68,8 @@ impl History {
         if self.entries.is_empty() {
             self.entries.resize(LENGTH, EMPTY);
         }
-        let Outgoing { sequence, timestamp, marker, vp8 } = sent.outgoing;
+        // Sound is not kept.
+        let Outgoing { sequence, timestamp, marker, vp8, primary_only: _ } = sent.outgoing;
         let (picture_id, tl0_index) = vp8.unwrap_or_default();
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         self.entries[(sequence % LENGTH as u64) as usize] = Entry {
@@ -98,7 +99,8 @@ impl History {
         entry.repeated = millis;
         let vp8 = (entry.flags & VP8 != 0).then_some((entry.picture_id, entry.tl0_index));
         let marker = entry.flags & MARKER != 0;
-        let outgoing = Outgoing { sequence, timestamp: entry.timestamp, marker, vp8 };
+        let timestamp = entry.timestamp;
+        let outgoing = Outgoing { sequence, timestamp, marker, vp8, primary_only: false };
         Some(Sent { outgoing, stream: entry.flags & STREAM, source: entry.source })
     }
 }
@@ -112,7 +114,13 @@ mod tests {
         let now = Instant::now();
         let mut history = History::new(now);
         let sent = |sequence: u64| Sent {
-            outgoing: Outgoing { sequence, timestamp: 7, marker: true, vp8: Some((0x7FFF, 255)) },
+            outgoing: Outgoing {
+                sequence,
+                timestamp: 7,
+                marker: true,
+                vp8: Some((0x7FFF, 255)),
+                primary_only: false,
+            },
             stream: 2,
             source: 99,
         };

@@ -21,6 +21,8 @@ fn config(max_quality: Option<VideoQuality>) -> Sender {
         max_quality,
         max_frame_rate: None,
         priority: 0,
+        may_pause: true,
+        playout_delay: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::super::bandwidth::Bandwidth;
 use super::super::codec::Vp8Descriptor;
-use super::super::parameters::{CodecKind, ExtensionIds, MediaKind};
+use super::super::parameters::{CodecKind, ExtensionIds, MediaKind, PlayoutDelay};
 use super::super::ring::StoredPacket;
 use super::super::rtp::{HeaderFields, write_header};
 use super::super::sender::SenderState;
@@ -27,6 +27,7 @@ struct Frame<'a> {
     /// Original sequence number of a retransmission.
     original: Option<u16>,
     packet: Option<&'a StoredPacket>,
+    payload: &'a [u8],
     /// Picture id and `TL0PICIDX` to write.
     vp8: Option<(u16, u8)>,
     padding: u8,
@@ -65,6 +66,12 @@ impl Transport {
 
     fn write(&mut self, arena: &mut Vec<u8>, pending: &Pending, now: Instant) -> bool {
         let Some((_, outbound)) = &self.srtp else { return false };
+        if let Pending::Media { packet, outgoing, .. } = pending
+            && outgoing.primary_only
+            && outgoing.payload(packet).is_empty()
+        {
+            return false;
+        }
         let (&Pending::Media { sender, payload_type, .. }
         | &Pending::Repeat { sender, payload_type, .. }
         | &Pending::Fill { sender, payload_type, .. }) = pending;
@@ -82,6 +89,7 @@ impl Transport {
                 fields: header(ssrc.ssrc, outgoing.sequence, outgoing.timestamp, outgoing.marker),
                 index: outgoing.sequence,
                 packet: Some(packet),
+                payload: outgoing.payload(packet),
                 vp8: outgoing.vp8,
                 ..Frame::default()
             },
@@ -93,6 +101,7 @@ impl Transport {
                     index,
                     original: Some(outgoing.sequence as u16),
                     packet: Some(packet),
+                    payload: outgoing.payload(packet),
                     vp8: outgoing.vp8,
                     ..Frame::default()
                 }
@@ -170,14 +179,16 @@ fn seal(
             .to_be_bytes(),
         None => [0; 2],
     };
-    let header_length = write_headers(arena, frame, ids, transport_cc, &number);
+    let delay = state.config.playout_delay.filter(|_| is_counted && frame.packet.is_some());
+    let delay = delay.map(PlayoutDelay::to_extension);
+    let header_length = write_headers(arena, frame, ids, (transport_cc, &number), delay);
     arena.extend_from_slice(frame.original.map(u16::to_be_bytes).as_ref().map_or(&[], |o| &o[..]));
     let payload_at = arena.len();
     if let Some(packet) = frame.packet {
-        arena.extend_from_slice(&packet.payload);
+        arena.extend_from_slice(frame.payload);
         if let Some((picture_id, tl0)) = frame.vp8
             && packet.kind == CodecKind::Vp8
-            && let Some(descriptor) = Vp8Descriptor::parse(&packet.payload)
+            && let Some(descriptor) = Vp8Descriptor::parse(frame.payload)
         {
             descriptor.rewrite(&mut arena[payload_at..], picture_id, tl0);
         }
@@ -206,13 +217,13 @@ fn write_headers(
     arena: &mut Vec<u8>,
     frame: &Frame<'_>,
     ids: &ExtensionIds,
-    transport_cc: Option<u8>,
-    number: &[u8; 2],
+    (transport_cc, number): (Option<u8>, &[u8; 2]),
+    delay: Option<[u8; 3]>,
 ) -> usize {
     let carried = frame.packet.map(|packet| &packet.extensions);
     let level = carried.and_then(|carried| carried.audio_level).map(|level| [level]);
     let orientation = carried.and_then(|carried| carried.video_orientation).map(|value| [value]);
-    let playout_delay = carried.and_then(|carried| carried.playout_delay);
+    let playout_delay = delay.or_else(|| carried?.playout_delay);
     let candidates: [(Option<u8>, Option<&[u8]>); MAX_EXTENSIONS] = [
         (transport_cc, Some(number)),
         (ids.audio_level, level.as_ref().map(<[u8; 1]>::as_slice)),

@@ -1,0 +1,125 @@
+//! Tracks of one room in another: a mirror takes the packets of a track as references and belongs
+//! to the other room, where it has subscribers, layers and rings of its own.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::track::{Source, Track};
+use super::super::{Mirror, RoomKey, TrackKey, TransportId};
+use super::{Engine, SiblingContent};
+
+impl Engine {
+    /// Brings the mirrors of `owner` in line with what its room wants.
+    pub(super) fn set_mirrors(&mut self, room: RoomKey, owner: TransportId, mirrors: Vec<Mirror>) {
+        let is_kept = |key: &TrackKey| mirrors.iter().any(|mirror| mirror.receiver.track == *key);
+        let is_own = |track: &Track| matches!(track.source, Source::Mirror { owner: known, .. } if known == owner);
+        let gone: Vec<TrackKey> = self
+            .tracks
+            .iter()
+            .filter(|(key, track)| is_own(track) && !is_kept(key))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            self.end_mirror(key);
+        }
+        for Mirror { source, receiver } in mirrors {
+            let key = receiver.track;
+            let from = Source::Mirror { of: source, owner };
+            match self.tracks.get_mut(&key) {
+                Some(track) if track.source == from => track.update(receiver),
+                _ => {
+                    self.tracks.insert(key, Track::new(room, from, receiver));
+                }
+            }
+            self.link_mirrors(source);
+            self.refresh_routes(key);
+            self.retarget_routes(key);
+        }
+        self.start_track_timers();
+    }
+
+    /// Ends a mirror, if it is one.
+    pub(super) fn end_mirror(&mut self, key: TrackKey) {
+        if let Some(Source::Mirror { of, .. }) = self.tracks.get(&key).map(|track| track.source) {
+            self.tracks.remove(&key);
+            self.link_mirrors(of);
+        }
+    }
+
+    /// Derives the mirrors of a track, which may have come before or after them.
+    pub(super) fn link_mirrors(&mut self, source: TrackKey) {
+        let is_mirror =
+            |track: &Track| matches!(track.source, Source::Mirror { of, .. } if of == source);
+        let mirrors =
+            self.tracks.iter().filter(|(_, track)| is_mirror(track)).map(|(key, _)| *key).collect();
+        if let Some(track) = self.tracks.get_mut(&source) {
+            track.mirrors = mirrors;
+        }
+    }
+
+    /// Hands a kept packet to the mirrors of its track.
+    pub(super) fn mirror_packet(
+        &mut self,
+        key: TrackKey,
+        layer: u8,
+        sequence: u64,
+        clock_rate: u32,
+        now: Instant,
+    ) {
+        let Some(track) = self.tracks.get(&key).filter(|track| !track.mirrors.is_empty()) else {
+            return;
+        };
+        let stream = &track.layers[usize::from(layer)];
+        let (Some(ssrc), Some(packet)) = (stream.ssrc, stream.ring().get(sequence)) else { return };
+        let packet = Arc::clone(packet);
+        self.mirror(key, layer, &SiblingContent::Packet { ssrc, clock_rate, packet }, now);
+    }
+
+    /// Tells the mirrors of a track.
+    pub(super) fn mirror(
+        &mut self,
+        key: TrackKey,
+        layer: u8,
+        content: &SiblingContent,
+        now: Instant,
+    ) {
+        let mirror_at =
+            |engine: &Self, at: usize| engine.tracks.get(&key)?.mirrors.get(at).copied();
+        let mut at = 0;
+        while let Some(mirror) = mirror_at(self, at) {
+            self.take_mirrored(mirror, layer, content, now);
+            at += 1;
+        }
+    }
+
+    fn take_mirrored(&mut self, key: TrackKey, index: u8, content: &SiblingContent, now: Instant) {
+        let Some(track) = self.tracks.get_mut(&key) else { return };
+        let Some(layer) = track.layers.get_mut(usize::from(index)) else { return };
+        match content {
+            SiblingContent::Packet { ssrc, clock_rate, packet } => {
+                let (sequence, clock_rate) = (packet.sequence, *clock_rate);
+                let level = packet.extensions.audio_level;
+                if !self.keep_shared(key, index, (*ssrc, clock_rate), Arc::clone(packet), now) {
+                    return;
+                }
+                if let (Some(level), Some(track)) = (level, self.tracks.get_mut(&key)) {
+                    track.meter(level, now);
+                }
+                if self.is_audible(key) {
+                    self.forward(key, index, sequence, clock_rate, now);
+                    self.export(key, index, content);
+                }
+            }
+            SiblingContent::Padding(sequence) => {
+                self.skip(key, index, *sequence);
+                self.export(key, index, content);
+            }
+            SiblingContent::Clock { ntp, rtp_timestamp, at } => {
+                layer.handle_sender_report(*ntp, *rtp_timestamp, *at);
+                self.export(key, index, content);
+            }
+            // Wishes go the other way.
+            SiblingContent::KeyFrameRequest => {}
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Participants of one room in another.
+
+use std::time::Duration;
+
+use contract::ids::{Identity, RoomName};
+use contract::sfu_config::RoomConfig;
+use livekit_protocol::participant_info::KindDetail;
+use livekit_protocol::signal_request::Message as Request;
+use livekit_protocol::signal_response::Message;
+use livekit_protocol::{DisconnectReason, MuteTrackRequest, ParticipantInfo, TrackType};
+use sfu_core::room::{
+    AdministrationError, ForwardError, ForwardId, ForwardNews, ParticipantUpdate,
+};
+use sfu_core::signal::join::PeerConnectionMode::{Dual, Single};
+
+use crate::client::*;
+
+const ID: ForwardId = ForwardId(1);
+
+fn identity(name: &str) -> Identity {
+    Identity::new(name).unwrap()
+}
+
+fn stage() -> RoomName {
+    RoomName::new("stage").unwrap()
+}
+
+/// Carries what a room says of participants to the room that shows them.
+fn carry(from: &mut World, to: &mut World) {
+    for (id, news) in std::mem::take(&mut from.forwards) {
+        match news {
+            ForwardNews::Changed(state) => {
+                assert!(to.call(|room, now| room.update_forwarded(id, &state, now)));
+            }
+            ForwardNews::Ended(reason) => {
+                to.call(|room, now| room.end_forwarded(id, reason, now));
+            }
+        }
+    }
+}
+
+fn forward(from: &mut World, to: &mut World, name: &str) {
+    let state = from
+        .call(|room, now| room.forward_participant(ID, &identity(name), &stage(), now))
+        .unwrap()
+        .unwrap();
+    to.call(|room, now| room.show_forwarded(ID, &state, now)).unwrap();
+}
+
+/// What a client heard last of a participant.
+fn seen(world: &mut World, session: sfu_core::room::SessionId) -> Option<ParticipantInfo> {
+    world.find(session, |message| match message {
+        Message::Update(update) => update.participants.last().cloned(),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_forwarded_participant_is_seen_and_heard_in_the_other_room() {
+    let (mut lobby, mut other) = (World::new(), World::new());
+    enter_dual(&mut lobby, "anna", Some(DUAL_SIMULCAST));
+    let (ben, _, subscriber) = enter_dual(&mut other, "ben", None);
+    forward(&mut lobby, &mut other, "anna");
+    other.settle();
+    accept(&mut other, ben);
+
+    let anna = seen(&mut other, ben).unwrap();
+    assert_eq!((anna.identity.as_str(), anna.tracks.len()), ("anna", 2));
+    assert!(anna.kind_details.contains(&KindDetail::Forwarded.into()));
+    assert_ne!(anna.sid, lobby.me("anna").sid);
+    assert_eq!(anna.tracks, lobby.me("anna").tracks);
+    // Ben's senders take mirrors of what the lobby's engine receives.
+    let mirrors = other.mirrors.values().next().unwrap();
+    let sources: Vec<_> = mirrors.iter().map(|mirror| mirror.source).collect();
+    let received = lobby.engine.values().flat_map(|t| t.receivers.iter().map(|r| r.track));
+    assert_eq!(received.collect::<Vec<_>>(), sources);
+    let sent: Vec<_> = other.engine[&subscriber].senders.iter().map(|s| s.track).collect();
+    let mut shown: Vec<_> = mirrors.iter().map(|mirror| mirror.receiver.track).collect();
+    shown.sort_unstable();
+    let mut sorted = sent.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, shown);
+    assert!(sent.iter().all(|track| !sources.contains(track)), "each room has keys of its own");
+    let events: Vec<_> =
+        other.events.iter().map(|(name, who)| (name.as_str(), who.as_str())).collect();
+    assert!(events.contains(&("participant_joined", "anna")));
+    assert!(events.contains(&("track_published", "anna")));
+}
+
+#[test]
+fn changes_of_the_participant_follow_it_and_its_leave_ends_it() {
+    let (mut lobby, mut other) = (World::new(), World::new());
+    let (anna, ..) = enter_single(&mut lobby, "anna", SINGLE_START);
+    let (ben, _, subscriber) = enter_dual(&mut other, "ben", None);
+    forward(&mut lobby, &mut other, "anna");
+    assert!(seen(&mut other, ben).unwrap().tracks.is_empty());
+
+    publish(&mut lobby, anna, SINGLE_SIMULCAST);
+    carry(&mut lobby, &mut other);
+    other.settle();
+    accept(&mut other, ben);
+    assert_eq!(other.engine[&subscriber].senders.len(), 2);
+    let sid = lobby.track("anna", TrackType::Audio);
+    lobby.signal(anna, Request::Mute(MuteTrackRequest { sid: sid.clone(), muted: true }));
+    let update = ParticipantUpdate { metadata: "on stage".to_owned(), ..Default::default() };
+    lobby.call(|room, now| room.update_participant(&identity("anna"), update, now)).unwrap();
+    carry(&mut lobby, &mut other);
+    let told = seen(&mut other, ben).unwrap();
+    assert_eq!(told.metadata, "on stage");
+    assert!(told.tracks.iter().any(|track| track.sid == sid && track.muted));
+
+    lobby.signal(anna, Request::Leave(livekit_protocol::LeaveRequest::default()));
+    carry(&mut lobby, &mut other);
+    let told = seen(&mut other, ben).unwrap();
+    assert_eq!(told.disconnect_reason(), DisconnectReason::ClientInitiated);
+    assert!(other.engine[&subscriber].senders.is_empty());
+    assert!(other.mirrors.values().all(Vec::is_empty));
+    assert_eq!(other.forwarded_left, [ID]);
+    assert!(lobby.forwards.is_empty());
+}
+
+#[test]
+fn who_is_removed_from_the_other_room_stays_in_its_own() {
+    let (mut lobby, mut other) = (World::new(), World::new());
+    enter_dual(&mut lobby, "anna", Some(DUAL_SIMULCAST));
+    enter_dual(&mut other, "ben", None);
+    forward(&mut lobby, &mut other, "anna");
+    let gone = identity("anna");
+    assert!(other.call(|room, now| room.remove_participant(&gone, now)));
+    assert_eq!(other.forwarded_left, [ID]);
+    assert!(other.mirrors.values().all(Vec::is_empty));
+    lobby.call(|room, now| room.stop_forwarding(ID, now));
+    assert_eq!(lobby.me("anna").tracks.len(), 2);
+    let update = ParticipantUpdate { name: "Anna".to_owned(), ..Default::default() };
+    lobby.call(|room, now| room.update_participant(&gone, update, now)).unwrap();
+    assert!(lobby.forwards.is_empty(), "nobody is told any more");
+}
+
+#[test]
+fn another_rooms_participant_is_changed_in_its_own_room_only() {
+    let (mut lobby, mut other) = (World::new(), World::new());
+    enter_dual(&mut lobby, "anna", Some(DUAL_SIMULCAST));
+    enter_dual(&mut other, "ben", None);
+    forward(&mut lobby, &mut other, "anna");
+    let (anna, sid) = (identity("anna"), lobby.track("anna", TrackType::Audio));
+    let refused = Err(AdministrationError::Forwarded);
+    let mute = other.call(|room, now| room.mute_published_track(&anna, &sid, true, now));
+    assert_eq!(mute.map(|_| ()), refused);
+    let moved = other.call(|room, now| room.move_participant(&anna, &stage(), now));
+    assert_eq!(moved, refused);
+    let third = ForwardId(2);
+    let chain = other.call(|room, now| room.forward_participant(third, &anna, &stage(), now));
+    assert_eq!(chain.map(|_| ()), refused);
+    // A client cannot take its place by resuming, but by joining.
+    let sid = other.me("anna").sid;
+    let session = other.resume("anna", Single, &sid).unwrap();
+    assert!(other.take(session).iter().any(|m| matches!(m, Message::Leave(_))));
+    other.join(params("anna", Dual)).unwrap();
+    assert_eq!(other.forwarded_left, [ID]);
+    assert!(other.me("anna").kind_details.is_empty());
+}
+
+#[test]
+fn a_room_shows_nobody_twice_and_no_more_than_it_may_hold() {
+    let config = RoomConfig { max_participants: 2, ..RoomConfig::default() };
+    let (mut lobby, mut other) = (World::new(), World::with_config(config));
+    for name in ["anna", "ben", "clara"] {
+        enter_dual(&mut lobby, name, None);
+    }
+    enter_dual(&mut other, "ben", None);
+    let mut try_forward = |name: &str, id: u64| {
+        let id = ForwardId(id);
+        let state = lobby
+            .call(|room, now| room.forward_participant(id, &identity(name), &stage(), now))
+            .unwrap();
+        state.map(|state| other.call(|room, now| room.show_forwarded(id, &state, now)))
+    };
+    assert_eq!(try_forward("ben", 1), Some(Err(ForwardError::Taken)));
+    assert_eq!(try_forward("anna", 2), Some(Ok(())));
+    assert_eq!(try_forward("anna", 3), None, "again is no change");
+    assert_eq!(try_forward("clara", 4), Some(Err(ForwardError::Full)));
+}
+
+#[test]
+fn layers_are_encoded_as_long_as_another_room_may_want_them() {
+    let (mut lobby, mut other) = (World::new(), World::new());
+    let (anna, ..) = enter_dual(&mut lobby, "anna", Some(DUAL_SIMULCAST));
+    forward(&mut lobby, &mut other, "anna");
+    let wanted = |world: &mut World| {
+        world.find(anna, |message| match message {
+            Message::SubscribedQualityUpdate(update) => {
+                Some(update.subscribed_codecs[0].qualities.iter().all(|quality| quality.enabled))
+            }
+            _ => None,
+        })
+    };
+    lobby.pass(Duration::from_secs(10));
+    assert_eq!(wanted(&mut lobby), None, "all layers from the beginning");
+    lobby.call(|room, now| room.stop_forwarding(ID, now));
+    lobby.pass(Duration::from_secs(10));
+    assert_eq!(wanted(&mut lobby), Some(false));
+}
