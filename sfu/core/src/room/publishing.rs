@@ -21,6 +21,8 @@ use crate::time::Now;
 const MAX_PENDING_TRACKS: usize = 20;
 /// Most tracks of a participant in all.
 const MAX_TRACKS: usize = 200;
+/// Most client ids of ended tracks that are remembered; a client offers anew soon after.
+const MAX_RETIRED_CIDS: usize = 64;
 
 /// A track of a participant, from its announcement on.
 #[derive(Debug)]
@@ -310,8 +312,11 @@ fn end_tracks(participant: &mut Participant) -> Vec<Track> {
             })
     };
     let tracks = std::mem::take(&mut participant.tracks);
-    let (gone, kept) = tracks.into_iter().partition(|track| ends(participant, track));
+    let (gone, kept): (Vec<Track>, _) = tracks.into_iter().partition(|t| ends(participant, t));
     participant.tracks = kept;
+    participant.retired_cids.extend(gone.iter().flat_map(|track| track.cids.clone()));
+    let excess = participant.retired_cids.len().saturating_sub(MAX_RETIRED_CIDS);
+    participant.retired_cids.drain(..excess);
     gone
 }
 
@@ -319,7 +324,7 @@ fn end_tracks(participant: &mut Participant) -> Vec<Track> {
 /// and only one track and one section of a kind are left, to each other.
 fn begin_tracks(participant: &mut Participant) -> Vec<(TrackKey, Vec<Codec>)> {
     let mut begun = Vec::new();
-    let Participant { tracks, inbound, .. } = participant;
+    let Participant { tracks, inbound, retired_cids, .. } = participant;
     for section in inbound.iter() {
         let taken = |tracks: &[Track]| tracks.iter().any(|t| t.mid.as_ref() == Some(&section.mid));
         if taken(tracks) {
@@ -330,8 +335,12 @@ fn begin_tracks(participant: &mut Participant) -> Vec<(TrackKey, Vec<Codec>)> {
                 && track.kind() == Some(section.kind)
                 && section.cid.as_ref().is_some_and(|cid| track.cids.contains(cid))
         };
-        let index =
-            tracks.iter().position(matches).or_else(|| only_pending(tracks, inbound, section));
+        // What a client sends on until it offers anew.
+        let is_retired = section.cid.as_ref().is_some_and(|cid| retired_cids.contains(cid));
+        let index = tracks
+            .iter()
+            .position(matches)
+            .or_else(|| if is_retired { None } else { only_pending(tracks, inbound, section) });
         if let Some(track) = index.and_then(|index| tracks.get_mut(index)) {
             publish(track, section);
             begun.push((track.key, section.codecs.clone()));
