@@ -153,7 +153,12 @@ impl Room {
         }
         for track in &gone {
             self.end_track(track.key);
-            if track.backup_of.is_some() {
+            // Who stops a track knows it; who must stop is told.
+            let is_own_doing = self
+                .participants
+                .get(&key)
+                .is_some_and(|participant| participant.may_publish(track.info.source()));
+            if track.backup_of.is_some() || is_own_doing {
                 continue;
             }
             let response = proto::TrackUnpublishedResponse { track_sid: track.info.sid.clone() };
@@ -162,7 +167,7 @@ impl Room {
         if gone.is_empty() && begun.is_empty() {
             return;
         }
-        self.broadcast_participant(key, false, now);
+        self.broadcast_participant(key, true, now);
         let Some(participant) = self.participants.get(&key) else { return };
         let info = participant.info();
         for track in gone.into_iter().filter(|track| track.backup_of.is_none()) {
@@ -234,11 +239,18 @@ impl Room {
         self.tracks_ended = true;
     }
 
-    pub(super) fn set_muted(&mut self, key: ParticipantKey, sid: &str, muted: bool, now: Now) {
-        self.change_track(key, sid, now, |info| info.muted = muted);
+    /// Returns whether the participant has the track.
+    pub(super) fn set_muted(
+        &mut self,
+        key: ParticipantKey,
+        sid: &str,
+        muted: bool,
+        now: Now,
+    ) -> bool {
+        self.change_track(key, sid, now, |info| info.muted = muted)
     }
 
-    /// Changes what is known of a track and tells the others when it made a difference.
+    /// Changes what is known of a track and tells everybody when it made a difference.
     pub(super) fn change_track(
         &mut self,
         key: ParticipantKey,
@@ -253,7 +265,7 @@ impl Room {
         let before = track.info.clone();
         change(&mut track.info);
         if track.info != before && track.mid.is_some() {
-            self.broadcast_participant(key, false, now);
+            self.broadcast_participant(key, true, now);
         }
         true
     }
