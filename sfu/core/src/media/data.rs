@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rtc_sctp::{
-    Association, AssociationHandle, DatagramEvent, Endpoint, EndpointConfig, Event, Payload,
-    PayloadProtocolIdentifier, ReliabilityType, ServerConfig, StreamEvent, StreamId,
+    Association, AssociationHandle, ClientConfig, DatagramEvent, Endpoint, EndpointConfig, Event,
+    Payload, PayloadProtocolIdentifier, ReliabilityType, ServerConfig, StreamEvent, StreamId,
     TransportConfig,
 };
 use rtc_shared::TransportProtocol;
@@ -60,17 +60,14 @@ pub struct DataTransport {
 }
 
 impl DataTransport {
-    /// Waits for the peer's association.
+    /// Waits for the peer's association; see [`Self::associate`].
     pub fn new(is_dtls_client: bool) -> Self {
-        let transport = TransportConfig::default()
-            .with_sctp_port(SCTP_PORT)
-            .with_max_message_size(MAX_MESSAGE_SIZE);
         Self {
             endpoint: Endpoint::new(
                 NOWHERE,
                 TransportProtocol::UDP,
                 Arc::new(EndpointConfig::new()),
-                Some(Arc::new(ServerConfig::new(transport))),
+                Some(Arc::new(ServerConfig::new(transport_config()))),
             ),
             association: None,
             is_connected: false,
@@ -78,6 +75,19 @@ impl DataTransport {
             first_stream: if is_dtls_client { 0 } else { 1 },
             channels: Vec::new(),
             events: VecDeque::new(),
+        }
+    }
+
+    /// Begins the association, once DTLS is up. For the DTLS client alone: most peers begin it
+    /// whatever their role, but some wait for the client to do so.
+    pub fn associate(&mut self, now: Instant) {
+        if self.association.is_some() {
+            return;
+        }
+        let config = ClientConfig::new(transport_config());
+        match self.endpoint.connect(now, config, NOWHERE) {
+            Ok(association) => self.association = Some(association),
+            Err(error) => tracing::debug!(%error, "Failed to begin an SCTP association"),
         }
     }
 
@@ -93,7 +103,10 @@ impl DataTransport {
     pub fn handle(&mut self, packet: Vec<u8>, now: Instant) {
         match self.endpoint.handle(now, NOWHERE, None, Bytes::from(packet)) {
             Some((handle, DatagramEvent::NewAssociation(association))) => {
-                self.association.get_or_insert((handle, association));
+                // Where both begin, the peer's attempt wins over ours.
+                if !self.is_connected {
+                    self.association = Some((handle, association));
+                }
             }
             Some((handle, DatagramEvent::AssociationEvent(event))) => {
                 if let Some((known, association)) = &mut self.association
@@ -268,6 +281,10 @@ impl DataTransport {
     }
 }
 
+fn transport_config() -> TransportConfig {
+    TransportConfig::default().with_sctp_port(SCTP_PORT).with_max_message_size(MAX_MESSAGE_SIZE)
+}
+
 /// The Data Channel Establishment Protocol (RFC 8832 section 5).
 mod dcep {
     pub(super) const ACK: u8 = 0x02;
@@ -316,8 +333,6 @@ mod dcep {
 
 #[cfg(test)]
 mod tests {
-    use rtc_sctp::ClientConfig;
-
     use super::*;
 
     /// Lets a browser's side begin the association, then carries packets until both are quiet.
@@ -325,8 +340,7 @@ mod tests {
         let now = Instant::now();
         let mut ours = DataTransport::new(false);
         let mut theirs = DataTransport::new(true);
-        let config = ClientConfig::new(TransportConfig::default().with_sctp_port(SCTP_PORT));
-        theirs.association = Some(theirs.endpoint.connect(now, config, NOWHERE).unwrap());
+        theirs.associate(now);
         settle(&mut ours, &mut theirs, now);
         (ours, theirs, now)
     }
@@ -375,6 +389,24 @@ mod tests {
                 [DataEvent::Message(DataChannelKind::Lossy, Bytes::from_static(b"to us"))]
             );
         }
+    }
+
+    #[test]
+    fn an_association_that_both_begin_carries_messages() {
+        let now = Instant::now();
+        let mut ours = DataTransport::new(true);
+        let mut theirs = DataTransport::new(false);
+        ours.open_channels(now);
+        ours.associate(now);
+        theirs.associate(now);
+        settle(&mut ours, &mut theirs, now);
+        assert_eq!(events(&mut theirs).len(), 3);
+        assert!(ours.send(DataChannelKind::Reliable, &Bytes::from_static(b"to them"), now));
+        settle(&mut ours, &mut theirs, now);
+        assert_eq!(
+            events(&mut theirs),
+            [DataEvent::Message(DataChannelKind::Reliable, Bytes::from_static(b"to them"))]
+        );
     }
 
     #[test]

@@ -356,6 +356,9 @@ impl Engine {
                         transport.remote.as_ref().is_some_and(|r| r.role == DtlsRole::Client);
                     transport.srtp =
                         srtp::from_keying_material(profile, &keying_material, is_client);
+                    if is_client && let Some(data) = &mut transport.data {
+                        data.associate(now);
+                    }
                     let (room, transport) = (transport.room, transport.id);
                     let state = TransportState::Connected;
                     self.emit(room, MediaEvent::Transport { transport, state });

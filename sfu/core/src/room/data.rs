@@ -208,6 +208,9 @@ fn sign(packet: &mut DataPacket, sender: &Participant, kind: data_packet::Kind) 
         *participant_sid = sid;
         *participant_identity = identity;
         destinations.extend(destination_sids.iter().chain(&*destination_identities).cloned());
+        if destination_identities.is_empty() {
+            destination_identities.clone_from(&packet.destination_identities);
+        }
     }
     destinations
 }

@@ -1,6 +1,6 @@
 //! A participant: identity, rights, transports, tracks, subscriptions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use contract::access_token::{Claims, MoreClaims, MoreGrants};
@@ -129,6 +129,8 @@ pub(super) struct Participant {
     pub(super) subscriber: Option<PeerTransport>,
     /// Announced and published tracks.
     pub(super) tracks: Vec<Track>,
+    /// Client ids of tracks that ended last: a section of theirs carries no other track.
+    pub(super) retired_cids: VecDeque<String>,
     /// Sections of the client's last offer on which it sends.
     pub(super) inbound: Vec<Inbound>,
     /// Sections on which we may send.
@@ -188,6 +190,7 @@ impl Participant {
             publisher: PeerTransport::new(worker, rng),
             subscriber: dual.then(|| PeerTransport::new(worker, rng)),
             tracks: Vec::new(),
+            retired_cids: VecDeque::new(),
             inbound: Vec::new(),
             outbound: Vec::new(),
             negotiation: Negotiation::default(),

@@ -21,6 +21,8 @@ use crate::time::Now;
 const MAX_PENDING_TRACKS: usize = 20;
 /// Most tracks of a participant in all.
 const MAX_TRACKS: usize = 200;
+/// Most client ids of ended tracks that are remembered; a client offers anew soon after.
+const MAX_RETIRED_CIDS: usize = 64;
 
 /// A track of a participant, from its announcement on.
 #[derive(Debug)]
@@ -168,7 +170,12 @@ impl Room {
         }
         for track in &gone {
             self.end_track(track.key);
-            if track.backup_of.is_some() {
+            // Who stops a track knows it; who must stop is told.
+            let is_own_doing = self
+                .participants
+                .get(&key)
+                .is_some_and(|participant| participant.may_publish(track.info.source()));
+            if track.backup_of.is_some() || is_own_doing {
                 continue;
             }
             let response = proto::TrackUnpublishedResponse { track_sid: track.info.sid.clone() };
@@ -177,7 +184,7 @@ impl Room {
         if gone.is_empty() && begun.is_empty() {
             return;
         }
-        self.broadcast_participant(key, false, now);
+        self.broadcast_participant(key, true, now);
         let Some(participant) = self.participants.get(&key) else { return };
         let info = participant.info();
         for track in gone.into_iter().filter(|track| track.backup_of.is_none()) {
@@ -259,11 +266,18 @@ impl Room {
         self.tracks_ended = true;
     }
 
-    pub(super) fn set_muted(&mut self, key: ParticipantKey, sid: &str, muted: bool, now: Now) {
-        self.change_track(key, sid, now, |info| info.muted = muted);
+    /// Returns whether the participant has the track.
+    pub(super) fn set_muted(
+        &mut self,
+        key: ParticipantKey,
+        sid: &str,
+        muted: bool,
+        now: Now,
+    ) -> bool {
+        self.change_track(key, sid, now, |info| info.muted = muted)
     }
 
-    /// Changes what is known of a track and tells the others when it made a difference.
+    /// Changes what is known of a track and tells everybody when it made a difference.
     pub(super) fn change_track(
         &mut self,
         key: ParticipantKey,
@@ -278,7 +292,7 @@ impl Room {
         let before = track.info.clone();
         change(&mut track.info);
         if track.info != before && track.mid.is_some() {
-            self.broadcast_participant(key, false, now);
+            self.broadcast_participant(key, true, now);
         }
         true
     }
@@ -336,8 +350,11 @@ fn end_tracks(participant: &mut Participant) -> Vec<Track> {
             })
     };
     let tracks = std::mem::take(&mut participant.tracks);
-    let (gone, kept) = tracks.into_iter().partition(|track| ends(participant, track));
+    let (gone, kept): (Vec<Track>, _) = tracks.into_iter().partition(|t| ends(participant, t));
     participant.tracks = kept;
+    participant.retired_cids.extend(gone.iter().flat_map(|track| track.cids.clone()));
+    let excess = participant.retired_cids.len().saturating_sub(MAX_RETIRED_CIDS);
+    participant.retired_cids.drain(..excess);
     gone
 }
 
@@ -345,7 +362,7 @@ fn end_tracks(participant: &mut Participant) -> Vec<Track> {
 /// and only one track and one section of a kind are left, to each other.
 fn begin_tracks(participant: &mut Participant) -> Vec<(TrackKey, Vec<Codec>)> {
     let mut begun = Vec::new();
-    let Participant { tracks, inbound, .. } = participant;
+    let Participant { tracks, inbound, retired_cids, .. } = participant;
     for section in inbound.iter() {
         let taken = |tracks: &[Track]| tracks.iter().any(|t| t.mid.as_ref() == Some(&section.mid));
         if taken(tracks) {
@@ -356,8 +373,12 @@ fn begin_tracks(participant: &mut Participant) -> Vec<(TrackKey, Vec<Codec>)> {
                 && track.kind() == Some(section.kind)
                 && section.cid.as_ref().is_some_and(|cid| track.cids.contains(cid))
         };
-        let index =
-            tracks.iter().position(matches).or_else(|| only_pending(tracks, inbound, section));
+        // What a client sends on until it offers anew.
+        let is_retired = section.cid.as_ref().is_some_and(|cid| retired_cids.contains(cid));
+        let index = tracks
+            .iter()
+            .position(matches)
+            .or_else(|| if is_retired { None } else { only_pending(tracks, inbound, section) });
         if let Some(track) = index.and_then(|index| tracks.get_mut(index)) {
             publish(track, section);
             begun.push((track.key, section.codecs.clone()));

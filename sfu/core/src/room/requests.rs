@@ -34,7 +34,12 @@ impl Room {
             // We are ICE-lite: the client's checks tell its addresses.
             Message::Trickle(_) => {}
             Message::AddTrack(request) => self.add_track(key, request, now),
-            Message::Mute(mute) => self.set_muted(key, &mute.sid, mute.muted, now),
+            Message::Mute(mute) => {
+                if !self.set_muted(key, &mute.sid, mute.muted, now) {
+                    let request = Some(Request::Mute(mute));
+                    self.respond(key, 0, Reason::NotFound, "track is not found", request);
+                }
+            }
             Message::Subscription(update) => self.update_subscription(key, &update),
             Message::TrackSetting(settings) => self.update_track_settings(key, &settings),
             Message::Leave(_) => {
@@ -120,7 +125,7 @@ impl Room {
         self.broadcast_participant(key, true, now);
         self.refresh_token(key, now);
         if confirm {
-            self.respond(key, id, Reason::Ok, "", None);
+            self.respond(key, id, Reason::Ok, "", Some(Request::UpdateMetadata(update)));
         }
     }
 

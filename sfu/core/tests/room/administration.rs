@@ -102,6 +102,23 @@ fn a_right_that_is_taken_ends_what_it_allowed_and_given_back_allows_it() {
 }
 
 #[test]
+fn a_section_whose_track_lost_its_right_is_not_taken_for_the_next_track() {
+    let mut world = World::new();
+    let (anna, ..) = enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
+    for sources in [vec![2], Vec::new()] {
+        let update = permission(|p| p.can_publish_sources = sources);
+        world.call(|room, now| room.update_participant(&identity("anna"), update, now)).unwrap();
+    }
+    // The client has not offered since, and its last offer still holds the old track.
+    let (video, _) = cids(DUAL_H264);
+    world.signal(anna, add_track(&video, TrackType::Video));
+    assert_eq!(world.me("anna").tracks.len(), 1, "only the microphone");
+    world.signal(anna, offer(DUAL_H264, 2));
+    let tracks = world.me("anna").tracks;
+    assert!(tracks.iter().any(|track| track.mime_type == "video/H264"), "{tracks:?}");
+}
+
+#[test]
 fn who_gets_the_right_to_subscribe_later_gets_the_second_connection() {
     let mut world = World::new();
     enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
