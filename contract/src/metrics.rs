@@ -13,6 +13,12 @@ pub const SUBSCRIPTIONS: &str = "livecluster_subscriptions";
 pub const PACKETS: &str = "livecluster_packets_total";
 /// Counter: bytes of media datagrams by `direction` (`in`, `out`).
 pub const BYTES: &str = "livecluster_bytes_total";
+/// Counter: media packets that were sent again because a subscriber asked for them.
+pub const RETRANSMITTED: &str = "livecluster_retransmitted_packets_total";
+/// Counter: datagrams that were not authentic, unknown or malformed, or found a queue full.
+pub const DROPPED: &str = "livecluster_dropped_packets_total";
+/// Counter: microseconds in which media workers were not waiting, all workers together.
+pub const BUSY: &str = "livecluster_media_busy_microseconds_total";
 /// Label of [`PACKETS`] and [`BYTES`].
 pub const DIRECTION: &str = "direction";
 /// Counter: joins that this node took in as front door, by `route` (`local`: the room's home is

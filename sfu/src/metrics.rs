@@ -1,8 +1,8 @@
 //! Prometheus metrics of the node; names are in `contract::metrics`.
 
 use contract::metrics::{
-    BYTES, DIRECTION, FRONT_DOOR_JOINS, PACKETS, PARTICIPANTS, ROOMS, ROUTE, SUBSCRIBERS,
-    SUBSCRIPTIONS,
+    BUSY, BYTES, DIRECTION, DROPPED, FRONT_DOOR_JOINS, PACKETS, PARTICIPANTS, RETRANSMITTED, ROOMS,
+    ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
 };
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
@@ -18,6 +18,9 @@ pub struct Metrics {
     subscriptions: IntGauge,
     packets: IntCounterVec,
     bytes: IntCounterVec,
+    retransmitted: IntCounter,
+    dropped: IntCounter,
+    busy: IntCounter,
     front_door_joins: IntCounterVec,
 }
 
@@ -39,6 +42,11 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok::<_, prometheus::Error>(counter)
         };
+        let plain = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
         Ok(Self {
             rooms: gauge(ROOMS, "Rooms that have their home on this node.")?,
             participants: gauge(PARTICIPANTS, "Participants in rooms of this node.")?,
@@ -46,6 +54,9 @@ impl Metrics {
             subscriptions: gauge(SUBSCRIPTIONS, "Tracks forwarded, one for each subscriber.")?,
             packets: counter(PACKETS, "Media datagrams.", DIRECTION)?,
             bytes: counter(BYTES, "Bytes of media datagrams.", DIRECTION)?,
+            retransmitted: plain(RETRANSMITTED, "Media packets that were sent again on request.")?,
+            dropped: plain(DROPPED, "Datagrams that were not taken, and packets without room.")?,
+            busy: plain(BUSY, "Microseconds that media workers were not waiting.")?,
             front_door_joins: counter(
                 FRONT_DOOR_JOINS,
                 "Joins that this node took in, by route.",
@@ -75,6 +86,9 @@ impl Metrics {
             raise(&self.packets.with_label_values(&[direction]), packets);
             raise(&self.bytes.with_label_values(&[direction]), bytes);
         }
+        raise(&self.retransmitted, media.retransmitted);
+        raise(&self.dropped, media.dropped);
+        raise(&self.busy, media.busy_micros);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "Failed to write metrics");
@@ -98,9 +112,18 @@ mod tests {
         metrics.count_join(true);
         let rooms = NodeCounts { rooms: 2, ..NodeCounts::default() };
         let text = metrics.render(rooms, MediaCounters::default());
-        for name in
-            [ROOMS, PARTICIPANTS, SUBSCRIBERS, SUBSCRIPTIONS, PACKETS, BYTES, FRONT_DOOR_JOINS]
-        {
+        for name in [
+            ROOMS,
+            PARTICIPANTS,
+            SUBSCRIBERS,
+            SUBSCRIPTIONS,
+            PACKETS,
+            BYTES,
+            RETRANSMITTED,
+            DROPPED,
+            BUSY,
+            FRONT_DOOR_JOINS,
+        ] {
             assert!(text.contains(name), "{name} is missing");
         }
         assert!(text.contains("livecluster_rooms 2"));
