@@ -59,6 +59,19 @@ impl RelayId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u32);
 
+impl ConnectionId {
+    const WORKER_SHIFT: u32 = 24;
+
+    pub(crate) const fn new(worker: u8, random: u32) -> Self {
+        Self((worker as u32) << Self::WORKER_SHIFT | random & ((1 << Self::WORKER_SHIFT) - 1))
+    }
+
+    /// The worker whose server made it: ConnectionBind may reach another one.
+    pub const fn worker(self) -> u8 {
+        (self.0 >> Self::WORKER_SHIFT) as u8
+    }
+}
+
 /// What a relayed transport address carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayTransport {
@@ -264,6 +277,8 @@ pub struct Settings {
 /// What a server, that is one worker, is made from.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Number of this worker, see [`ConnectionId::worker`].
+    pub worker: u8,
     /// Realm of the credentials, at most 128 characters.
     pub realm: String,
     /// SOFTWARE of answers to authenticated clients; empty: none.

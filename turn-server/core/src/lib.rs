@@ -5,7 +5,14 @@
 //! Per packet, [`api::ClientAction`] and [`api::ToClient`] say what to send where, without
 //! copying; everything rarer is an [`api::Command`].
 
+mod allocation;
 pub mod api;
+mod auth;
 pub mod counters;
 pub mod framer;
+mod limits;
+mod nonce;
+mod peers;
+mod ports;
+pub mod server;
 pub mod stun;

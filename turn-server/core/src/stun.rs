@@ -5,9 +5,13 @@ mod integrity;
 mod message;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use integrity::{Algorithm, Integrity, Key, Signer};
 pub use message::{Message, ParseError};
 pub use writer::Writer;
+pub(crate) use writer::xor_address;
 
 /// Bytes of the header.
 pub const HEADER: usize = 20;
@@ -94,7 +98,7 @@ fn split_type(kind: u16) -> (Class, Method) {
     (class, Method::from_bits((kind & 0xf) | (kind >> 1 & 0x70) | (kind >> 2 & 0xf80)))
 }
 
-fn join_type(class: Class, method: Method) -> u16 {
+pub(crate) fn join_type(class: Class, method: Method) -> u16 {
     let class = match class {
         Class::Request => 0x000,
         Class::Indication => 0x010,

@@ -192,7 +192,7 @@ impl<'a> Message<'a> {
                 Some(is_good)
             }
             a::MESSAGE_INTEGRITY_SHA256 => {
-                let is_good = (16..=32).contains(&value.len()) && value.len() % 4 == 0;
+                let is_good = (16..=32).contains(&value.len()) && value.len().is_multiple_of(4);
                 self.integrity_sha256_at = is_good.then_some(at);
                 Some(is_good)
             }

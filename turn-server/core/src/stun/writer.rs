@@ -42,6 +42,12 @@ impl Writer {
         self.attribute(kind, &value.to_be_bytes())
     }
 
+    /// Appends ERROR-CODE (RFC 8489 section 14.8).
+    pub fn error_code(&mut self, code: u16, reason: &str) -> &mut Self {
+        let number = [0, 0, (code / 100) as u8, (code % 100) as u8];
+        self.attribute(a::ERROR_CODE, &[&number, reason.as_bytes()].concat())
+    }
+
     /// Appends an address, XORed.
     pub fn xor_address(&mut self, kind: u16, address: SocketAddr) -> &mut Self {
         let (value, length) = xor_address(address, &self.transaction);
@@ -83,7 +89,7 @@ impl Writer {
 }
 
 /// Value and length of an XORed address (RFC 8489 section 14.2).
-fn xor_address(address: SocketAddr, transaction: &[u8; 12]) -> ([u8; 20], usize) {
+pub(crate) fn xor_address(address: SocketAddr, transaction: &[u8; 12]) -> ([u8; 20], usize) {
     let mut value = [0; 20];
     let port = address.port() ^ (MAGIC_COOKIE >> 16) as u16;
     value[2..4].copy_from_slice(&port.to_be_bytes());
