@@ -190,6 +190,10 @@ pub struct PeersConfig {
     /// Networks that are refused although `allow` names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<Network>,
+    /// Whether relayed addresses of this server can be peers where `allow` names them: two
+    /// clients that only meet by TURN need it, clients of media nodes do not.
+    #[serde(skip_serializing_if = "is_default")]
+    pub own_relays: bool,
 }
 
 /// A network to which data may go. Loopback, link-local, private, multicast and other special

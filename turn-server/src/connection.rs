@@ -99,6 +99,18 @@ impl Connection {
         })
     }
 
+    /// Changes from a worker to another.
+    pub(crate) fn leave(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut self.stream)
+    }
+
+    /// The other half of [`Self::leave`].
+    pub(crate) fn join(&mut self, token: Token, registry: &Registry) -> io::Result<()> {
+        self.token = token;
+        let interest = self.interest();
+        registry.register(&mut self.stream, token, interest)
+    }
+
     /// Reads what is there and calls `handle` with the client's bytes.
     ///
     /// # Errors

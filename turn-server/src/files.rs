@@ -53,7 +53,8 @@ impl Files {
                     deny: config.peers.deny.clone(),
                     own_addresses: own.addresses,
                     own_ports: own.ports,
-                    relay_ports: config.relay.ports.first..=config.relay.ports.last,
+                    relay_ports: (!config.peers.own_relays)
+                        .then_some(config.relay.ports.first..=config.relay.ports.last),
                 },
                 limits,
             },

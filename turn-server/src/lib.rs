@@ -2,9 +2,13 @@
 //! metrics. One worker thread a core, each with sockets, allocations and timers of its own;
 //! nothing is shared on the way of a packet.
 
+mod admin;
 mod admission;
 mod connection;
 mod dtls;
+mod files;
+mod metrics;
+pub mod program;
 mod proxy;
 mod queue;
 mod reload;
@@ -12,3 +16,4 @@ mod runs;
 pub mod settings;
 mod tls;
 pub mod udp;
+mod worker;

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use contract::sfu_config::{LogConfig, LogFormat};
 use contract::turn_config::TurnConfig;
@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::tls::{Certificate, CertificateError};
 use crate::udp::{self, Purpose};
-use crate::worker::{Listener, ListenerSocket, Order, Parts, Snapshot, Worker};
+use crate::worker::{Line, Listener, ListenerSocket, Order, Parts, Snapshot, Worker, lines};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const DRAIN_LOOK: Duration = Duration::from_millis(200);
 /// Orders that wait for a worker; there are few.
 const ORDERS: usize = 64;
+/// A CONNECTION-ID tells its worker in eight bits.
+const MAX_WORKERS: usize = 256;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -77,7 +79,7 @@ pub fn start_log(config: &LogConfig) {
 /// The rest of the process' hold on a worker.
 struct Link {
     orders: Sender<Order>,
-    waker: Waker,
+    waker: Arc<Waker>,
     snapshot: Arc<Mutex<Snapshot>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -116,10 +118,14 @@ impl Running {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => usize::from(workers),
         };
+        let count = count.min(MAX_WORKERS);
         let (listeners, addresses) = bind_listeners(&config, count)?;
+        let listen = |source| StartError::Listen { address: config.admin.listen, source };
+        let admin_listener = TcpListener::bind(config.admin.listen).await.map_err(listen)?;
+        let admin = admin_listener.local_addr().map_err(listen)?;
         let own = OwnAddresses {
             addresses: own_addresses(&config, &addresses),
-            ports: own_ports(&config, &addresses),
+            ports: own_ports(admin, &addresses),
         };
         let mut files = Files::new(&config, dev, count as u32, own);
         files.look();
@@ -130,7 +136,8 @@ impl Running {
             handshakes: config.limits.handshakes as usize,
         });
         let mut links = Vec::new();
-        for (index, listeners) in listeners.into_iter().enumerate() {
+        let lines = lines(count).map_err(StartError::Worker)?;
+        for (index, (listeners, line)) in listeners.into_iter().zip(lines).enumerate() {
             let ports = share_of_ports(&config, index, count);
             links.push(start_worker(Start {
                 index,
@@ -139,15 +146,14 @@ impl Running {
                 certificate: certificate.clone(),
                 admission: admission.clone(),
                 listeners,
+                line,
                 ports,
             })?);
         }
-        let listen = |source| StartError::Listen { address: config.admin.listen, source };
-        let listener = TcpListener::bind(config.admin.listen).await.map_err(listen)?;
         let running = Arc::new(Self {
             links,
             addresses,
-            admin: listener.local_addr().map_err(listen)?,
+            admin,
             admission,
             metrics: Metrics::new()?,
             is_draining: AtomicBool::new(false),
@@ -155,12 +161,12 @@ impl Running {
         });
         let router = admin::router(Arc::clone(&running));
         tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+            if let Err(error) = axum::serve(admin_listener, router).await {
                 tracing::error!(%error, "Admin listener failed");
             }
         });
         tokio::spawn(watch(Arc::clone(&running), files, config, certificate));
-        tracing::info!(addresses = ?running.addresses, workers = count, "TURN server started");
+        tracing::info!(addresses = ?running.addresses, %admin, workers = count, "TURN server started");
         Ok(running)
     }
 
@@ -245,12 +251,14 @@ struct Start<'a> {
     certificate: Option<Certificate>,
     admission: Admission,
     listeners: Vec<Listener>,
+    line: Line,
     ports: RangeInclusive<u16>,
 }
 
 fn start_worker(start: Start<'_>) -> Result<Link, StartError> {
-    let Start { index, config, files, certificate, admission, listeners, ports } = start;
+    let Start { index, config, files, certificate, admission, listeners, line, ports } = start;
     let core = Config {
+        worker: index as u8,
         realm: config.realm.clone(),
         software: "LiveCluster".to_owned(),
         relay_addresses: config
@@ -266,10 +274,18 @@ fn start_worker(start: Start<'_>) -> Result<Link, StartError> {
         alternate_server: config.alternate_server,
         settings: files.settings(),
     };
+    let waker = Arc::clone(line.waker());
     let (orders, queue) = crossbeam_channel::bounded(ORDERS);
     let snapshot = Arc::<Mutex<Snapshot>>::default();
     let parts = Parts {
-        server: Server::new(core, StdRng::from_rng(&mut rand::rng()), Instant::now()),
+        server: Server::new(
+            core,
+            StdRng::from_rng(&mut rand::rng()),
+            Instant::now(),
+            SystemTime::now(),
+        ),
+        number: index,
+        line,
         listeners,
         certificate,
         admission,
@@ -287,9 +303,9 @@ fn start_worker(start: Start<'_>) -> Result<Link, StartError> {
     let thread = std::thread::Builder::new()
         .name(format!("turn-{index}"))
         .spawn(move || match Worker::new(parts) {
-            Ok((worker, waker)) => {
+            Ok(worker) => {
                 // Nobody waits any more: the process ends.
-                if ready.send(Ok(waker)).is_ok() {
+                if ready.send(Ok(())).is_ok() {
                     worker.run();
                 }
             }
@@ -298,7 +314,7 @@ fn start_worker(start: Start<'_>) -> Result<Link, StartError> {
             }
         })
         .map_err(StartError::Worker)?;
-    let waker = is_ready
+    is_ready
         .recv()
         .map_err(|_| StartError::Worker(std::io::ErrorKind::BrokenPipe.into()))?
         .map_err(StartError::Worker)?;
@@ -405,9 +421,9 @@ fn own_addresses(config: &TurnConfig, listeners: &[(Transport, SocketAddr)]) -> 
     own
 }
 
-fn own_ports(config: &TurnConfig, listeners: &[(Transport, SocketAddr)]) -> Vec<u16> {
+fn own_ports(admin: SocketAddr, listeners: &[(Transport, SocketAddr)]) -> Vec<u16> {
     let mut ports: Vec<u16> = listeners.iter().map(|(_, address)| address.port()).collect();
-    ports.push(config.admin.listen.port());
+    ports.push(admin.port());
     ports.sort_unstable();
     ports.dedup();
     ports

@@ -101,7 +101,8 @@ impl Settings {
             },
             tls: None,
             proxy_protocol: ProxyProtocolConfig::default(),
-            relay: RelayConfig { addresses, ports: RelayPorts::default() },
+            // Above the ports that the kernel gives to peers on this machine.
+            relay: RelayConfig { addresses, ports: RelayPorts { first: 61_000, last: 65_535 } },
             credentials: CredentialsConfig::default(),
             peers: PeersConfig {
                 allow: vec![PeerRule { network, ports: None }],

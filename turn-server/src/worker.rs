@@ -3,6 +3,7 @@
 
 mod commands;
 mod datagrams;
+mod neighbours;
 mod peer_streams;
 mod secure_datagrams;
 mod streams;
@@ -10,11 +11,11 @@ mod streams;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver as Queue;
 use mio::net::{TcpListener, UdpSocket};
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use turn_server_core::api::{Client, ConnectionId, RelayId, Settings, Transport};
@@ -26,6 +27,8 @@ use crate::connection::{CHUNK, Rules};
 use crate::runs::Runs;
 use crate::tls::Certificate;
 use crate::udp::{Receiver, Sender};
+pub(crate) use neighbours::{Line, lines};
+use neighbours::{Moving, Neighbours};
 use peer_streams::PeerStream;
 use secure_datagrams::SecureClient;
 
@@ -133,6 +136,9 @@ pub(crate) struct ShellCounters {
 /// What a worker is made from.
 pub(crate) struct Parts {
     pub(crate) server: Server,
+    /// Its place among the workers.
+    pub(crate) number: usize,
+    pub(crate) line: Line,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) admission: Admission,
@@ -150,6 +156,10 @@ pub(crate) struct Worker {
     poll: Poll,
     registry: Registry,
     server: Server,
+    number: usize,
+    neighbours: Neighbours,
+    /// A connection that is to go to another worker: which, and the request that says so.
+    moving: Option<Moving>,
     listeners: Vec<Listener>,
     certificate: Option<Certificate>,
     admission: Admission,
@@ -189,10 +199,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Watches the listeners.
-    pub(crate) fn new(parts: Parts) -> io::Result<(Self, Waker)> {
-        let poll = Poll::new()?;
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let (poll, neighbours) = parts.line.split();
         let registry = poll.registry().try_clone()?;
-        let waker = Waker::new(&registry, Source::Commands.token())?;
         let mut listeners = parts.listeners;
         for (number, listener) in listeners.iter_mut().enumerate() {
             let token = Source::Listener(number).token();
@@ -205,10 +214,13 @@ impl Worker {
                 }
             }
         }
-        let worker = Self {
+        Ok(Self {
             poll,
             registry,
             server: parts.server,
+            number: parts.number,
+            neighbours,
+            moving: None,
             listeners,
             certificate: parts.certificate,
             admission: parts.admission,
@@ -236,8 +248,7 @@ impl Worker {
             stream_arena: Vec::with_capacity(CHUNK),
             next_sweep: Instant::now(),
             shell: ShellCounters::default(),
-        };
-        Ok((worker, waker))
+        })
     }
 
     /// Works until told to stop.
@@ -267,13 +278,14 @@ impl Worker {
                 }
                 self.serve(source, now);
             }
-            if self.take_orders(now) {
+            self.take_moved(now);
+            if self.take_orders() {
                 return;
             }
             self.server.handle_timeout(now);
             self.run_commands(now);
             self.sweep(now);
-            self.write_dirty(now);
+            self.write_dirty();
             self.run_commands(now);
         }
     }
@@ -310,10 +322,10 @@ impl Worker {
     }
 
     /// Does what was ordered; `true` at the end.
-    fn take_orders(&mut self, now: Instant) -> bool {
+    fn take_orders(&mut self) -> bool {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Update(settings) => self.server.update(*settings, now),
+                Order::Update(settings) => self.server.update(*settings),
                 Order::Drain => self.server.drain(),
                 Order::Stop => return true,
             }
@@ -327,6 +339,8 @@ impl Worker {
             return;
         }
         self.next_sweep = now + SWEEP;
+        // The clock may have been set.
+        self.server.set_wall_clock(now, SystemTime::now());
         self.sweep_connections(now);
         self.sweep_secured(now);
         self.sweep_peers(now);

@@ -255,8 +255,8 @@ pub struct PeerPolicy {
     pub own_addresses: Vec<IpAddr>,
     /// Ports that the program listens on.
     pub own_ports: Vec<u16>,
-    /// Relayed ports of all workers.
-    pub relay_ports: RangeInclusive<u16>,
+    /// Relayed ports of all workers, unless they may be peers where a rule allows it.
+    pub relay_ports: Option<RangeInclusive<u16>>,
 }
 
 /// What can change while the server runs.

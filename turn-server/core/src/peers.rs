@@ -104,7 +104,8 @@ impl Peers {
         let Some(ip) = canonical(peer.ip()) else { return true };
         let PeerPolicy { own_addresses, own_ports, relay_ports, .. } = &self.policy;
         (own_addresses.contains(&ip) || ip.is_loopback() || ip.is_unspecified())
-            && (own_ports.contains(&peer.port()) || relay_ports.contains(&peer.port()))
+            && (own_ports.contains(&peer.port())
+                || relay_ports.as_ref().is_some_and(|ports| ports.contains(&peer.port())))
     }
 }
 

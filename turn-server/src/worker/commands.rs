@@ -52,7 +52,7 @@ impl Worker {
                 Command::Connect { connection, relay, peer } => {
                     self.connect_peer(connection, relay.slot(), peer, now);
                 }
-                Command::Splice { connection, client } => self.splice(connection, client, now),
+                Command::Splice { connection, client } => self.splice(connection, client),
                 Command::CloseConnection { connection } => self.close_peer(connection),
             }
         }

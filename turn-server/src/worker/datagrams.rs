@@ -45,7 +45,7 @@ impl Worker {
         let client = Client { transport: Transport::Udp, local, remote: datagrams.from };
         for range in datagrams.ranges() {
             let start = range.start;
-            let bytes = &mut self.receiver.arena_mut()[range];
+            let bytes = &self.receiver.arena()[range];
             match self.server.handle_client(client, bytes, now) {
                 ClientAction::None => {}
                 ClientAction::Relay { relay, peer, payload, dont_fragment } => {
@@ -100,8 +100,7 @@ impl Worker {
             for group in 0..groups {
                 let Some(datagrams) = self.receiver.datagrams(group) else { continue };
                 for range in datagrams.ranges() {
-                    let payload = &self.receiver.arena()[range.clone()];
-                    let to = self.server.handle_peer(id, datagrams.from, payload, now);
+                    let to = self.server.handle_peer(id, datagrams.from, range.len(), now);
                     if let Some(to) = to {
                         self.queue_to_client(&to, range, datagrams.tos);
                     }

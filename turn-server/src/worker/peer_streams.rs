@@ -98,7 +98,7 @@ impl Worker {
                 Ok(()) => {
                     self.peers.insert(connection, PeerStream::new(stream, None));
                 }
-                Err(_) => self.server.connection_closed(connection, now),
+                Err(_) => self.server.connection_closed(connection),
             }
         }
         self.again.insert(Source::Relay(slot));
@@ -179,7 +179,7 @@ impl Worker {
             stream.is_closing = true;
             self.dirty.extend(client);
         }
-        self.server.connection_closed(connection, now);
+        self.server.connection_closed(connection);
     }
 
     fn exchange(&mut self, connection: ConnectionId, peer: &mut PeerStream) -> io::Result<()> {
@@ -256,7 +256,7 @@ impl Worker {
     }
 
     /// Joins a client's connection and a peer's.
-    pub(super) fn splice(&mut self, connection: ConnectionId, client: Client, now: Instant) {
+    pub(super) fn splice(&mut self, connection: ConnectionId, client: Client) {
         let number = self.by_client.get(&client).copied();
         let stream = number.and_then(|number| self.connections.get_mut(&number));
         match (stream, self.peers.get_mut(&connection)) {
@@ -267,7 +267,7 @@ impl Worker {
             }
             (_, _) => {
                 self.peers.remove(&connection);
-                self.server.connection_closed(connection, now);
+                self.server.connection_closed(connection);
             }
         }
     }

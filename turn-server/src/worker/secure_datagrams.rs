@@ -72,7 +72,7 @@ impl Worker {
             self.strangers.remove(&key);
         }
         if secured.session.state() == State::Closed {
-            self.server.client_closed(secured.client, now);
+            self.server.client_closed(secured.client);
             return;
         }
         self.secure.insert(key, secured);
@@ -188,7 +188,7 @@ impl Worker {
                 self.strangers.remove(&key);
                 secured.session.close();
                 self.flush_session(&mut secured);
-                self.server.client_closed(secured.client, now);
+                self.server.client_closed(secured.client);
             }
         }
     }

@@ -19,7 +19,7 @@ pub(super) struct StreamClient {
     transport: Transport,
     framer: StreamFramer,
     /// The 5-tuple, once the first message told that there is no PROXY header to come.
-    client: Option<Client>,
+    pub(super) client: Option<Client>,
     /// The peer's connection whose bytes follow (RFC 6062 section 5.4).
     pub(super) spliced: Option<ConnectionId>,
     /// The peer's connection that waits until this client takes more.
@@ -53,8 +53,7 @@ impl Worker {
                 (Transport::Tls, Some(certificate)) => Some(certificate.current().tls),
                 _ => None,
             };
-            let connection = self.next_connection;
-            self.next_connection = connection.wrapping_add(1) & (u32::MAX as usize);
+            let connection = self.next_connection();
             let token = Source::Connection(connection).token();
             match Connection::new(stream, token, &self.registry, tls, slot, &self.rules, now) {
                 Ok(new) => {
@@ -74,6 +73,13 @@ impl Worker {
             }
         }
         self.again.insert(Source::Listener(number));
+    }
+
+    /// A number that no connection has.
+    pub(super) fn next_connection(&mut self) -> usize {
+        let number = self.next_connection;
+        self.next_connection = number.wrapping_add(1) & (u32::MAX as usize);
+        number
     }
 
     /// Reads what a client sent, and sends what waits for it.
@@ -98,7 +104,10 @@ impl Worker {
                 self.dirty.push(number);
                 self.run_commands(now);
             }
-            Err(error) => self.end_stream(stream, &error, now),
+            Err(error) => match self.moving.take() {
+                Some(moving) => self.hand_over(stream, moving),
+                None => self.end_stream(stream, &error),
+            },
         }
     }
 
@@ -124,11 +133,21 @@ impl Worker {
             });
             let framed = framer.push(bytes, |frame| self.take_frame(client, frame, now));
             self.flush_stream();
+            if self.moving.is_some() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             framed.map_err(io::Error::other)
         })
     }
 
     fn take_frame(&mut self, client: Client, frame: &[u8], now: Instant) {
+        if self.moving.is_some() {
+            return;
+        }
+        self.moving = self.moves(frame);
+        if self.moving.is_some() {
+            return;
+        }
         let ClientAction::Relay { relay, peer, payload, dont_fragment } =
             self.server.handle_client(client, frame, now)
         else {
@@ -190,7 +209,7 @@ impl Worker {
     }
 
     /// Sends what was queued in this round.
-    pub(super) fn write_dirty(&mut self, now: Instant) {
+    pub(super) fn write_dirty(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for number in dirty.drain(..) {
             let Some(stream) = self.connections.get_mut(&number) else { continue };
@@ -207,7 +226,7 @@ impl Worker {
             if let Err(error) = result
                 && let Some(stream) = self.connections.remove(&number)
             {
-                self.end_stream(stream, &error, now);
+                self.end_stream(stream, &error);
             }
         }
         // Keeps its memory.
@@ -225,7 +244,7 @@ impl Worker {
         self.close_secured(client);
     }
 
-    pub(super) fn end_stream(&mut self, stream: StreamClient, error: &io::Error, now: Instant) {
+    pub(super) fn end_stream(&mut self, stream: StreamClient, error: &io::Error) {
         if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Other) {
             self.shell.failed += 1;
         }
@@ -234,9 +253,9 @@ impl Worker {
             self.by_client.remove(&client);
             if let Some(peer) = stream.spliced {
                 self.close_peer(peer);
-                self.server.connection_closed(peer, now);
+                self.server.connection_closed(peer);
             }
-            self.server.client_closed(client, now);
+            self.server.client_closed(client);
         }
     }
 
@@ -260,7 +279,7 @@ impl Worker {
             .collect();
         for number in late {
             if let Some(stream) = self.connections.remove(&number) {
-                self.end_stream(stream, &io::ErrorKind::TimedOut.into(), now);
+                self.end_stream(stream, &io::ErrorKind::TimedOut.into());
             }
         }
     }

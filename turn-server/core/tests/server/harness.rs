@@ -80,7 +80,7 @@ pub(crate) fn settings() -> Settings {
             deny: Vec::new(),
             own_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("8.1.1.1")],
             own_ports: vec![3478, 9601],
-            relay_ports: 50_000..=50_999,
+            relay_ports: Some(50_000..=50_999),
         },
         limits: TurnLimits { challenges_per_second: 100_000, ..TurnLimits::default() },
     }

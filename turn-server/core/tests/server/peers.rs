@@ -158,6 +158,16 @@ fn ports_of_this_server_are_never_peers() {
     assert!(turn.send(client(), "192.0.2.1:20001", b"x").is_some());
 }
 
+#[test]
+fn relays_of_this_server_are_peers_where_that_is_wanted() {
+    let mut turn = with_peers(|peers| {
+        (peers.allow, peers.relay_ports) = (vec![rule("192.0.2.1")], None);
+    });
+    turn.allocate(client());
+    assert_eq!(turn.bind(client(), 0x4000, "192.0.2.1:50000"), None);
+    assert_eq!(turn.bind(client(), 0x4001, "192.0.2.1:3478"), Some(403), "never a listener");
+}
+
 fn media(local: &str, ports: &[u16]) -> MediaPeer {
     MediaPeer { advertised: ip("203.0.113.50"), local: ip(local), ports: ports.to_vec() }
 }
