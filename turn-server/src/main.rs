@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use turn_server::program::{self, Running};
+use turn_server::program::{self, Running, Termination};
 use turn_server::settings::{Args, DEV_USER, Settings};
 
 fn main() -> anyhow::Result<()> {
@@ -16,6 +16,7 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("failed to start the admin runtime")?;
     runtime.block_on(async {
+        let termination = Termination::new().context("failed to listen for signals")?;
         let running = Running::start(settings).await?;
         if is_dev {
             let (user, password) = DEV_USER;
@@ -23,7 +24,7 @@ fn main() -> anyhow::Result<()> {
                 tracing::info!("turn:{address} with user {user} and password {password}");
             }
         }
-        program::terminated().await.context("failed to listen for signals")?;
+        termination.wait().await;
         running.stop().await;
         Ok(())
     })

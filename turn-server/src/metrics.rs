@@ -176,7 +176,7 @@ impl Metrics {
             is_draining,
             ..Totals::default()
         };
-        for Snapshot { core, shell } in workers {
+        for Snapshot { core, shell, is_draining: _ } in workers {
             add_core(&mut totals.core, core);
             let ShellCounters { accepted, refused, failed, dropped } = shell;
             totals.shell.accepted += accepted;
@@ -248,7 +248,8 @@ mod tests {
         let mut core = Counters { allocations: 2, to_peer_packets: 5, ..Counters::default() };
         core.errors[ERROR_CODES.iter().position(|code| *code == 401).unwrap()] = 3;
         core.dropped[DropReason::PeerDenied as usize] = 4;
-        let worker = Snapshot { core, shell: ShellCounters { refused: 6, ..Default::default() } };
+        let shell = ShellCounters { refused: 6, ..Default::default() };
+        let worker = Snapshot { core, shell, is_draining: true };
         let text = metrics.render(&[worker.clone(), worker], (7, 1), true);
         for line in [
             "livecluster_turn_allocations 4",

@@ -16,7 +16,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use turn_server_core::api::{Config, RelayAddress, Transport};
 use turn_server_core::server::Server;
@@ -85,6 +85,16 @@ struct Link {
 }
 
 impl Link {
+    /// Whether the worker has no allocation, and gets none.
+    fn is_empty(&self) -> bool {
+        let snapshot = self.snapshot.lock();
+        (snapshot.is_draining && snapshot.core.allocations == 0) || !self.is_live()
+    }
+
+    fn is_live(&self) -> bool {
+        self.thread.lock().as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     fn send(&self, order: Order) {
         if self.orders.try_send(order).is_err() {
             tracing::error!("A worker does not take orders");
@@ -205,7 +215,7 @@ impl Running {
     pub async fn stop(&self) {
         self.drain();
         let deadline = Instant::now() + self.drain_timeout;
-        while self.allocations() > 0 && Instant::now() < deadline {
+        while !self.links.iter().all(Link::is_empty) && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
         let left = self.allocations();
@@ -231,9 +241,7 @@ impl Running {
     }
 
     pub(crate) fn workers_live(&self) -> bool {
-        self.links
-            .iter()
-            .all(|link| link.thread.lock().as_ref().is_some_and(|thread| !thread.is_finished()))
+        self.links.iter().all(Link::is_live)
     }
 
     pub(crate) fn render_metrics(&self) -> String {
@@ -436,19 +444,33 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-///
-/// When signals cannot be listened to.
-pub async fn terminated() -> std::io::Result<()> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT. Made before the server starts: whoever sees it started may end it.
+#[derive(Debug)]
+pub struct Termination {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Termination {
+    /// Takes the signals.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be had.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    /// Waits for one of them.
+    pub async fn wait(mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 #[cfg(test)]

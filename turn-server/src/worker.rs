@@ -118,6 +118,8 @@ pub(crate) enum Order {
 pub(crate) struct Snapshot {
     pub(crate) core: Counters,
     pub(crate) shell: ShellCounters,
+    /// No allocation comes any more.
+    pub(crate) is_draining: bool,
 }
 
 /// What the core does not see.
@@ -168,6 +170,7 @@ pub(crate) struct Worker {
     handshakes: usize,
     orders: Queue<Order>,
     snapshot: Arc<Mutex<Snapshot>>,
+    is_draining: bool,
 
     /// By the relay's slot.
     relays: Vec<Option<Relay>>,
@@ -229,6 +232,7 @@ impl Worker {
             handshakes: parts.handshakes,
             orders: parts.orders,
             snapshot: parts.snapshot,
+            is_draining: false,
             relays: Vec::new(),
             connections: FxHashMap::default(),
             by_client: FxHashMap::default(),
@@ -326,7 +330,11 @@ impl Worker {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Update(settings) => self.server.update(*settings),
-                Order::Drain => self.server.drain(),
+                Order::Drain => {
+                    self.server.drain();
+                    self.is_draining = true;
+                    self.show();
+                }
                 Order::Stop => return true,
             }
         }
@@ -344,7 +352,12 @@ impl Worker {
         self.sweep_connections(now);
         self.sweep_secured(now);
         self.sweep_peers(now);
+        self.show();
+    }
+
+    fn show(&self) {
+        let Self { shell, is_draining, .. } = *self;
         let core = self.server.counters().clone();
-        *self.snapshot.lock() = Snapshot { core, shell: self.shell };
+        *self.snapshot.lock() = Snapshot { core, shell, is_draining };
     }
 }

@@ -1,54 +1,18 @@
 //! What the server takes from the heap: nothing per packet, little per allocation, nothing per
-//! stranger. One test, since the counter sees all threads.
+//! stranger.
 
-#![allow(unsafe_code)] // An allocator that counts.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
 
 #[path = "server/harness.rs"]
 #[allow(dead_code)]
 mod harness;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-
+use allocation_counter::measure;
 use contract::turn_config::TurnLimits;
 use turn_server_core::api::{ClientAction, Config, Settings};
 use turn_server_core::stun::{Class, Method, Writer, attribute as a};
 
 use harness::{Turn, at, config, settings, udp};
-
-/// Bytes that are taken at the moment, and how often any were taken.
-static BYTES: AtomicI64 = AtomicI64::new(0);
-static CALLS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size() as i64, Ordering::Relaxed);
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(layout.size() as i64, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn calls() -> u64 {
-    CALLS.load(Ordering::Relaxed)
-}
-
-fn bytes() -> i64 {
-    BYTES.load(Ordering::Relaxed)
-}
 
 const CLIENTS: u16 = 600;
 const BYTES_PER_ALLOCATION: i64 = 4096;
@@ -68,15 +32,16 @@ fn packets_and_strangers_are_free_and_allocations_small() {
     // A client with a channel and two more permissions, as a conference has.
     let client = |port: u16| udp(&format!("203.0.113.9:{port}"));
     turn.nonce(client(1));
-    let before = bytes();
-    for port in 1..=CLIENTS {
-        assert_eq!(turn.allocate(client(port)).code, None);
-        assert_eq!(turn.bind(client(port), 0x4000, "8.8.8.8:1"), None);
-        assert_eq!(turn.permit(client(port), "9.9.9.9:1"), None);
-        turn.sent.clear();
-    }
-    turn.sent.shrink_to_fit();
-    let each = (bytes() - before) / i64::from(CLIENTS);
+    let taken = measure(|| {
+        for port in 1..=CLIENTS {
+            assert_eq!(turn.allocate(client(port)).code, None);
+            assert_eq!(turn.bind(client(port), 0x4000, "8.8.8.8:1"), None);
+            assert_eq!(turn.permit(client(port), "9.9.9.9:1"), None);
+            turn.sent.clear();
+        }
+        turn.sent.shrink_to_fit();
+    });
+    let each = taken.bytes_current / i64::from(CLIENTS);
     assert!(each <= BYTES_PER_ALLOCATION, "{each} bytes an allocation");
 
     // Both ways, by channel and by indication.
@@ -87,31 +52,33 @@ fn packets_and_strangers_are_free_and_allocations_small() {
     let send = writer.finish(None, false);
     let (to_channel, to_other) = (at("8.8.8.8:1"), at("9.9.9.9:1"));
     let first = client(1);
-    let before = calls();
-    for _ in 0..1000 {
-        for packet in [&channel, &send] {
-            let action = turn.server.handle_client(first, packet, turn.now);
-            assert!(matches!(action, ClientAction::Relay { .. }));
+    let taken = measure(|| {
+        for _ in 0..1000 {
+            for packet in [&channel, &send] {
+                let action = turn.server.handle_client(first, packet, turn.now);
+                assert!(matches!(action, ClientAction::Relay { .. }));
+            }
+            for peer in [to_channel, to_other] {
+                assert!(turn.server.handle_peer(relay, peer, 1024, turn.now).is_some());
+            }
+            // What is dropped costs no memory either.
+            turn.server.handle_client(first, &[0x40, 9, 0, 0], turn.now);
+            turn.server.handle_peer(relay, at("7.7.7.7:1"), 1024, turn.now);
         }
-        for peer in [to_channel, to_other] {
-            assert!(turn.server.handle_peer(relay, peer, 1024, turn.now).is_some());
-        }
-        // What is dropped costs no memory either.
-        turn.server.handle_client(first, &[0x40, 9, 0, 0], turn.now);
-        turn.server.handle_peer(relay, at("7.7.7.7:1"), 1024, turn.now);
-    }
-    assert_eq!(calls() - before, 0, "calls of the allocator for 4,000 packets");
+    });
+    assert_eq!(taken.count_total, 0, "calls of the allocator for 4,000 packets");
 
     // Strangers: only the answers, which are gone when they are sent.
     let mut writer = turn.begin(Method::Allocate);
     writer.attribute(a::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
     let request = writer.finish(None, false);
-    let before = bytes();
-    for source in 0..100_000_u32 {
-        let [_, b, c, d] = source.to_be_bytes();
-        let stranger = udp(&format!("11.{b}.{c}.{d}:{}", 1024 + source % 60_000));
-        turn.server.handle_client(stranger, &request, turn.now);
-        while turn.server.poll_command().is_some() {}
-    }
-    assert_eq!(bytes() - before, 0, "bytes kept for 100,000 strangers");
+    let taken = measure(|| {
+        for source in 0..100_000_u32 {
+            let [_, b, c, d] = source.to_be_bytes();
+            let stranger = udp(&format!("11.{b}.{c}.{d}:{}", 1024 + source % 60_000));
+            turn.server.handle_client(stranger, &request, turn.now);
+            while turn.server.poll_command().is_some() {}
+        }
+    });
+    assert_eq!(taken.bytes_current, 0, "bytes kept for 100,000 strangers");
 }
