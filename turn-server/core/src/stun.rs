@@ -141,6 +141,8 @@ pub mod attribute {
     pub const SOFTWARE: u16 = 0x8022;
     pub const ALTERNATE_SERVER: u16 = 0x8023;
     pub const FINGERPRINT: u16 = 0x8028;
+    /// ADDITIONAL-ADDRESS-FAMILY as clients older than RFC 8656 send it, coturn's for one.
+    pub const ADDITIONAL_ADDRESS_FAMILY_DRAFT: u16 = 0x8032;
 }
 
 /// CRC-32 of ISO 3309, as FINGERPRINT wants it, four bits a step: rare, and the table is small.

@@ -219,7 +219,9 @@ impl<'a> Message<'a> {
             a::DATA => set(&mut self.data, Some(at + 4..at + 4 + value.len())),
             a::REQUESTED_TRANSPORT => set(&mut self.requested_transport, first),
             a::REQUESTED_ADDRESS_FAMILY => set(&mut self.requested_family, first),
-            a::ADDITIONAL_ADDRESS_FAMILY => set(&mut self.additional_family, first),
+            a::ADDITIONAL_ADDRESS_FAMILY | a::ADDITIONAL_ADDRESS_FAMILY_DRAFT => {
+                set(&mut self.additional_family, first)
+            }
             a::EVEN_PORT => set(&mut self.even_port, value.first().map(|byte| byte & 0x80 != 0)),
             a::DONT_FRAGMENT => {
                 self.dont_fragment = true;

@@ -157,6 +157,8 @@ fn both_families_may_be_had_at_once() {
             writer.attribute(UDP.0, UDP.1).attribute(a::ADDITIONAL_ADDRESS_FAMILY, IPV6);
         })
     };
+    let older = [UDP, (a::ADDITIONAL_ADDRESS_FAMILY_DRAFT, IPV6)];
+    assert_eq!(allocate(&mut Turn::default_peers(), "203.0.113.9:1", &older), None);
     let answer = ask(&mut turn);
     assert_eq!(answer.all(a::XOR_RELAYED_ADDRESS).len(), 2);
     assert_eq!((answer.get(a::ADDRESS_ERROR_CODE), turn.relays.len()), (None, 2));
