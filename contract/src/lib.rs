@@ -9,3 +9,6 @@ pub mod ids;
 pub mod metrics;
 pub mod redis;
 pub mod sfu_config;
+pub mod turn_config;
+pub mod turn_credentials;
+pub mod turn_metrics;
