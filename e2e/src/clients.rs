@@ -6,6 +6,7 @@
 
 pub mod browser;
 mod driver;
+mod freeze;
 pub mod http;
 pub mod network;
 pub mod node;
@@ -20,6 +21,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 pub use browser::{Browser, Tab};
+pub use freeze::longest_freeze;
 pub use http::{HttpAnswer, HttpClient};
 pub use network::Network;
 pub use person::Person;
