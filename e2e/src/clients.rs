@@ -6,6 +6,8 @@
 
 pub mod browser;
 mod driver;
+pub mod gstreamer;
+mod freeze;
 pub mod http;
 pub mod network;
 pub mod node;
@@ -13,7 +15,6 @@ pub mod person;
 mod prepare;
 pub mod python;
 pub mod report;
-pub mod webrtc;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 pub use browser::{Browser, Tab};
+pub use freeze::longest_freeze;
 pub use http::{HttpAnswer, HttpClient};
 pub use network::Network;
 pub use person::Person;
