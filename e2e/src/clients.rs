@@ -6,8 +6,8 @@
 
 pub mod browser;
 mod driver;
-pub mod gstreamer;
 mod freeze;
+pub mod gstreamer;
 pub mod http;
 pub mod network;
 pub mod node;
