@@ -1,6 +1,7 @@
 """Two webrtcbin elements of GStreamer: one publishes, one subscribes."""
 
 import asyncio
+import re
 import sys
 import threading
 from typing import Any
@@ -59,6 +60,7 @@ class Peer:
 
     async def answer(self, sdp: str) -> str:
         self._subscriber.set_state(Gst.State.PLAYING)
+        sdp = without_redundancy(sdp)
         await self._remote(self._receiver, sdp, GstWebRTC.WebRTCSDPType.OFFER)
         await self._negotiate(self._receiver, "create-answer", "answer", None)
         return await self._local(self._receiver)
@@ -96,6 +98,14 @@ class Peer:
     def _arrived(self, _: Gst.Pad, __: Gst.PadProbeInfo, kind: str) -> Gst.PadProbeReturn:
         self.arrivals[kind].note()
         return Gst.PadProbeReturn.OK
+
+
+def without_redundancy(offer: str) -> str:
+    """webrtcbin takes every codec that is offered: leaves out audio/red, of which it decodes none."""
+    for number in re.findall(r"a=rtpmap:(\d+) red/48000", offer):
+        offer = re.sub(rf"^a=(rtpmap|fmtp|rtcp-fb):{number} .*\r\n", "", offer, flags=re.MULTILINE)
+        offer = re.sub(rf"^(m=audio .*?) {number}( |\r)", r"\1\2", offer, flags=re.MULTILINE)
+    return offer
 
 
 async def promise(ask: Any) -> Any:
