@@ -41,12 +41,15 @@ class Peer:
         self._receiver = Gst.ElementFactory.make("webrtcbin")
         self._receiver.set_property("bundle-policy", "max-bundle")
         self._receiver.connect("pad-added", self._receive)
+        self._receiver.connect("on-new-transceiver", lambda _, transceiver: repair(transceiver))
         self._subscriber.add(self._receiver)
         self.arrivals = {"video": Arrivals(), "audio": Arrivals()}
 
     async def offer(self) -> str:
         self._publisher = Gst.parse_launch(PUBLISHER)
         peer = self._publisher.get_by_name("peer")
+        for index in range(2):
+            repair(peer.emit("get-transceiver", index))
         self._publisher.set_state(Gst.State.PLAYING)
         # Only after the payloaders know their formats is the offer complete.
         pads = [f"sink_{index}" for index in range(2)]
@@ -98,6 +101,11 @@ class Peer:
     def _arrived(self, _: Gst.Pad, __: Gst.PadProbeInfo, kind: str) -> Gst.PadProbeReturn:
         self.arrivals[kind].note()
         return Gst.PadProbeReturn.OK
+
+
+def repair(transceiver: GstWebRTC.WebRTCRTPTransceiver) -> None:
+    """Lost packets are asked for and sent again, which is off by default."""
+    transceiver.set_property("do-nack", True)
 
 
 def without_redundancy(offer: str) -> str:
