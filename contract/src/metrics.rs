@@ -9,6 +9,8 @@ pub const PARTICIPANTS: &str = "livecluster_participants";
 pub const SUBSCRIBERS: &str = "livecluster_subscribers";
 /// Gauge: forwarded tracks (one track to one subscriber counts once).
 pub const SUBSCRIPTIONS: &str = "livecluster_subscriptions";
+/// Gauge: living nodes that this node knows, itself among them: it places new rooms on these.
+pub const KNOWN_NODES: &str = "livecluster_known_nodes";
 /// Counter: media datagrams by `direction` (`in`, `out`).
 pub const PACKETS: &str = "livecluster_packets_total";
 /// Counter: bytes of media datagrams by `direction` (`in`, `out`).

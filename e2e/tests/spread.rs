@@ -1,12 +1,16 @@
 //! Are rooms spread over the pods, while clients only ever see the domain?
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::clients::{Browser, HttpClient, MEDIA_TIMEOUT, Person, RoomClient, await_everybody_meets};
 use e2e::live_cluster::LiveCluster;
+use e2e::wait::eventually;
 use serde_json::{Value, json};
 
+/// A lease is renewed each second.
+const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(30);
 /// With two nodes and a choice by load, this many rooms cannot all land on one by chance.
 const ROOMS: usize = 6;
 
@@ -22,23 +26,27 @@ fn rooms_are_spread(live_cluster: &LiveCluster) -> Result<()> {
     let domain_url = format!("http://{}", live_cluster.domain());
     ensure!(access.url == domain_url, "the status says {}", access.url);
 
-    let rooms: Vec<String> = (1..=ROOMS).map(|number| format!("room-{number}")).collect();
-    let mut homes = BTreeSet::new();
-    for room in &rooms {
-        let token = create_room(&http, &domain_url, room)?;
+    // A pod that has just started is known to the others after their next renewal of a lease.
+    for pod in live_cluster.pods()? {
+        eventually(&format!("{} knows both pods", pod.name), NEIGHBOUR_TIMEOUT, || {
+            let known = live_cluster.metric(&pod.name, contract::metrics::KNOWN_NODES, "")?;
+            ensure!(known == 2.0, "it knows {known}");
+            Ok(())
+        })?;
+    }
+    let mut homes = BTreeMap::new();
+    for number in 1..=ROOMS {
+        let room = format!("room-{number}");
+        let token = create_room(&http, &domain_url, &room)?;
         let joined = http.upgrade(&access.join_url(&token))?;
         ensure!(joined.status == 101, "joining {room}: {joined:?}");
-        homes.insert(live_cluster.home_of(room)?.name);
+        homes.insert(live_cluster.home_of(&room)?.name, room);
     }
     ensure!(homes.len() == 2, "{ROOMS} rooms are all at home on {homes:?}");
 
     // Both homes carry calls, and media comes from each of them.
     let browser = Browser::start(&network)?;
-    let far = rooms.iter().find(|room| {
-        let home = |room: &str| live_cluster.home_of(room).ok().map(|pod| pod.name);
-        home(room).is_some() && home(room) != home(&rooms[0])
-    });
-    for room in [&rooms[0], far.context("a room on the other pod")?] {
+    for room in homes.values() {
         let anna = browser.open(Person::anna())?;
         let bob = browser.open(Person::bob())?;
         anna.join(&domain_url, &access.token("anna", room)?)?;

@@ -1,8 +1,8 @@
 //! Prometheus metrics of the node; names are in `contract::metrics`.
 
 use contract::metrics::{
-    BUSY, BYTES, DIRECTION, DROPPED, FRONT_DOOR_JOINS, PACKETS, PARTICIPANTS, RETRANSMITTED, ROOMS,
-    ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
+    BUSY, BYTES, DIRECTION, DROPPED, FRONT_DOOR_JOINS, KNOWN_NODES, PACKETS, PARTICIPANTS,
+    RETRANSMITTED, ROOMS, ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
 };
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
@@ -16,6 +16,7 @@ pub struct Metrics {
     participants: IntGauge,
     subscribers: IntGauge,
     subscriptions: IntGauge,
+    known_nodes: IntGauge,
     packets: IntCounterVec,
     bytes: IntCounterVec,
     retransmitted: IntCounter,
@@ -52,6 +53,7 @@ impl Metrics {
             participants: gauge(PARTICIPANTS, "Participants in rooms of this node.")?,
             subscribers: gauge(SUBSCRIBERS, "Participants that receive at least one track.")?,
             subscriptions: gauge(SUBSCRIPTIONS, "Tracks forwarded, one for each subscriber.")?,
+            known_nodes: gauge(KNOWN_NODES, "Living nodes that this one knows.")?,
             packets: counter(PACKETS, "Media datagrams.", DIRECTION)?,
             bytes: counter(BYTES, "Bytes of media datagrams.", DIRECTION)?,
             retransmitted: plain(RETRANSMITTED, "Media packets that were sent again on request.")?,
@@ -70,6 +72,11 @@ impl Metrics {
     pub fn count_join(&self, is_local: bool) {
         let route = if is_local { "local" } else { "proxied" };
         self.front_door_joins.with_label_values(&[route]).inc();
+    }
+
+    /// Notes how many living nodes this one knows.
+    pub fn set_known_nodes(&self, nodes: usize) {
+        self.known_nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
     }
 
     /// All metrics in Prometheus' text form.
@@ -117,6 +124,7 @@ mod tests {
             PARTICIPANTS,
             SUBSCRIBERS,
             SUBSCRIPTIONS,
+            KNOWN_NODES,
             PACKETS,
             BYTES,
             RETRANSMITTED,
