@@ -104,6 +104,9 @@ pub struct Track {
     pub tone_hz: f64,
     /// Where the media comes from: `udp 10.0.0.1:20001`.
     pub remote: String,
+    /// What the decoder says of itself, where the client asks it.
+    #[serde(default)]
+    pub decoder: String,
 }
 
 /// A data message.
