@@ -4,9 +4,7 @@ It takes the commands of `clients/python/client.py` as far as they make sense: j
 """
 
 import asyncio
-import json
 import logging
-import sys
 from collections import deque
 from typing import Any
 
@@ -15,6 +13,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 from livekit.protocol import models, rtc
 
+from commands import serve
 from media import Colour, Probe, Tone
 
 LONGEST_LIST = 500
@@ -191,27 +190,15 @@ def _message(description: RTCSessionDescription, number: int = 1) -> rtc.Session
     return rtc.SessionDescription(type=description.type, sdp=description.sdp, id=number)
 
 
-async def run(client: Client, line: str) -> None:
-    request = json.loads(line)
-    answer: dict[str, Any] = {"id": request.pop("id")}
-    commands = {"join": client.join, "leave": client.leave, "report": client.report}
-    try:
-        answer["result"] = await commands[request.pop("command")](**request)
-    except Exception as error:
-        answer["error"] = f"{type(error).__name__}: {error}"
-    print(json.dumps(answer), flush=True)
-
-
 async def main() -> None:
     client = Client()
-    lines = asyncio.StreamReader(limit=1 << 20)
-    protocol = asyncio.StreamReaderProtocol(lines)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-    running: set[asyncio.Task[None]] = set()
-    while line := await lines.readline():
-        task = asyncio.create_task(run(client, line.decode()))
-        running.add(task)
-        task.add_done_callback(running.discard)
+    await serve(
+        {
+            "join": client.join,
+            "leave": client.leave,
+            "report": client.report,
+        }
+    )
     await client.leave()
 
 

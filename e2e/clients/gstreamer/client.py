@@ -6,15 +6,14 @@ clients: {"id": 1, "command": "join", ...} is answered by {"id": 1, "result": ..
 """
 
 import asyncio
-import json
 import logging
 import re
-import sys
 from typing import Any
 
 import aiohttp
 from livekit.protocol import models, rtc
 
+from commands import serve
 from peer import Peer
 
 PROTOCOL = 16
@@ -99,26 +98,18 @@ def published(sdp: str) -> list[tuple[str, str]]:
     return [(kind, msid[1]) for kind, msid in found if msid]
 
 
-async def serve(client: Client) -> None:
-    """Calls the method that each line names until the input ends."""
-    lines = asyncio.StreamReader(limit=1 << 20)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    while line := await lines.readline():
-        request = json.loads(line)
-        number, command = request.pop("id"), request.pop("command")
-        try:
-            answer = {"id": number, "result": await getattr(client, command)(**request)}
-        except Exception as error:  # The test shows it.
-            answer = {"id": number, "error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+async def main() -> None:
+    client = Client()
+    await serve(
+        {
+            "join": client.join,
+            "publish": client.publish,
+            "reset": client.reset,
+            "report": client.report,
+        }
+    )
     await client.close()
 
 
-async def main() -> None:
-    await serve(Client())
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
-    asyncio.run(main())
+logging.basicConfig(level=logging.WARNING)
+asyncio.run(main())

@@ -7,14 +7,13 @@ browser driver: {"id": 1, "command": "join", ...} is answered by {"id": 1, "resu
 
 import asyncio
 import inspect
-import json
-import sys
 import textwrap
 from collections import deque
 from typing import Any
 
 from livekit import rtc
 
+from commands import serve
 from probe import Probe
 from publish import Picture, publish_colour, publish_tone
 
@@ -165,34 +164,17 @@ class Client:
             self._messages.append({"from": sender, "topic": packet.topic or "", "text": text})
 
 
-async def run(client: Client, line: str) -> None:
-    request = json.loads(line)
-    answer: dict[str, Any] = {"id": request.pop("id")}
-    command = request.pop("command")
-    commands = {
-        "join": client.join,
-        "leave": client.leave,
-        "send": client.send,
-        "report": client.report,
-        "evaluate": client.evaluate,
-    }
-    try:
-        answer["result"] = await commands[command](**request)
-    except Exception as error:
-        answer["error"] = f"{type(error).__name__}: {error}"
-    print(json.dumps(answer), flush=True)
-
-
 async def main() -> None:
     client = Client()
-    lines = asyncio.StreamReader(limit=1 << 20)
-    protocol = asyncio.StreamReaderProtocol(lines)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-    running: set[asyncio.Task[None]] = set()
-    while line := await lines.readline():
-        task = asyncio.create_task(run(client, line.decode()))
-        running.add(task)
-        task.add_done_callback(running.discard)
+    await serve(
+        {
+            "join": client.join,
+            "leave": client.leave,
+            "send": client.send,
+            "report": client.report,
+            "evaluate": client.evaluate,
+        }
+    )
     await client.leave()
 
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::driver::Driver;
 use super::network::Network;
 use super::prepare;
-use crate::repository;
+use super::python::client_program;
 
 /// What has arrived of a kind of media since the last reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -48,9 +48,7 @@ impl GStreamerClient {
     /// Starts a client in the clients' network.
     pub fn start(network: &Network) -> Result<Self> {
         let mut command = network.command(prepare::python("gstreamer")?);
-        command.arg(repository().join("e2e/clients/gstreamer/client.py"));
-        // The tree stays free of compiled files.
-        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        client_program(&mut command, "gstreamer");
         Ok(Self { driver: Driver::start("GStreamer", command)? })
     }
 

@@ -25,6 +25,15 @@ pub fn server_program(name: &str, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+/// Lets an interpreter run `clients/<name>/client.py`.
+pub(super) fn client_program(interpreter: &mut Command, name: &str) {
+    let clients = repository().join("e2e/clients");
+    interpreter.arg(clients.join(name).join("client.py"));
+    interpreter.env("PYTHONPATH", clients.join("shared"));
+    // The tree stays free of compiled files.
+    interpreter.env("PYTHONDONTWRITEBYTECODE", "1");
+}
+
 /// A participant with the Python SDK or with aiortc.
 pub struct PythonClient {
     driver: Driver,
@@ -49,9 +58,7 @@ impl PythonClient {
         let directory = env::temp_dir().join(directory);
         fs::create_dir_all(&directory).context("making the Python client's directory")?;
         let mut command = network.command_with_hosts(prepare::python(name)?, &directory)?;
-        command.arg(repository().join("e2e/clients").join(name).join("client.py"));
-        // The tree stays free of compiled files.
-        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        client_program(&mut command, name);
         let driver = Driver::start("the Python client", command)?;
         Ok(Self { driver, person, directory })
     }

@@ -18,8 +18,8 @@ use sfu_core::media::srtp::{Inbound, Outbound, SrtpProfile};
 
 use crate::load::socket;
 use crate::source::Encoder;
-use crate::usage::Usage;
 use crate::workload::{self, Flow};
+use e2e::bench::Usage;
 
 const PROFILE: SrtpProfile = SrtpProfile::AeadAes128Gcm;
 /// Receivers listen from here on.

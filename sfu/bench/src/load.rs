@@ -22,8 +22,8 @@ use contract::access_token::ApiKeys;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::usage::Usage;
 use crate::workload::{self, Scenario, quality};
+use e2e::bench::Usage;
 use media::{Media, Published};
 use signal::{Role, Signalling};
 use totals::percentile;

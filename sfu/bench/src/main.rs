@@ -9,7 +9,6 @@ mod load;
 mod report;
 mod runner;
 mod source;
-mod usage;
 mod workload;
 
 use std::fs;

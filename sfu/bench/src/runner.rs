@@ -1,7 +1,6 @@
 //! Runs workloads: the peer at the largest size that it sustains, ours at that size and at the
 //! one that is named, the floor beside both; interleaved, medians.
 
-mod namespaces;
 mod servers;
 
 use std::fs;
@@ -9,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
+use e2e::bench::{Namespaces, Side};
 use e2e::process::Run as _;
 use e2e::stage::say;
 use serde::de::DeserializeOwned;
@@ -17,7 +17,6 @@ use crate::floor::{FloorReport, SinkReport};
 use crate::load::LoadReport;
 use crate::report::{Comparison, Measurement, Sample};
 use crate::workload::Workload;
-use namespaces::{Namespaces, Side};
 use servers::{KEY, Programs, SECRET, SIGNAL_PORT, Server};
 
 /// A run counts when so much of the offered packets was offered and arrived.

@@ -12,9 +12,9 @@ use mio::{Events, Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 use turn_server::udp::{self, Destination, Memory, Receiver, Segment, Sender};
 
-use crate::usage::Usage;
 use crate::workload::{self, Workload};
 use client::Client;
+use e2e::bench::Usage;
 
 /// Time before the window, in which caches and sockets settle.
 const WARM_UP: Duration = Duration::from_millis(1000);

@@ -7,11 +7,9 @@
 
 mod floor;
 mod load;
-mod namespaces;
 mod report;
 mod runner;
 mod stun;
-mod usage;
 mod workload;
 
 use std::fs::OpenOptions;

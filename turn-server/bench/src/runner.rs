@@ -10,9 +10,9 @@ use e2e::process::Run as _;
 use e2e::stage::say;
 
 use crate::load::LoadReport;
-use crate::namespaces::{Namespaces, Side};
 use crate::report::{self, Comparison};
 use crate::workload::{Transport, Workload};
+use e2e::bench::{Namespaces, Side};
 use servers::Programs;
 pub(crate) use servers::{PASSWORD, PORT, Server, TLS_PORT, USER};
 

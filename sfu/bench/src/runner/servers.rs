@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use contract::sfu_config::env;
 use e2e::tools::{LIVEKIT_SERVER, Toolchain};
 
-use super::namespaces::{Namespaces, Side};
+use e2e::bench::{Namespaces, Side};
 
 /// Signal port of both.
 pub(super) const SIGNAL_PORT: u16 = 7880;

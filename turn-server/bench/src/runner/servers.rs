@@ -12,8 +12,8 @@ use e2e::process::{Run as _, is_installed};
 use e2e::stage::stage;
 use e2e::tools::Toolchain;
 
-use crate::namespaces::{Namespaces, Side};
 use crate::workload::{Transport, Workload};
+use e2e::bench::{Namespaces, Side};
 
 /// Port of UDP, and of TLS over TCP, of all servers.
 pub(crate) const PORT: u16 = 3478;

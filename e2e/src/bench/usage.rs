@@ -6,17 +6,17 @@ use anyhow::{Context as _, Result};
 
 /// What a process has used.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// CPU time of all living threads, microseconds.
-    pub(crate) cpu_us: f64,
+    pub cpu_us: f64,
     /// Resident memory, bytes.
-    pub(crate) memory: u64,
+    pub memory: u64,
 }
 
 impl Usage {
     /// Reads both. The scheduler's own counts are exact, where `utime` and `stime` go by ticks
     /// of 10 ms.
-    pub(crate) fn of(pid: u32) -> Result<Self> {
+    pub fn of(pid: u32) -> Result<Self> {
         let mut nanos = 0;
         let tasks = format!("/proc/{pid}/task");
         for task in fs::read_dir(&tasks).with_context(|| format!("process {pid} has ended"))? {

@@ -4,16 +4,19 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use e2e::artifact_cache::{self, Lock};
-use e2e::process::Run as _;
+
+use crate::artifact_cache::{self, Lock};
+use crate::process::Run as _;
 
 /// Open files of a program: a socket or two for each client.
 const OPEN_FILES: &str = "20000";
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// Where the server runs.
     Server,
+    /// Where the clients run.
     Load,
 }
 
@@ -22,36 +25,37 @@ impl Side {
 
     fn namespace(self) -> &'static str {
         match self {
-            Self::Server => "livecluster-turn-bench-server",
-            Self::Load => "livecluster-turn-bench-load",
+            Self::Server => "livecluster-bench-server",
+            Self::Load => "livecluster-bench-load",
         }
     }
 
     fn link(self) -> &'static str {
         match self {
-            Self::Server => "lcturn0",
-            Self::Load => "lcturn1",
+            Self::Server => "lcbench0",
+            Self::Load => "lcbench1",
         }
     }
 
     /// Its address.
-    pub(crate) fn address(self) -> Ipv4Addr {
+    pub fn address(self) -> Ipv4Addr {
         match self {
-            Self::Server => Ipv4Addr::new(10, 78, 0, 1),
-            Self::Load => Ipv4Addr::new(10, 78, 0, 2),
+            Self::Server => Ipv4Addr::new(10, 77, 0, 1),
+            Self::Load => Ipv4Addr::new(10, 77, 0, 2),
         }
     }
 }
 
-/// The namespaces, for as long as this lives. There is one pair on a machine at a time.
-pub(crate) struct Namespaces {
+/// The namespaces, for as long as this lives. There is one pair on a machine at a
+/// time, so that two benchmarks wait for each other.
+pub struct Namespaces {
     _lock: Lock,
 }
 
 impl Namespaces {
     /// Makes them; what a run that was killed left behind goes first.
-    pub(crate) fn create() -> Result<Self> {
-        let lock = artifact_cache::lock(&artifact_cache::state_directory()?, "turn-bench")?;
+    pub fn create() -> Result<Self> {
+        let lock = artifact_cache::lock(&artifact_cache::state_directory()?, "bench")?;
         remove();
         let namespaces = Self { _lock: lock };
         for side in Side::BOTH {
@@ -83,9 +87,9 @@ impl Namespaces {
         Ok(namespaces)
     }
 
-    /// A command in a namespace that ends when this program ends.
-    #[expect(clippy::unused_self, reason = "the namespaces exist while `self` does")]
-    pub(crate) fn command(&self, side: Side, program: &std::path::Path) -> Command {
+    /// A command in a namespace that ends when this program ends. The namespaces exist while `self`
+    /// does.
+    pub fn command(&self, side: Side, program: &std::path::Path) -> Command {
         let mut command = Command::new("ip");
         let files = format!("--nofile={OPEN_FILES}");
         command
