@@ -6,6 +6,7 @@ browser driver: {"id": 1, "command": "join", ...} is answered by {"id": 1, "resu
 """
 
 import asyncio
+import functools
 import inspect
 import textwrap
 from collections import deque
@@ -51,6 +52,8 @@ class Client:
     def __init__(self) -> None:
         self._room = rtc.Room()
         self._probes: dict[str, Probe] = {}
+        # Tracks to subscribe to again.
+        self._stuck: set[str] = set()
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
         self._events: deque[str] = deque(maxlen=LONGEST_LIST)
@@ -100,7 +103,8 @@ class Client:
         await self._room.local_participant.publish_data(text, reliable=True, topic=topic)
 
     async def report(self) -> dict[str, Any]:
-        remotes = self._room.remote_participants.values()
+        # Copies: others come and go while we wait for statistics.
+        remotes = list(self._room.remote_participants.values())
         connected = self._room.connection_state == rtc.ConnectionState.CONN_CONNECTED
         return {
             "state": STATES[self._room.connection_state],
@@ -114,7 +118,7 @@ class Client:
         }
 
     async def _participant(self, participant: rtc.RemoteParticipant) -> dict[str, Any]:
-        publications = participant.track_publications.values()
+        publications = list(participant.track_publications.values())
         return {
             "sid": participant.sid,
             "identity": participant.identity,
@@ -150,18 +154,27 @@ class Client:
 
         @room.on("track_subscribed")
         def _subscribed(track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *_: Any) -> None:
-            self._probes[publication.sid] = Probe(track)
+            stuck = functools.partial(self._subscribe_again, publication)
+            self._probes[publication.sid] = Probe(track, stuck)
 
         @room.on("track_unsubscribed")
         def _unsubscribed(_: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *__: Any) -> None:
             if probe := self._probes.pop(publication.sid, None):
                 probe.close()
+            if publication.sid in self._stuck:
+                self._stuck.remove(publication.sid)
+                publication.set_subscribed(True)
 
         @room.on("data_received")
         def _data(packet: rtc.DataPacket) -> None:
             sender = packet.participant.identity if packet.participant else ""
             text = packet.data.decode(errors="replace")
             self._messages.append({"from": sender, "topic": packet.topic or "", "text": text})
+
+    def _subscribe_again(self, publication: rtc.RemoteTrackPublication) -> None:
+        self._events.append("rendererStuck")
+        self._stuck.add(publication.sid)
+        publication.set_subscribed(False)
 
 
 async def main() -> None:

@@ -1,6 +1,7 @@
 """Looks at one remote track: at its pixels and at its sound."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,22 @@ SAMPLE_RATE = 48_000
 SPECTRUM_SIZE = 8192
 # Below this mean square (of samples between -1 and 1) there is no tone.
 SILENCE = 1e-7
+# Seconds without a picture after which the decoder is asked, and pictures that it must have
+# decoded meanwhile to count as stuck.
+PATIENCE = 4.0
+STUCK = 20
 
 
 class Probe:
-    """Decodes a remote track and keeps what the last frames held."""
+    """Decodes a remote track and keeps what the last frames held.
 
-    def __init__(self, track: rtc.RemoteTrack) -> None:
+    On a starved machine libwebrtc's renderer sometimes hands over no picture any more, while its
+    decoder goes on (livekit 1.2.0, with any server); then `stuck` is called.
+    """
+
+    def __init__(self, track: rtc.RemoteTrack, stuck: Callable[[], None]) -> None:
         self._track = track
+        self._stuck = stuck
         self._frames = 0
         self._size = (0, 0)
         self._colour = (0, 0, 0)
@@ -25,9 +35,12 @@ class Probe:
         self._samples = np.zeros(SPECTRUM_SIZE, dtype=np.float64)
         video = track.kind == rtc.TrackKind.KIND_VIDEO
         self._task = asyncio.create_task(self._watch() if video else self._hear())
+        self._guard = asyncio.create_task(self._look_after()) if video else None
 
     def close(self) -> None:
         self._task.cancel()
+        if self._guard:
+            self._guard.cancel()
 
     async def report(self) -> dict[str, Any]:
         if self._task.done():
@@ -51,6 +64,18 @@ class Probe:
             self._colour = tuple(frame.data[middle : middle + 3])
             self._size = (frame.width, frame.height)
             self._frames += 1
+
+    async def _look_after(self) -> None:
+        while True:
+            shown, decoded = self._frames, await self._decoded()
+            await asyncio.sleep(PATIENCE)
+            if self._frames == shown and await self._decoded() >= decoded + STUCK:
+                return self._stuck()
+
+    async def _decoded(self) -> int:
+        entries = await self._track.get_stats()
+        inbound = [entry.inbound_rtp.inbound for entry in entries if entry.HasField("inbound_rtp")]
+        return sum(entry.frames_decoded for entry in inbound)
 
     async def _hear(self) -> None:
         stream = rtc.AudioStream(self._track, sample_rate=SAMPLE_RATE, num_channels=1, capacity=50)
