@@ -7,12 +7,16 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
 /// Digits of the hash in an entry's name: 64 bits tell inputs apart without care.
 const HASH_DIGITS: usize = 16;
+/// An entry of other inputs goes when nobody has asked for it for so long: another checkout may
+/// be running it.
+const UNUSED: Duration = Duration::from_hours(24);
 
 /// Returns the directory of the cache: `$XDG_CACHE_HOME/livecluster`.
 pub fn directory() -> Result<PathBuf> {
@@ -105,6 +109,7 @@ pub fn get_or_build(
 ) -> Result<PathBuf> {
     let entry = cache.join(format!("{name}-{hash}"));
     if entry.is_dir() {
+        note_use(&entry)?;
         return Ok(entry);
     }
     let _lock = lock(cache, name)?;
@@ -116,7 +121,7 @@ pub fn get_or_build(
     fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
     build(&partial)?;
     fs::rename(&partial, &entry).with_context(|| format!("publishing {}", entry.display()))?;
-    remove_older(cache, name, &entry)?;
+    remove_unused(cache, name, &entry)?;
     Ok(entry)
 }
 
@@ -130,8 +135,15 @@ pub fn remove_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// An entry whose inputs changed is never asked for again.
-fn remove_older(cache: &Path, name: &str, current: &Path) -> Result<()> {
+/// The time of change of an entry's directory is that of its last use.
+fn note_use(entry: &Path) -> Result<()> {
+    File::open(entry)
+        .and_then(|directory| directory.set_modified(SystemTime::now()))
+        .with_context(|| format!("noting the use of {}", entry.display()))
+}
+
+/// Removes entries of other inputs that are no longer asked for.
+fn remove_unused(cache: &Path, name: &str, current: &Path) -> Result<()> {
     for entry in fs::read_dir(cache)? {
         let path = entry?.path();
         let file_name = path.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -139,11 +151,16 @@ fn remove_older(cache: &Path, name: &str, current: &Path) -> Result<()> {
         let is_entry = hash.is_some_and(|h| {
             h.len() == HASH_DIGITS && h.bytes().all(|digit| digit.is_ascii_hexdigit())
         });
-        if is_entry && path != current {
+        if is_entry && path != current && is_unused(&path) {
             remove_directory(&path)?;
         }
     }
     Ok(())
+}
+
+fn is_unused(entry: &Path) -> bool {
+    let used = fs::metadata(entry).and_then(|metadata| metadata.modified());
+    used.is_ok_and(|used| used.elapsed().is_ok_and(|since| since > UNUSED))
 }
 
 #[cfg(test)]
@@ -191,16 +208,21 @@ mod tests {
     }
 
     #[test]
-    fn entry_is_built_once_and_the_older_one_goes() {
+    fn entry_is_built_once_and_an_unused_one_goes() {
         let scratch = Scratch::new("entry");
         let old = "0".repeat(HASH_DIGITS);
         let new = "1".repeat(HASH_DIGITS);
+        let newest = "3".repeat(HASH_DIGITS);
         let build = |directory: &Path| Ok(fs::write(directory.join("x"), "y")?);
         let first = get_or_build(&scratch.0, "t", &old, build).unwrap();
         assert_eq!(fs::read_to_string(first.join("x")).unwrap(), "y");
         get_or_build(&scratch.0, "t", &old, |_| anyhow::bail!("built twice")).unwrap();
         get_or_build(&scratch.0, "t-other", &old, build).unwrap();
         get_or_build(&scratch.0, "t", &new, build).unwrap();
+        assert!(first.exists());
+        let long_ago = SystemTime::now() - 2 * UNUSED;
+        File::open(&first).unwrap().set_modified(long_ago).unwrap();
+        get_or_build(&scratch.0, "t", &newest, build).unwrap();
         assert!(!first.exists());
         assert!(scratch.0.join(format!("t-other-{old}")).exists());
     }

@@ -206,6 +206,29 @@ fn who_only_watches_resumes_and_may_publish_later() -> Result<()> {
     })
 }
 
+#[test]
+fn who_subscribes_again_at_once_gets_the_track_again() -> Result<()> {
+    DevServer::run(PORT + 4, |server| {
+        let (anna, bob) = pair(server, "again")?;
+        for _ in 0..3 {
+            let before = anna.report()?.count("trackSubscribed");
+            anna.evaluate(
+                "remotes = room.remote_participants.values()
+                 for remote in remotes:
+                     for publication in remote.track_publications.values():
+                         client.subscribe_again(publication)",
+            )?;
+            eventually("anna subscribed to both tracks again", MEDIA_TIMEOUT, || {
+                let subscribed = anna.report()?.count("trackSubscribed") - before;
+                ensure!(subscribed >= 2, "to {subscribed}");
+                Ok(())
+            })?;
+            await_media(&anna, &[bob.person()], MEDIA_TIMEOUT)?;
+        }
+        Ok(())
+    })
+}
+
 /// Two clients that see and hear each other.
 fn pair(server: &DevServer, room: &str) -> Result<(PythonClient, PythonClient)> {
     let network = Network::here();

@@ -53,7 +53,7 @@ class Client:
         self._room = rtc.Room()
         self._probes: dict[str, Probe] = {}
         # Tracks to subscribe to again.
-        self._stuck: set[str] = set()
+        self._again: set[str] = set()
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
         self._events: deque[str] = deque(maxlen=LONGEST_LIST)
@@ -154,15 +154,15 @@ class Client:
 
         @room.on("track_subscribed")
         def _subscribed(track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *_: Any) -> None:
-            stuck = functools.partial(self._subscribe_again, publication)
+            stuck = functools.partial(self._show_again, publication)
             self._probes[publication.sid] = Probe(track, stuck)
 
         @room.on("track_unsubscribed")
         def _unsubscribed(_: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *__: Any) -> None:
             if probe := self._probes.pop(publication.sid, None):
                 probe.close()
-            if publication.sid in self._stuck:
-                self._stuck.remove(publication.sid)
+            if publication.sid in self._again:
+                self._again.remove(publication.sid)
                 publication.set_subscribed(True)
 
         @room.on("data_received")
@@ -171,10 +171,14 @@ class Client:
             text = packet.data.decode(errors="replace")
             self._messages.append({"from": sender, "topic": packet.topic or "", "text": text})
 
-    def _subscribe_again(self, publication: rtc.RemoteTrackPublication) -> None:
-        self._events.append("rendererStuck")
-        self._stuck.add(publication.sid)
+    def subscribe_again(self, publication: rtc.RemoteTrackPublication) -> None:
+        """Gives a track up and subscribes to it as soon as it is gone."""
+        self._again.add(publication.sid)
         publication.set_subscribed(False)
+
+    def _show_again(self, publication: rtc.RemoteTrackPublication) -> None:
+        self._events.append("rendererStuck")
+        self.subscribe_again(publication)
 
 
 async def main() -> None:

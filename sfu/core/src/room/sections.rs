@@ -74,8 +74,18 @@ impl Wanted {
 
 /// Takes tracks that nobody wants any more off their sections.
 pub(super) fn release(sections: &mut [SendSection], wanted: &WantedTracks) {
+    take_off(sections, |track| !wanted.contains_key(&track));
+}
+
+/// Takes a track off its section at once, because the client gave it up: who subscribes again
+/// before the next negotiation has forgotten the old section and waits for a new one.
+pub(super) fn release_track(sections: &mut [SendSection], track: TrackKey) {
+    take_off(sections, |placed| placed == track);
+}
+
+fn take_off(sections: &mut [SendSection], is_over: impl Fn(TrackKey) -> bool) {
     for section in sections {
-        if section.placed.as_ref().is_some_and(|placed| !wanted.contains_key(&placed.track)) {
+        if section.placed.as_ref().is_some_and(|placed| is_over(placed.track)) {
             section.placed = None;
             section.ready = false;
         }

@@ -11,7 +11,7 @@ use livekit_protocol::{
 use super::Room;
 use super::participant::{Participant, ParticipantKey};
 use super::publishing::{LiveTrack, quality_for_size};
-use super::sections::WantedTracks;
+use super::sections::{self, WantedTracks};
 use crate::media::{MediaKind, TrackKey, VideoQuality};
 
 /// A participant's wish about a track; kept when it unsubscribes, so that automatic
@@ -253,6 +253,9 @@ impl Room {
         let subscription = participant.subscription(track, desired);
         subscription.desired = desired;
         subscription.failed = false;
+        if !desired {
+            sections::release_track(&mut participant.outbound, track);
+        }
     }
 
     pub(super) fn update_track_settings(

@@ -225,6 +225,32 @@ fn subscriptions_and_settings_shape_the_senders() {
 }
 
 #[test]
+fn who_subscribes_again_at_once_gets_a_new_section() {
+    let mut world = World::new();
+    enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
+    let (ben, _, subscriber) = enter_dual(&mut world, "ben", None);
+    let sids: Vec<String> = world.me("anna").tracks.into_iter().map(|t| t.sid).collect();
+    let mids = |world: &World| -> Vec<_> {
+        world.engine[&subscriber].senders.iter().map(|sender| sender.mid.clone()).collect()
+    };
+    let before = mids(&world);
+    for subscribe in [false, true] {
+        let update = UpdateSubscription {
+            track_sids: sids.clone(),
+            subscribe,
+            ..UpdateSubscription::default()
+        };
+        world.signal(ben, Request::Subscription(update));
+    }
+    world.settle();
+    let offer = accept(&mut world, ben);
+    assert_eq!(offer.sdp.matches("a=inactive").count(), 2);
+    let after = mids(&world);
+    assert_eq!(after.len(), 2);
+    assert!(after.iter().all(|mid| !before.contains(mid)), "{before:?}, {after:?}");
+}
+
+#[test]
 fn without_the_right_a_track_is_refused() {
     let mut world = World::new();
     let mut denied = params("anna", Dual);
