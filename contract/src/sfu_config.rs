@@ -163,11 +163,15 @@ pub struct MediaConfig {
     /// an annotation and mounted by the downward API. Empty or absent: `HOST_IP`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise_file: Option<PathBuf>,
+    /// File with the state that this node shall be in (see [`crate::node_state`]), written like
+    /// `advertise_file`. It changes while the node runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<PathBuf>,
 }
 
 impl Default for MediaConfig {
     fn default() -> Self {
-        Self { workers: 1, first_port: 20_000, tcp: true, advertise_file: None }
+        Self { workers: 1, first_port: 20_000, tcp: true, advertise_file: None, state_file: None }
     }
 }
 

@@ -8,12 +8,14 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod drain;
 mod http;
 mod ingress;
 mod media;
 mod node;
 mod redis;
 
+pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
 pub use media::{Exposure, MediaSpec, PortRange, RESERVED_PORTS};
@@ -94,6 +96,9 @@ pub struct LiveClusterSpec {
     /// The pods of media nodes.
     #[serde(default)]
     pub node: NodeSpec,
+    /// How media nodes leave.
+    #[serde(default)]
+    pub drain: DrainSpec,
     /// API keys with which tokens are signed.
     #[serde(default)]
     pub keys: KeysSpec,

@@ -63,6 +63,7 @@ const TESTS: &[Requirement] = &[
     need("python3", "python3", "client with the Python SDK"),
     need("python3:ensurepip", "python3-venv", "keeps the Python SDK apart"),
     need("redis-server", "redis-server", "tests against a real Redis"),
+    need("turnutils_uclient", "coturn", "TURN clients that are not ours"),
 ];
 
 /// A part of the work with needs of its own.

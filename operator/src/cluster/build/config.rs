@@ -28,6 +28,8 @@ pub const REDIS_PASSWORD: &str = "redis/password";
 pub const PEER: &str = "peer";
 /// File of the addresses to tell clients.
 pub const ADVERTISE: &str = "pod/advertise-addresses";
+/// File of the state that the node shall be in.
+pub const STATE: &str = "pod/state";
 /// Port of pod-to-pod requests.
 pub const PEER_PORT: u16 = 7890;
 
@@ -58,7 +60,11 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
             certificate_file: file(PEER).join("tls.crt"),
             key_file: file(PEER).join("tls.key"),
         }),
-        media: MediaConfig { advertise_file: Some(file(ADVERTISE)), ..valid.media_config() },
+        media: MediaConfig {
+            advertise_file: Some(file(ADVERTISE)),
+            state_file: Some(file(STATE)),
+            ..valid.media_config()
+        },
         room: RoomConfig::default(),
         webhook: WebhookConfig::default(),
         log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
