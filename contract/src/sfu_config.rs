@@ -43,6 +43,9 @@ pub struct SfuConfig {
     /// Pod-to-pod requests by mutual TLS; needed with `redis`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<PeerConfig>,
+    /// How this node leaves when its process is told to end.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub drain: DrainConfig,
     /// Media sockets.
     #[serde(default)]
     pub media: MediaConfig,
@@ -55,6 +58,24 @@ pub struct SfuConfig {
     /// Log output.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+/// How a node leaves when its process is told to end (SIGTERM).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainConfig {
+    /// Seconds in which rooms may end by themselves before they are moved: the lesser of
+    /// `spec.drain.timeout` and what [`END_RESERVE`] leaves of the pod's grace.
+    pub wait_seconds: u32,
+}
+
+/// Time that a node needs at its end to move its rooms and close what is left, in seconds.
+pub const END_RESERVE: u32 = 30;
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { wait_seconds: 30 }
+    }
 }
 
 /// Public HTTP and WebSocket listener.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use contract::sfu_config::{
-    AdminConfig, HttpConfig, LogConfig, MediaConfig, PeerConfig, RedisConfig, RoomConfig,
-    SfuConfig, WebhookConfig,
+    AdminConfig, DrainConfig, END_RESERVE, HttpConfig, LogConfig, MediaConfig, PeerConfig,
+    RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
 };
 use crds::live_cluster::CreateRoom;
 use crds::names::{self, component};
@@ -32,6 +32,8 @@ pub const ADVERTISE: &str = "pod/advertise-addresses";
 pub const STATE: &str = "pod/state";
 /// Port of pod-to-pod requests.
 pub const PEER_PORT: u16 = 7890;
+/// Seconds between SIGTERM and SIGKILL: rooms end or move.
+pub const GRACE_SECONDS: u32 = 60;
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
@@ -60,6 +62,7 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
             certificate_file: file(PEER).join("tls.crt"),
             key_file: file(PEER).join("tls.key"),
         }),
+        drain: DrainConfig { wait_seconds: wait_at_end(valid) },
         media: MediaConfig {
             advertise_file: Some(file(ADVERTISE)),
             state_file: Some(file(STATE)),
@@ -69,6 +72,12 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
         webhook: WebhookConfig::default(),
         log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
     }
+}
+
+/// How long the rooms of a pod that is told to end may end by themselves.
+fn wait_at_end(valid: &ValidCluster) -> u32 {
+    let timeout = u32::try_from(valid.drain_timeout.as_secs()).unwrap_or(u32::MAX);
+    timeout.min(GRACE_SECONDS.saturating_sub(END_RESERVE))
 }
 
 fn redis_config(valid: &ValidCluster) -> RedisConfig {
