@@ -13,6 +13,7 @@ from typing import Any
 
 from livekit import rtc
 
+from gaps import GapWatch
 from probe import Probe
 from publish import publish_colour, publish_tone
 
@@ -50,6 +51,7 @@ class Client:
     def __init__(self) -> None:
         self._room = rtc.Room()
         self._probes: dict[str, Probe] = {}
+        self._gap_watch = GapWatch()
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
         self._events: deque[str] = deque(maxlen=LONGEST_LIST)
@@ -75,6 +77,9 @@ class Client:
 
     async def send(self, topic: str, text: str) -> None:
         await self._room.local_participant.publish_data(text, reliable=True, topic=topic)
+
+    async def gaps(self) -> dict[str, float]:
+        return self._gap_watch.take()
 
     async def report(self) -> dict[str, Any]:
         remotes = self._room.remote_participants.values()
@@ -125,8 +130,13 @@ class Client:
             room.on(name, lambda *_, logged=logged: self._events.append(logged))
 
         @room.on("track_subscribed")
-        def _subscribed(track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *_: Any) -> None:
-            self._probes[publication.sid] = Probe(track)
+        def _subscribed(
+            track: rtc.RemoteTrack,
+            publication: rtc.RemoteTrackPublication,
+            participant: rtc.RemoteParticipant,
+        ) -> None:
+            publisher = participant.identity
+            self._probes[publication.sid] = Probe(track, lambda: self._gap_watch.tick(publisher))
 
         @room.on("track_unsubscribed")
         def _unsubscribed(_: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *__: Any) -> None:
@@ -144,7 +154,13 @@ async def run(client: Client, line: str) -> None:
     request = json.loads(line)
     answer: dict[str, Any] = {"id": request.pop("id")}
     command = request.pop("command")
-    commands = {"join": client.join, "leave": client.leave, "send": client.send, "report": client.report}
+    commands = {
+        "join": client.join,
+        "leave": client.leave,
+        "send": client.send,
+        "report": client.report,
+        "gaps": client.gaps,
+    }
     try:
         answer["result"] = await commands[command](**request)
     except Exception as error:

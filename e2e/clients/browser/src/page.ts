@@ -7,6 +7,7 @@ import {
   RoomEvent,
   Track,
 } from 'livekit-client';
+import { GapWatch } from './gaps.ts';
 import { absentTrack, Probe } from './probe.ts';
 import type { JoinOptions, Message, ParticipantReport, Report } from './protocol.ts';
 import { colourTrack, toneTrack } from './publish.ts';
@@ -36,6 +37,7 @@ class Client {
   private readonly errors: string[] = [];
   /** Tests call livekit-client through it. */
   room = new Room();
+  private readonly gapWatch = new GapWatch(() => this.room);
 
   constructor() {
     addEventListener('error', (event) => push(this.errors, event.message));
@@ -66,6 +68,11 @@ class Client {
       throw new Error(`${source} is not published`);
     }
     await (muted ? publication.mute() : publication.unmute());
+  }
+
+  /** Longest time without a new picture of each publisher since it was asked last, in ms. */
+  gaps(): Record<string, number> {
+    return this.gapWatch.take();
   }
 
   async report(): Promise<Report> {
