@@ -7,5 +7,6 @@
 pub mod access_token;
 pub mod ids;
 pub mod metrics;
+pub mod node_state;
 pub mod redis;
 pub mod sfu_config;

@@ -8,7 +8,10 @@
 //! | `lc:{uid}:nodes` | sorted set | node ids by the end of their lease (ms since 1970) | swept at each renewal |
 //! | `lc:{uid}:node:<id>` | string | [`NodeRecord`] as JSON | [`NODE_LEASE`] |
 //! | `lc:{uid}:reserved:<id>` | integer | rooms claimed for the node since its last report | [`RESERVATION`] |
-//! | `lc:{uid}:room:<name>` | hash | `node`, `epoch`, `sid`, `metadata` | [`ROOM_ROW`] |
+//! | `lc:{uid}:room:<name>` | hash | `node`, `epoch`, `sid`, `metadata`, `state` | [`ROOM_ROW`] |
+//! | `lc:{uid}:pod:<name>` | string | the node id of the pod's process | [`POD_ROW`] |
+//! | `lc:{uid}:pulse` | string | who renewed last; absent when nobody did or Redis forgot | [`PULSE`] |
+//! | `lc:{uid}:quiet` | string | nobody gets a new home: the living assert theirs first | [`NODE_LEASE`] |
 //!
 //! A heartbeat costs one script, a join costs one script, however many rooms and nodes exist.
 
@@ -28,31 +31,48 @@ pub const RESERVATION: Duration = Duration::from_secs(3);
 /// How long a room's row outlives its last claim, so that rows of rooms whose node died do not
 /// stay for ever.
 pub const ROOM_ROW: Duration = Duration::from_secs(24 * 3600);
+/// How long a pod's row outlives its last renewal: a lease that a process left behind is ended by
+/// the next process of the same pod.
+pub const POD_ROW: Duration = Duration::from_secs(60);
+/// How long Redis remembers that anybody renewed. Whoever renews after such a silence begins a
+/// quiet time of [`NODE_LEASE`]: leases ended without their nodes, and rooms live at homes that
+/// Redis may not know. A fresh cluster begins like that too.
+pub const PULSE: Duration = Duration::from_secs(3);
 /// How often the home of a living room claims it again.
 pub const ROOM_RENEWAL: Duration = Duration::from_secs(3600);
 
 /// Gives a room a home, or keeps the one it has.
 ///
-/// `KEYS`: room. `ARGV`: prefix of node keys, prefix of reservations, candidate, fresh sid, row
-/// lifetime (ms), reservation lifetime (ms). Answers `[node, epoch, sid, metadata, record]`, or
-/// an empty list when neither the home nor the candidate lives.
+/// `KEYS`: room, quiet. `ARGV`: prefix of node keys, prefix of reservations, candidate, fresh sid,
+/// row lifetime (ms), reservation lifetime (ms), `claim` or `keep`. Answers
+/// `[node, epoch, sid, metadata, state, record]`; an empty list when neither the home nor the
+/// candidate lives; `["quiet"]` when nobody gets a new home at the moment. A candidate must be
+/// [`NodeState::Open`], except that a living room is kept (`keep`) by its home in any state and at
+/// any time.
 ///
 /// The epoch never goes back, even if Redis lost its last writes: it is at least the time.
 pub const CLAIM_ROOM: &str = include_str!("redis/claim_room.lua");
+/// Gives a room that has its home here to another node, with what it needs to go on.
+///
+/// `KEYS`: room. `ARGV`: node, epoch, candidate, metadata, state, prefix of node keys, prefix of
+/// reservations, row lifetime (ms), reservation lifetime (ms). Answers as [`CLAIM_ROOM`] does; an
+/// empty list when the candidate is not open, `["lost"]` when the room is not at home here.
+pub const MOVE_ROOM: &str = include_str!("redis/move_room.lua");
 /// Ends a room, if it still belongs to this node and epoch.
 ///
 /// `KEYS`: room. `ARGV`: node, epoch. Answers 1 when it did.
 pub const RELEASE_ROOM: &str = include_str!("redis/release_room.lua");
-/// Writes a room's metadata, if it still belongs to this node and epoch.
+/// Writes a room's metadata and state, if it still belongs to this node and epoch.
 ///
-/// `KEYS`: room. `ARGV`: node, epoch, metadata. Answers 1 when it did.
+/// `KEYS`: room. `ARGV`: node, epoch, metadata, state. Answers 1 when it did.
 pub const UPDATE_ROOM: &str = include_str!("redis/update_room.lua");
 /// Renews a node's lease and sweeps ended ones from the set.
 ///
-/// `KEYS`: set of nodes, node. `ARGV`: id, record, lease (ms), prefix of node keys, prefix of
-/// reservations. Answers `[known, nodes]`: 1 if the lease was there before, and the living nodes,
-/// record and reservations in turn. A lease that was renewed a second ago and is not known tells
-/// that Redis lost what it held.
+/// `KEYS`: set of nodes, node, pod, pulse, quiet. `ARGV`: id, record, lease (ms), prefix of node
+/// keys, prefix of reservations, `first` or `next`, pod row lifetime (ms), pulse (ms). Answers
+/// `[known, nodes]`: 1 if the lease was there before, and the living nodes, record and reservations
+/// in turn. A lease that was renewed a second ago and is not known tells that Redis lost what it
+/// held. The first renewal of a process ends the lease of the pod's earlier process.
 pub const RENEW_NODE: &str = include_str!("redis/renew_node.lua");
 /// Ends a node's lease.
 ///
@@ -89,6 +109,21 @@ impl Keys {
     /// What a node's reservations begin with.
     pub fn reservation_prefix(&self) -> String {
         format!("{}reserved:", self.prefix)
+    }
+
+    /// Which process of a pod renewed last.
+    pub fn pod(&self, name: &str) -> String {
+        format!("{}pod:{name}", self.prefix)
+    }
+
+    /// Whether anybody renewed lately.
+    pub fn pulse(&self) -> String {
+        format!("{}pulse", self.prefix)
+    }
+
+    /// Whether nobody gets a new home.
+    pub fn quiet(&self) -> String {
+        format!("{}quiet", self.prefix)
     }
 
     /// A room's row.
@@ -151,6 +186,9 @@ mod tests {
             keys.room(&room),
             keys.node_prefix(),
             keys.reservation_prefix(),
+            keys.pod("node-0"),
+            keys.pulse(),
+            keys.quiet(),
         ] {
             assert!(key.starts_with("lc:{u1}:"), "{key}");
         }

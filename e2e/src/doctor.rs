@@ -78,6 +78,7 @@ const TESTS: &[Requirement] = &[
     need("iptables", "iptables", "loses packets in them"),
     need("nsenter", "util-linux", "networks of the tests"),
     need("redis-server", "redis-server", "tests against a real Redis"),
+    need("turnutils_uclient", "coturn", "TURN clients that are not ours"),
 ];
 
 /// A part of the work with needs of its own.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use contract::ids::{RoomName, RoomSid};
+use contract::node_state::NodeState;
 use contract::redis::NodeRecord;
 use sfu_core::room::{RoomCloseReason, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
@@ -12,10 +13,13 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::agents::Agents;
+use crate::drain::Drain;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::peer::{PeerClient, PeerError};
-use crate::placement::{Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError};
+use crate::placement::{
+    Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError, watch_peers,
+};
 use crate::rooms::Rooms;
 use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
 use crate::session::{OUTBOX, Outgoing, RoomHandle};
@@ -69,6 +73,14 @@ pub enum Route {
     Remote(NodeRecord),
 }
 
+/// What came of a join.
+pub enum Joined {
+    /// The participant is in a room of this node.
+    Here(RoomHandle, SessionId, mpsc::Receiver<Outgoing>),
+    /// The room has another home.
+    Elsewhere(NodeRecord),
+}
+
 /// What all requests share.
 pub struct Node {
     /// What this process is.
@@ -87,8 +99,10 @@ pub struct Node {
     pub agents: Arc<Agents>,
     /// Counters.
     pub metrics: Metrics,
+    /// Whether this node takes rooms, and moves those that it has.
+    pub drain: Drain,
     packets_per_second: AtomicU64,
-    is_draining: AtomicBool,
+    is_ending: AtomicBool,
 }
 
 impl Node {
@@ -133,6 +147,7 @@ impl Node {
             Arc::clone(&media),
             Webhooks::new(config.webhook.clone(), Arc::clone(&keys))?,
             Arc::clone(&agents),
+            peers.clone(),
         ));
         let metrics = Metrics::new()?;
         Ok(Arc::new(Self {
@@ -144,8 +159,9 @@ impl Node {
             peers,
             agents,
             metrics,
+            drain: Drain::default(),
             packets_per_second: AtomicU64::new(0),
-            is_draining: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
         }))
     }
 
@@ -155,6 +171,14 @@ impl Node {
         tokio::spawn(async move { node.keys.watch(&node.settings).await });
         let node = Arc::clone(self);
         tokio::spawn(async move { node.measure_rate().await });
+        tokio::spawn(crate::drain::run(Arc::clone(self)));
+        tokio::spawn(crate::drain::watch_state_file(Arc::clone(self)));
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            if let (Placement::Redis(store), Some(peers)) = (&*node.placement, &node.peers) {
+                watch_peers(store, Arc::clone(peers), &node.settings.node_name).await;
+            }
+        });
         let node = Arc::clone(self);
         tokio::spawn(async move {
             if let Placement::Redis(store) = &*node.placement {
@@ -175,9 +199,13 @@ impl Node {
         }
     }
 
-    /// Whether the node takes new rooms and joins.
-    pub fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
+    /// Whether the process is about to end: its agent workers shall register elsewhere.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ending(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
     }
 
     /// Why this node takes no clients yet; `None` once it is ready. A node is ready when clients
@@ -204,6 +232,7 @@ impl Node {
         {
             return Ok(Route::Local(handle));
         }
+        let term = self.placement.term();
         let home = self.placement.claim(room).await.map_err(|error| {
             tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
             JoinError::new(503, error.to_string())
@@ -215,7 +244,7 @@ impl Node {
             tracing::warn!(%room, home = home.node.name, "Room has another home");
             let _ended = stale.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
         }
-        Ok(self.at(room, home))
+        Ok(self.at(room, home, term))
     }
 
     /// Finds the home of a room; `None` when it has none.
@@ -224,15 +253,21 @@ impl Node {
     ///
     /// With an HTTP status: 503 when Redis cannot be asked.
     pub async fn find(&self, room: &RoomName) -> Result<Option<Route>, JoinError> {
-        if let Some(handle) = self.rooms.get(room) {
+        if let Some(handle) = self.rooms.get(room)
+            && self.placement.may_admit()
+        {
             return Ok(Some(Route::Local(handle)));
         }
         let found = self.placement.find(room).await;
         let home = found.map_err(|error: PlacementError| JoinError::new(503, error.to_string()))?;
-        // A row that says "here" without a room is what a claim left whose join failed.
-        Ok(home
-            .filter(|home| home.node.id != self.placement.node_id())
-            .map(|home| Route::Remote(home.node)))
+        Ok(home.and_then(|home| {
+            if home.node.id == self.placement.node_id() {
+                // A row that says "here" without a room is what a claim left whose join failed.
+                self.rooms.get(room).map(Route::Local)
+            } else {
+                Some(Route::Remote(home.node))
+            }
+        }))
     }
 
     /// Finds the home of a room, which becomes this node if it has none.
@@ -241,26 +276,30 @@ impl Node {
     ///
     /// When Redis cannot be asked, or this node takes no new rooms.
     pub async fn route_here(&self, room: &RoomName) -> Result<Route, PlacementError> {
-        if let Some(handle) = self.rooms.get(room) {
+        if let Some(handle) = self.rooms.get(room)
+            && self.placement.may_admit()
+        {
             return Ok(Route::Local(handle));
         }
-        if self.is_draining() {
+        if self.drain.state() != NodeState::Open {
             return Err(PlacementError::NoOpenNode);
         }
+        let term = self.placement.term();
         let sid = RoomSid::generate(&mut rand::rng());
         let home = self.placement.keep(room, &sid).await?.ok_or(PlacementError::NoOpenNode)?;
-        Ok(self.at(room, home))
+        Ok(self.at(room, home, term))
     }
 
-    fn at(&self, room: &RoomName, home: Home) -> Route {
+    fn at(&self, room: &RoomName, home: Home, term: u64) -> Route {
         if home.node.id == self.placement.node_id() {
-            Route::Local(self.rooms.get_or_start(room, &home))
+            Route::Local(self.rooms.get_or_start(room, &home, term))
         } else {
             Route::Remote(home.node)
         }
     }
 
-    /// Joins a room that lives here; messages for the client come on the receiver.
+    /// Joins a room that lives here; messages for the client come on the receiver. The room may
+    /// have moved on meanwhile.
     ///
     /// # Errors
     ///
@@ -269,28 +308,20 @@ impl Node {
         &self,
         params: JoinParams,
         mut handle: RoomHandle,
-    ) -> Result<(RoomHandle, SessionId, mpsc::Receiver<Outgoing>), JoinError> {
+    ) -> Result<Joined, JoinError> {
         for _ in 0..ENDING_TRIES {
             let (outbox, messages) = mpsc::channel(OUTBOX);
             if let Ok(joined) = handle.join(params.clone(), outbox).await {
-                return Ok((handle, joined?, messages));
+                return Ok(Joined::Here(handle, joined?, messages));
             }
-            // The room was ending: the next one begins when its home is released.
+            // The room ends, and the next one begins when its home is released; or it moves; or its
+            // home is being confirmed.
             tokio::time::sleep(ENDING_PAUSE).await;
             match self.route(&params.room).await? {
                 Route::Local(next) => handle = next,
-                Route::Remote(_) => break,
+                Route::Remote(home) => return Ok(Joined::Elsewhere(home)),
             }
         }
         Err(JoinError::new(503, "the room is moving, try again"))
-    }
-
-    /// Ends gracefully: no new rooms, clients are sent to other nodes, the lease ends.
-    pub async fn drain(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
-        self.placement.cordon();
-        // First the lease, so that clients that come back at once find another home.
-        self.placement.leave().await;
-        self.rooms.drain().await;
     }
 }

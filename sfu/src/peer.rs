@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use contract::sfu_config::{PEER_NAME, PeerConfig};
 use hyper::client::conn::http1;
@@ -27,10 +27,17 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// Marks a request that came from another node: it is never passed on again.
+/// Marks a request that came from another node.
 pub const FORWARDED_BY: HeaderName = HeaderName::from_static("x-livecluster-node");
 /// Time for connection and TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for the beginning of an answer. Some calls of the server API wait for a
+/// participant or an agent for half a minute.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
+/// The same for what becomes a WebSocket: joining waits for nobody.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of the answer to [`PeerClient::post`].
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// Handshakes at a time: one node's restart brings its siblings at once.
 const MAX_HANDSHAKES: usize = 256;
 
@@ -168,7 +175,8 @@ impl PeerClient {
         let upgrade = hyper::upgrade::on(&mut request);
         let is_upgrade = request.headers().contains_key(header::UPGRADE);
         prepare(request.headers_mut(), from);
-        let mut response = sender.send_request(request).await?;
+        let limit = if is_upgrade { UPGRADE_TIMEOUT } else { RESPONSE_TIMEOUT };
+        let mut response = timeout(limit, sender.send_request(request)).await??;
         if is_upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let home = hyper::upgrade::on(&mut response);
             tokio::spawn(async move {
@@ -180,6 +188,31 @@ impl PeerClient {
             });
         }
         Ok(response.map(Body::new))
+    }
+
+    /// Asks a node something of ours; the body of its answer when it is a good one.
+    pub async fn post(
+        &self,
+        address: SocketAddr,
+        from: &str,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Option<Bytes> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::HOST, PEER_NAME)
+            .body(Body::from(body))
+            .ok()?;
+        let asked = async {
+            let response = self.forward(address, from, request).await.ok()?;
+            if response.status() != StatusCode::OK {
+                return None;
+            }
+            to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.ok()
+        };
+        timeout(limit, asked).await.ok()?
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<http1::SendRequest<Body>, PeerError> {

@@ -3,17 +3,20 @@
 
 mod memory;
 mod redis;
+mod standing;
 
 use std::time::Duration;
 
 use contract::ids::{NodeId, RoomName, RoomSid};
-use contract::redis::{NodeRecord, NodeState};
+use contract::redis::NodeRecord;
+pub use contract::redis::NodeState;
 use sfu_core::placement::Candidate;
 use thiserror::Error;
 use tokio::sync::watch;
 
 pub use memory::MemoryStore;
 pub use redis::{RedisStore, StoreError};
+pub use standing::{LEASE, since_renewal, watch_peers};
 
 /// Where a room lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,19 @@ pub struct Home {
     pub sid: RoomSid,
     /// The room's metadata as last written.
     pub metadata: String,
+    /// What else the room has of an earlier home (`sfu_core::room::RoomState`); else empty.
+    pub state: String,
+}
+
+/// What came of giving a room away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandOver {
+    /// It has a new home.
+    Moved(Box<Home>),
+    /// No other node takes it.
+    Refused,
+    /// It had another home already.
+    Lost,
 }
 
 /// Why a room has no home.
@@ -34,6 +50,9 @@ pub enum PlacementError {
     /// No living node takes new rooms.
     #[error("no media node takes new rooms")]
     NoOpenNode,
+    /// Redis was away, and homes assert themselves before anybody gets a new one.
+    #[error("rooms are being found again")]
+    Quiet,
     /// Redis cannot be asked, so a new room cannot be placed safely.
     #[error("rooms cannot be placed at the moment")]
     Unavailable(#[from] StoreError),
@@ -55,7 +74,7 @@ impl Placement {
     /// When no node is open, or Redis does not answer.
     pub async fn claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
         match self {
-            Self::Memory(store) => Ok(store.claim(room)),
+            Self::Memory(store) => store.claim(room).ok_or(PlacementError::NoOpenNode),
             Self::Redis(store) => store.claim(room).await,
         }
     }
@@ -84,8 +103,26 @@ impl Placement {
         sid: &RoomSid,
     ) -> Result<Option<Home>, PlacementError> {
         match self {
-            Self::Memory(store) => Ok(Some(store.claim(room))),
+            Self::Memory(store) => Ok(store.claim(room)),
             Self::Redis(store) => store.keep(room, sid).await,
+        }
+    }
+
+    /// Gives a room that is at home here to another node, the least loaded of a few.
+    ///
+    /// # Errors
+    ///
+    /// When Redis does not answer: then the room may have moved or not.
+    pub async fn hand_over(
+        &self,
+        room: &RoomName,
+        epoch: &str,
+        metadata: &str,
+        state: &str,
+    ) -> Result<HandOver, PlacementError> {
+        match self {
+            Self::Memory(_) => Ok(HandOver::Refused),
+            Self::Redis(store) => store.hand_over(room, epoch, metadata, state).await,
         }
     }
 
@@ -105,11 +142,11 @@ impl Placement {
         }
     }
 
-    /// Keeps a room's metadata for its next home.
-    pub async fn update(&self, room: &RoomName, epoch: &str, metadata: &str) {
+    /// Keeps a room's metadata and state for its next home.
+    pub async fn update(&self, room: &RoomName, epoch: &str, metadata: &str, state: &str) {
         match self {
             Self::Memory(_) => {}
-            Self::Redis(store) => store.update(room, epoch, metadata).await,
+            Self::Redis(store) => store.update(room, epoch, metadata, state).await,
         }
     }
 
@@ -129,6 +166,16 @@ impl Placement {
         }
     }
 
+    /// Rises each time that this node's lease had ended, or was forgotten, before it was renewed:
+    /// others may have taken rooms meanwhile. A room that was confirmed under an earlier term
+    /// admits nobody before it is confirmed again.
+    pub fn term(&self) -> u64 {
+        match self {
+            Self::Memory(_) => 0,
+            Self::Redis(store) => store.term(),
+        }
+    }
+
     /// Whether this node has ever been one of the living.
     pub fn has_held_lease(&self) -> bool {
         match self {
@@ -137,18 +184,18 @@ impl Placement {
         }
     }
 
-    /// Takes no new rooms from now on.
-    pub fn cordon(&self) {
+    /// Says whether this node takes new rooms.
+    pub fn set_state(&self, state: NodeState) {
         match self {
             Self::Memory(_) => {}
-            Self::Redis(store) => store.set_state(NodeState::Draining),
+            Self::Redis(store) => store.set_state(state),
         }
     }
 
     /// Ends this node's lease, so that its rooms find another home at once.
     pub async fn leave(&self) {
         match self {
-            Self::Memory(_) => {}
+            Self::Memory(store) => store.leave(),
             Self::Redis(store) => store.leave().await,
         }
     }

@@ -8,14 +8,15 @@ use contract::redis::NodeLoad;
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use sfu_core::room::{Room, RoomCloseReason, RoomCounts, RoomOptions};
+use sfu_core::room::{Room, RoomCloseReason, RoomCounts, RoomOptions, RoomState};
 use tokio::sync::mpsc;
 
 use crate::agents::Agents;
 use crate::keys::Keys;
+use crate::peer::PeerClient;
 use crate::placement::{Home, Placement};
 use crate::rtc::MediaPlane;
-use crate::session::{Forwards, RoomHandle, RoomTask, Rpcs, now};
+use crate::session::{Forwards, RoomHandle, RoomHome, RoomTask, Rpcs, now};
 use crate::settings::Settings;
 use crate::webhooks::Webhooks;
 
@@ -65,6 +66,7 @@ pub struct Rooms {
     media: Arc<MediaPlane>,
     webhooks: Webhooks,
     agents: Arc<Agents>,
+    peers: Option<Arc<PeerClient>>,
     handles: Mutex<HashMap<RoomName, RoomHandle>>,
     counts: Counts,
 }
@@ -78,9 +80,10 @@ impl Rooms {
         media: Arc<MediaPlane>,
         webhooks: Webhooks,
         agents: Arc<Agents>,
+        peers: Option<Arc<PeerClient>>,
     ) -> Self {
         let (handles, counts) = (Mutex::default(), Counts::default());
-        Self { settings, keys, placement, media, webhooks, agents, handles, counts }
+        Self { settings, keys, placement, media, webhooks, agents, peers, handles, counts }
     }
 
     /// The room, if it lives here.
@@ -93,18 +96,25 @@ impl Rooms {
         self.handles.lock().values().cloned().collect()
     }
 
+    /// The names of all rooms that live here.
+    pub fn names(&self) -> Vec<RoomName> {
+        self.handles.lock().keys().cloned().collect()
+    }
+
     /// The room, which begins here if it does not live yet.
-    pub fn get_or_start(self: &Arc<Self>, name: &RoomName, home: &Home) -> RoomHandle {
+    ///
+    /// `term` is the node's before the home was claimed.
+    pub fn get_or_start(self: &Arc<Self>, name: &RoomName, home: &Home, term: u64) -> RoomHandle {
         let mut handles = self.handles.lock();
         if let Some(handle) = handles.get(name) {
             return handle.clone();
         }
-        let handle = self.start(name, home);
+        let handle = self.start(name, home, term);
         handles.insert(name.clone(), handle.clone());
         handle
     }
 
-    fn start(self: &Arc<Self>, name: &RoomName, home: &Home) -> RoomHandle {
+    fn start(self: &Arc<Self>, name: &RoomName, home: &Home, term: u64) -> RoomHandle {
         let (sender, events) = mpsc::channel(EVENTS);
         let loudest = self.settings.config.room.loudest_audio_tracks as usize;
         let audio_limit = (loudest > 0).then_some(loudest);
@@ -120,15 +130,24 @@ impl Rooms {
             node_name: self.settings.node_name.clone(),
             ice_servers: self.settings.ice_servers.clone(),
         };
+        let rng = StdRng::from_rng(&mut rand::rng());
+        let room = match RoomState::from_json(&home.state) {
+            Some(state) => Room::restore(options, state, rng, now()),
+            None => Room::new(options, rng, now()),
+        };
         let task = RoomTask {
-            room: Room::new(options, StdRng::from_rng(&mut rand::rng()), now()),
-            name: name.clone(),
-            sid: home.sid.clone(),
-            epoch: home.epoch.clone(),
+            room,
+            home: RoomHome::new(
+                name.clone(),
+                home,
+                term,
+                Arc::clone(&self.placement),
+                self.peers.clone(),
+                self.settings.node_name.clone(),
+            ),
             media,
             events,
             keys: Arc::clone(&self.keys),
-            placement: Arc::clone(&self.placement),
             gauges: RoomGauges { room: name.clone(), counts: Arc::clone(&self.counts) },
             webhooks: self.webhooks.of_room(name),
             rpcs: Rpcs::default(),

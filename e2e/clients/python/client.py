@@ -15,6 +15,7 @@ from typing import Any
 
 from livekit import rtc
 
+from gaps import GapWatch
 from probe import Probe
 from publish import Picture, publish_colour, publish_tone
 
@@ -52,6 +53,7 @@ class Client:
     def __init__(self) -> None:
         self._room = rtc.Room()
         self._probes: dict[str, Probe] = {}
+        self._gap_watch = GapWatch()
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
         self._events: deque[str] = deque(maxlen=LONGEST_LIST)
@@ -99,6 +101,9 @@ class Client:
 
     async def send(self, topic: str, text: str) -> None:
         await self._room.local_participant.publish_data(text, reliable=True, topic=topic)
+
+    async def gaps(self) -> dict[str, float]:
+        return self._gap_watch.take()
 
     async def report(self) -> dict[str, Any]:
         remotes = self._room.remote_participants.values()
@@ -150,8 +155,13 @@ class Client:
             room.on(name, lambda *_, logged=logged: self._events.append(logged))
 
         @room.on("track_subscribed")
-        def _subscribed(track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *_: Any) -> None:
-            self._probes[publication.sid] = Probe(track)
+        def _subscribed(
+            track: rtc.RemoteTrack,
+            publication: rtc.RemoteTrackPublication,
+            participant: rtc.RemoteParticipant,
+        ) -> None:
+            publisher = participant.identity
+            self._probes[publication.sid] = Probe(track, lambda: self._gap_watch.tick(publisher))
 
         @room.on("track_unsubscribed")
         def _unsubscribed(_: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *__: Any) -> None:
@@ -175,6 +185,7 @@ async def run(client: Client, line: str) -> None:
         "send": client.send,
         "report": client.report,
         "evaluate": client.evaluate,
+        "gaps": client.gaps,
     }
     try:
         answer["result"] = await commands[command](**request)

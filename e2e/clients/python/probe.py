@@ -1,6 +1,7 @@
 """Looks at one remote track: at its pixels and at its sound."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ SILENCE = 1e-7
 class Probe:
     """Decodes a remote track and keeps what the last frames held."""
 
-    def __init__(self, track: rtc.RemoteTrack) -> None:
+    def __init__(self, track: rtc.RemoteTrack, on_frame: Callable[[], None]) -> None:
         self._track = track
+        self._on_frame = on_frame
         self._frames = 0
         self._size = (0, 0)
         self._colour = (0, 0, 0)
@@ -48,6 +50,7 @@ class Probe:
             self._colour = tuple(frame.data[middle : middle + 3])
             self._size = (frame.width, frame.height)
             self._frames += 1
+            self._on_frame()
 
     async def _hear(self) -> None:
         stream = rtc.AudioStream(self._track, sample_rate=SAMPLE_RATE, num_channels=1, capacity=50)

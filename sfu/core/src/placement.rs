@@ -1,8 +1,14 @@
-//! Which node becomes the home of a room that has none.
+//! Which node becomes the home of a room, and whether this one may be a home at the moment.
+
+mod drain;
+mod standing;
 
 use contract::ids::NodeId;
 use contract::redis::{NodeRecord, NodeState};
 use rand::{Rng, RngExt as _};
+
+pub use drain::{closing_rate, pause_between_moves};
+pub use standing::{Peers, Standing};
 
 /// Forwarded packets a second that weigh as much as one room: a room of three with video.
 const PACKETS_A_ROOM: u64 = 1000;
@@ -45,12 +51,6 @@ pub fn choose_home<'a, R: Rng + ?Sized>(
     }
     let second = open[(index + 1 + rng.random_range(0..others)) % open.len()];
     Some(if second.weight() < first.weight() { second } else { first })
-}
-
-/// Whether a room's home may admit participants and write state: its lease, renewed
-/// `since_renewal` ago by a clock that goes on while the machine sleeps, has not ended.
-pub fn holds_lease(since_renewal: std::time::Duration) -> bool {
-    since_renewal < contract::redis::NODE_LEASE
 }
 
 /// The node with this id among the living.

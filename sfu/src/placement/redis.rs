@@ -8,18 +8,18 @@ use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::{Client, IntoConnectionInfo as _, RedisError, Script};
 use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::{
-    CLAIM_ROOM, Keys, NODE_LEASE, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState, RELEASE_NODE,
-    RELEASE_ROOM, RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    CLAIM_ROOM, Keys, MOVE_ROOM, NODE_LEASE, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState,
+    POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
 };
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use sfu_core::placement::{Candidate, choose_home, holds_lease};
+use sfu_core::placement::{Candidate, Peers, Standing, choose_home};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::{CLAIM_TIMEOUT, Home, PlacementError, Stop};
+use super::{CLAIM_TIMEOUT, HandOver, Home, PlacementError, Stop};
 use crate::settings::{SettingsError, read};
 
 /// Longest wait for a connection or an answer: within a lease there is time for two tries.
@@ -27,6 +27,24 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A candidate that never lives: a claim for it only finds homes that exist.
 const NOBODY: &str = "none";
+
+/// Modes of [`CLAIM_ROOM`].
+const CLAIM: &str = "claim";
+const KEEP: &str = "keep";
+
+/// Nodes that are asked to take a room before the caller tries again later.
+const MOVE_TRIES: u32 = 3;
+
+/// What a script says of a room's home.
+enum Found {
+    Home(Box<Home>),
+    /// No living home, and none was given.
+    Nobody,
+    /// Nobody gets a new home at the moment.
+    Quiet,
+    /// The room is not at home here.
+    Lost,
+}
 
 /// Why Redis gave no answer that can be used.
 #[derive(Debug, Error)]
@@ -51,8 +69,12 @@ struct Shared {
     state: NodeState,
     /// When the last renewal that succeeded was sent, on the clock that goes on in suspension.
     renewed_at: Option<Duration>,
-    /// Redis did not answer the last renewal: nobody's lease can be renewed, and rooms go on.
+    /// Redis did not answer the last renewal.
     is_away: bool,
+    /// What the others said of Redis since it is away.
+    peers: Peers,
+    /// Rises when the lease had ended before it was renewed.
+    term: u64,
 }
 
 /// Room homes and this node's lease in Redis.
@@ -63,6 +85,8 @@ pub struct RedisStore {
     name: String,
     address: SocketAddr,
     shared: Arc<Mutex<Shared>>,
+    /// The state changed: others shall know at once.
+    told: Notify,
     returned: watch::Sender<()>,
     stop: Stop,
 }
@@ -105,8 +129,14 @@ impl RedisStore {
             .set_response_timeout(Some(ANSWER_TIMEOUT))
             .set_number_of_retries(1);
         let connection = ConnectionManager::new_lazy_with_config(Client::open(info)?, options)?;
-        let shared =
-            Shared { nodes: Vec::new(), state: NodeState::Open, renewed_at: None, is_away: false };
+        let shared = Shared {
+            nodes: Vec::new(),
+            state: NodeState::Open,
+            renewed_at: None,
+            is_away: false,
+            peers: Peers::Silent,
+            term: 0,
+        };
         Ok(Self {
             connection,
             keys: Keys::new(cluster_uid),
@@ -114,6 +144,7 @@ impl RedisStore {
             name: name.to_owned(),
             address,
             shared: Arc::new(Mutex::new(shared)),
+            told: Notify::new(),
             returned: watch::channel(()).0,
             stop: watch::channel(false).0,
         })
@@ -129,15 +160,25 @@ impl RedisStore {
 
     pub(super) fn set_state(&self, state: NodeState) {
         self.shared.lock().state = state;
+        self.told.notify_one();
     }
 
-    /// With Redis answering, only a held lease admits. With Redis away nobody can take a room
-    /// from its home, so living rooms go on.
     pub(super) fn may_admit(&self) -> bool {
+        self.standing().may_serve()
+    }
+
+    pub(super) fn standing(&self) -> Standing {
         let shared = self.shared.lock();
-        let is_held =
-            shared.renewed_at.is_some_and(|at| holds_lease(boot_time().saturating_sub(at)));
-        is_held || shared.is_away
+        let since_renewal = shared.renewed_at.map(|at| boot_time().saturating_sub(at));
+        Standing { since_renewal, peers: shared.peers }
+    }
+
+    pub(super) fn set_peers(&self, peers: Peers) {
+        self.shared.lock().peers = peers;
+    }
+
+    pub(super) fn term(&self) -> u64 {
+        self.shared.lock().term
     }
 
     pub(super) fn has_held_lease(&self) -> bool {
@@ -152,29 +193,17 @@ impl RedisStore {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                () = self.told.notified() => {}
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
             let sent_at = boot_time();
-            let renewed = self.renew(load()).await;
-            let mut shared = self.shared.lock();
-            match renewed {
-                Ok((was_known, nodes)) => {
-                    if shared.is_away || !was_known {
-                        tracing::info!(nodes = nodes.len(), was_known, "Redis answers");
-                        // It was away, or it is back so soon that nobody noticed but without
-                        // what it held.
-                        self.returned.send_replace(());
-                    }
-                    shared.is_away = false;
-                    shared.renewed_at = Some(sent_at);
-                    shared.nodes = nodes;
-                }
+            match self.renew(load()).await {
+                Ok((was_known, nodes)) => self.renewed(sent_at, was_known, nodes),
                 Err(error) => {
+                    let mut shared = self.shared.lock();
                     if !shared.is_away {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "Lease not renewed"
-                        );
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "Lease not renewed");
                     }
                     shared.is_away = true;
                 }
@@ -182,9 +211,31 @@ impl RedisStore {
         }
     }
 
+    fn renewed(&self, sent_at: Duration, was_known: bool, nodes: Vec<Candidate>) {
+        let mut shared = self.shared.lock();
+        // The lease had ended, or Redis is back so soon that nobody noticed but without what it
+        // held: until a room is confirmed, it may have another home.
+        let is_new_term = shared.renewed_at.is_some() && !was_known;
+        if is_new_term {
+            shared.term += 1;
+        }
+        shared.peers = if nodes.len() > 1 { Peers::Silent } else { Peers::None };
+        let was_away = std::mem::replace(&mut shared.is_away, false);
+        shared.renewed_at = Some(sent_at);
+        shared.nodes = nodes;
+        if was_away || is_new_term {
+            tracing::info!(nodes = shared.nodes.len(), was_known, "Redis answers");
+            drop(shared);
+            self.returned.send_replace(());
+        }
+    }
+
     /// Renews the lease; answers whether Redis knew it, and the living nodes.
     async fn renew(&self, load: NodeLoad) -> Result<(bool, Vec<Candidate>), StoreError> {
-        let state = self.shared.lock().state;
+        let (state, is_first) = {
+            let shared = self.shared.lock();
+            (shared.state, shared.renewed_at.is_none())
+        };
         let record = NodeRecord {
             id: self.id.clone(),
             name: self.name.clone(),
@@ -196,11 +247,17 @@ impl RedisStore {
         let mut call = script.prepare_invoke();
         call.key(self.keys.nodes())
             .key(self.keys.node(&self.id))
+            .key(self.keys.pod(&self.name))
+            .key(self.keys.pulse())
+            .key(self.keys.quiet())
             .arg(self.id.as_str())
             .arg(serde_json::to_string(&record)?)
             .arg(millis(NODE_LEASE))
             .arg(self.keys.node_prefix())
-            .arg(self.keys.reservation_prefix());
+            .arg(self.keys.reservation_prefix())
+            .arg(if is_first { "first" } else { "next" })
+            .arg(millis(POD_ROW))
+            .arg(millis(PULSE));
         let mut connection = self.connection.clone();
         let (known, nodes): (u64, Vec<(String, u64)>) =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await??;
@@ -218,8 +275,7 @@ impl RedisStore {
         loop {
             let chosen = choose_home(&nodes, &mut rand::rng()).map(|node| node.record.id.clone());
             let candidate = chosen.as_ref().map_or(NOBODY, NodeId::as_str);
-            let claimed = timeout(CLAIM_TIMEOUT, self.try_claim(room, candidate, &sid)).await;
-            if let Some(home) = claimed.map_err(StoreError::from)?? {
+            if let Some(home) = self.try_claim(room, candidate, &sid, CLAIM).await? {
                 if home.sid == sid {
                     self.count_reservation(&home.node.id);
                 }
@@ -240,8 +296,7 @@ impl RedisStore {
 
     pub(super) async fn find(&self, room: &RoomName) -> Result<Option<Home>, PlacementError> {
         let sid = RoomSid::generate(&mut rand::rng());
-        let found = timeout(CLAIM_TIMEOUT, self.try_claim(room, NOBODY, &sid)).await;
-        Ok(found.map_err(StoreError::from)??)
+        self.try_claim(room, NOBODY, &sid, CLAIM).await
     }
 
     pub(super) async fn keep(
@@ -249,8 +304,43 @@ impl RedisStore {
         room: &RoomName,
         sid: &RoomSid,
     ) -> Result<Option<Home>, PlacementError> {
-        let kept = timeout(CLAIM_TIMEOUT, self.try_claim(room, self.id.as_str(), sid)).await;
-        Ok(kept.map_err(StoreError::from)??)
+        self.try_claim(room, self.id.as_str(), sid, KEEP).await
+    }
+
+    pub(super) async fn hand_over(
+        &self,
+        room: &RoomName,
+        epoch: &str,
+        metadata: &str,
+        state: &str,
+    ) -> Result<HandOver, PlacementError> {
+        let mut nodes = self.nodes();
+        nodes.retain(|node| node.record.id != self.id);
+        for _ in 0..MOVE_TRIES {
+            let chosen = choose_home(&nodes, &mut rand::rng()).map(|node| node.record.id.clone());
+            let Some(chosen) = chosen else { break };
+            let script = Script::new(MOVE_ROOM);
+            let mut call = script.prepare_invoke();
+            call.key(self.keys.room(room))
+                .arg(self.id.as_str())
+                .arg(epoch)
+                .arg(chosen.as_str())
+                .arg(metadata)
+                .arg(state)
+                .arg(self.keys.node_prefix())
+                .arg(self.keys.reservation_prefix())
+                .arg(millis(ROOM_ROW))
+                .arg(millis(RESERVATION));
+            match self.ask_for_home(&call).await? {
+                Found::Home(home) => {
+                    self.count_reservation(&home.node.id);
+                    return Ok(HandOver::Moved(home));
+                }
+                Found::Lost => return Ok(HandOver::Lost),
+                Found::Nobody | Found::Quiet => nodes.retain(|node| node.record.id != chosen),
+            }
+        }
+        Ok(HandOver::Refused)
     }
 
     pub(super) fn returns(&self) -> watch::Receiver<()> {
@@ -262,23 +352,46 @@ impl RedisStore {
         room: &RoomName,
         candidate: &str,
         sid: &RoomSid,
-    ) -> Result<Option<Home>, StoreError> {
+        mode: &str,
+    ) -> Result<Option<Home>, PlacementError> {
         let script = Script::new(CLAIM_ROOM);
         let mut call = script.prepare_invoke();
         call.key(self.keys.room(room))
+            .key(self.keys.quiet())
             .arg(self.keys.node_prefix())
             .arg(self.keys.reservation_prefix())
             .arg(candidate)
             .arg(sid.as_str())
             .arg(millis(ROOM_ROW))
-            .arg(millis(RESERVATION));
+            .arg(millis(RESERVATION))
+            .arg(mode);
+        match self.ask_for_home(&call).await? {
+            Found::Home(home) => Ok(Some(*home)),
+            Found::Quiet => Err(PlacementError::Quiet),
+            Found::Nobody | Found::Lost => Ok(None),
+        }
+    }
+
+    async fn ask_for_home(
+        &self,
+        call: &::redis::ScriptInvocation<'_>,
+    ) -> Result<Found, StoreError> {
         let mut connection = self.connection.clone();
-        let answer: Vec<String> = call.invoke_async(&mut connection).await?;
-        let Ok([_, epoch, sid, metadata, record]) = <[String; 5]>::try_from(answer) else {
-            return Ok(None);
+        let answer: Vec<String> =
+            timeout(CLAIM_TIMEOUT, call.invoke_async(&mut connection)).await??;
+        let [_, epoch, sid, metadata, state, record] = match <[String; 6]>::try_from(answer) {
+            Ok(home) => home,
+            Err(answer) => {
+                return Ok(match answer.first().map(String::as_str) {
+                    Some("quiet") => Found::Quiet,
+                    Some("lost") => Found::Lost,
+                    Some(_) | None => Found::Nobody,
+                });
+            }
         };
         let node = serde_json::from_str(&record)?;
-        Ok(Some(Home { node, epoch, sid: RoomSid::from(sid), metadata }))
+        let sid = RoomSid::from(sid);
+        Ok(Found::Home(Box::new(Home { node, epoch, sid, metadata, state })))
     }
 
     /// Ends a room. A node that leaves lets the rows be: its rooms go on elsewhere with their sid
@@ -293,10 +406,10 @@ impl RedisStore {
         self.write(&call, "release a room").await;
     }
 
-    pub(super) async fn update(&self, room: &RoomName, epoch: &str, metadata: &str) {
+    pub(super) async fn update(&self, room: &RoomName, epoch: &str, metadata: &str, state: &str) {
         let script = Script::new(UPDATE_ROOM);
         let mut call = script.prepare_invoke();
-        call.key(self.keys.room(room)).arg(self.id.as_str()).arg(epoch).arg(metadata);
+        call.key(self.keys.room(room)).arg(self.id.as_str()).arg(epoch).arg(metadata).arg(state);
         self.write(&call, "write a room's metadata").await;
     }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use sfu::peer::PeerClient;
 
 /// Two nodes that know each other.
-async fn two_nodes(files: &Files, redis: &Redis) -> [ClusterNode; 2] {
+pub(crate) async fn two_nodes(files: &Files, redis: &Redis) -> [ClusterNode; 2] {
     let nodes = [
         ClusterNode::start(files.settings("a", "u1", redis.port)).await,
         ClusterNode::start(files.settings("b", "u1", redis.port)).await,

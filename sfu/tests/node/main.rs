@@ -6,6 +6,7 @@ mod agents;
 mod cluster;
 mod http;
 mod media;
+mod moving;
 mod room_service;
 mod support;
 mod webhooks;

@@ -1,0 +1,26 @@
+//! What nodes ask each other about rooms and leases.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use contract::ids::RoomName;
+
+use super::text;
+use crate::node::{Node, Route};
+use crate::placement::since_renewal;
+
+/// Another node gave us a room: it begins before its participants come.
+pub(super) async fn adopt(State(node): State<Arc<Node>>, name: String) -> Response {
+    let Ok(room) = RoomName::new(name) else { return text(400, "not the name of a room") };
+    match node.route(&room).await {
+        Ok(Route::Local(_)) => text(200, ""),
+        Ok(Route::Remote(_)) => text(409, "the room has another home"),
+        Err(error) => text(error.status, error.message),
+    }
+}
+
+/// Another node cannot reach Redis and asks whether we can.
+pub(super) async fn lease(State(node): State<Arc<Node>>) -> String {
+    since_renewal(&node.placement)
+}

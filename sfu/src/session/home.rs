@@ -1,0 +1,226 @@
+//! The home of one room in the store: its row is written and confirmed beside the room's work,
+//! which waits for it only while the room moves.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract::ids::{RoomName, RoomSid};
+use contract::redis::{NodeRecord, ROOM_RENEWAL};
+use futures::FutureExt as _;
+use futures::future::Fuse;
+use sfu_core::room::Room;
+use tokio::sync::watch;
+use tokio::time::{Interval, interval};
+
+use crate::peer::PeerClient;
+use crate::placement::{HandOver, Home, Placement, PlacementError};
+
+/// Path by which a room's old home has the new one begin it; the body is the room's name.
+pub const ADOPT: &str = "/peer/rooms/adopt";
+/// Time that the new home gets to begin a room. One that does not answer begins it with the first
+/// client that comes.
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Wait before a home that could not be confirmed is asked for again.
+const KEEP_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a question to the store came to.
+pub(super) enum Stored {
+    /// The room's state of this version was written, as far as one can tell.
+    Written,
+    /// The home was asked for in this term.
+    Kept(u64, Result<Option<Home>, PlacementError>),
+}
+
+/// What is to be done with the room after an answer of the store.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It stays.
+    Stays,
+    /// It has another home.
+    Gone,
+}
+
+type Work = Fuse<Pin<Box<dyn Future<Output = Stored> + Send>>>;
+
+/// A room's home as this node has it.
+pub struct RoomHome {
+    name: RoomName,
+    /// Outlives the home.
+    sid: RoomSid,
+    /// Under which this node is the home.
+    epoch: String,
+    placement: Arc<Placement>,
+    peers: Option<Arc<PeerClient>>,
+    node_name: String,
+    /// The node's term in which the home was confirmed; `None` while it is doubtful.
+    confirmed: Option<u64>,
+    /// Version of the room's state that the store has.
+    written: Option<u64>,
+    is_keep_due: bool,
+    has_moved: bool,
+    work: Work,
+    renewal: Interval,
+    returns: watch::Receiver<()>,
+}
+
+impl RoomHome {
+    /// The home that was claimed in this `term` of the node.
+    pub fn new(
+        name: RoomName,
+        home: &Home,
+        term: u64,
+        placement: Arc<Placement>,
+        peers: Option<Arc<PeerClient>>,
+        node_name: String,
+    ) -> Self {
+        let mut renewal = interval(ROOM_RENEWAL);
+        renewal.reset();
+        let returns = placement.returns();
+        Self {
+            name,
+            sid: home.sid.clone(),
+            epoch: home.epoch.clone(),
+            placement,
+            peers,
+            node_name,
+            confirmed: Some(term),
+            written: None,
+            is_keep_due: false,
+            has_moved: false,
+            work: Fuse::terminated(),
+            renewal,
+            returns,
+        }
+    }
+
+    pub(super) fn name(&self) -> &RoomName {
+        &self.name
+    }
+
+    pub(super) fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// Whether the room may admit participants.
+    pub(super) fn may_admit(&self) -> bool {
+        self.placement.may_admit() && self.confirmed == Some(self.placement.term())
+    }
+
+    /// Waits until there is something to do or an answer is there. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Stored> {
+        tokio::select! {
+            stored = &mut self.work => return Some(stored),
+            _ = self.renewal.tick() => {}
+            Ok(()) = self.returns.changed() => {}
+        }
+        self.is_keep_due = true;
+        None
+    }
+
+    /// Takes an answer of the store.
+    pub(super) fn stored(&mut self, stored: Stored) -> Verdict {
+        let (term, kept) = match stored {
+            Stored::Written => return Verdict::Stays,
+            Stored::Kept(term, kept) => (term, kept),
+        };
+        match kept {
+            Ok(Some(home)) if home.node.id == self.placement.node_id() => {
+                if home.epoch != self.epoch {
+                    // The row was lost and is written anew.
+                    self.epoch = home.epoch;
+                    self.written = None;
+                }
+                self.confirmed = Some(term);
+            }
+            Ok(Some(home)) => {
+                tracing::warn!(room = %self.name, home = home.node.name, "Room has another home");
+                self.has_moved = true;
+                return Verdict::Gone;
+            }
+            // Neither this node's lease nor a home is there: the next renewal says more.
+            Ok(None) => self.is_keep_due = true,
+            Err(error) => {
+                tracing::warn!(room = %self.name, %error, "Room's home not kept");
+                self.is_keep_due = true;
+            }
+        }
+        Verdict::Stays
+    }
+
+    /// Begins what is due next, unless the store has not answered the last yet.
+    pub(super) fn go_on(&mut self, room: &Room) {
+        use futures::future::FusedFuture as _;
+        if !self.work.is_terminated() || self.has_moved {
+            return;
+        }
+        let placement = Arc::clone(&self.placement);
+        let (name, sid, epoch) = (self.name.clone(), self.sid.clone(), self.epoch.clone());
+        let version = room.state_version();
+        if std::mem::take(&mut self.is_keep_due) {
+            let work = async move {
+                let term = placement.term();
+                let kept = placement.keep(&name, &sid).await;
+                if !matches!(kept, Ok(Some(_))) {
+                    tokio::time::sleep(KEEP_PAUSE).await;
+                }
+                Stored::Kept(term, kept)
+            };
+            self.work = work.boxed().fuse();
+        } else if self.written != Some(version) {
+            self.written = Some(version);
+            let (metadata, state) = (room.info().metadata, room.state().to_json());
+            let work = async move {
+                placement.update(&name, &epoch, &metadata, &state).await;
+                Stored::Written
+            };
+            self.work = work.boxed().fuse();
+        }
+    }
+
+    /// Gives the room to another node: first in the store, so that from then on nobody is admitted
+    /// here; then the new home begins it. `true` when the room is to end here.
+    pub(super) async fn hand_over(&mut self, room: &Room) -> bool {
+        let (metadata, state) = (room.info().metadata, room.state().to_json());
+        match self.placement.hand_over(&self.name, &self.epoch, &metadata, &state).await {
+            Ok(HandOver::Moved(home)) => {
+                tracing::info!(room = %self.name, home = home.node.name, "Room moves");
+                self.has_moved = true;
+                self.adopt(&home.node).await;
+                true
+            }
+            Ok(HandOver::Refused) => false,
+            Ok(HandOver::Lost) => {
+                self.doubt();
+                false
+            }
+            Err(error) => {
+                // It may have moved all the same.
+                tracing::warn!(room = %self.name, %error, "Room not moved");
+                self.doubt();
+                false
+            }
+        }
+    }
+
+    /// Has the home confirmed before the next join.
+    fn doubt(&mut self) {
+        self.confirmed = None;
+        self.is_keep_due = true;
+    }
+
+    async fn adopt(&mut self, home: &NodeRecord) {
+        let Some(peers) = &self.peers else { return };
+        let name = self.name.to_string().into();
+        if peers.post(home.address, &self.node_name, ADOPT, name, ADOPT_TIMEOUT).await.is_none() {
+            tracing::warn!(room = %self.name, home = home.name, "New home has not begun the room");
+        }
+    }
+
+    /// The room is over: the next of its name is another.
+    pub(super) async fn release(&mut self) {
+        if !self.has_moved {
+            self.placement.release(&self.name, &self.epoch).await;
+        }
+    }
+}
