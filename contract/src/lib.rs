@@ -10,3 +10,6 @@ pub mod metrics;
 pub mod node_state;
 pub mod redis;
 pub mod sfu_config;
+pub mod turn_config;
+pub mod turn_credentials;
+pub mod turn_metrics;

@@ -21,6 +21,12 @@ pub struct RoomState {
     empty_timeout: u32,
     departure_timeout: u32,
     max_participants: u32,
+    #[serde(default)]
+    min_playout_delay: u32,
+    #[serde(default)]
+    max_playout_delay: u32,
+    #[serde(default)]
+    sync_streams: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dispatches: Vec<AgentDispatch>,
 }
@@ -47,6 +53,9 @@ impl Room {
             empty_timeout,
             departure_timeout,
             max_participants,
+            min_playout_delay,
+            max_playout_delay,
+            sync_streams,
             dispatches,
         } = state;
         room.created_ms = created_ms;
@@ -55,6 +64,9 @@ impl Room {
         config.empty_timeout = empty_timeout;
         config.departure_timeout = departure_timeout;
         config.max_participants = max_participants;
+        config.min_playout_delay = min_playout_delay;
+        config.max_playout_delay = max_playout_delay;
+        config.sync_streams = sync_streams;
         let timeout = if visited { departure_timeout } else { empty_timeout };
         let timeout = Duration::from_secs(timeout.into()).max(RETURN_TIMEOUT);
         room.ends_at = Some(now.instant + timeout);
@@ -70,6 +82,9 @@ impl Room {
             empty_timeout: self.options.config.empty_timeout,
             departure_timeout: self.options.config.departure_timeout,
             max_participants: self.options.config.max_participants,
+            min_playout_delay: self.options.config.min_playout_delay,
+            max_playout_delay: self.options.config.max_playout_delay,
+            sync_streams: self.options.config.sync_streams,
             dispatches: self.dispatches(),
         }
     }
