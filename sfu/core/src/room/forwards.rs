@@ -241,17 +241,17 @@ impl Room {
         let is_exempt = is_dependent(state.info.kind());
         self.check_capacity(identity, is_exempt).map_err(|_| ForwardError::Full)?;
         let key = ParticipantKey(self.next_id());
-        let participant = self.forwarded_participant(key, id, state, now);
+        let mut participant = self.forwarded_participant(key, id, state, now);
+        take_description(&mut participant, &state.info);
+        let (info, sid) = (participant.info(), participant.sid.clone());
+        info!(room = %self.options.name, participant = %sid, "Shows a participant of another room");
         self.ends_at = None;
         self.identities.insert(identity.clone(), key);
         self.participants.insert(key, participant);
         let is_first = !std::mem::replace(&mut self.visited, true);
+        self.broadcast_participant(key, false, now);
+        self.emit("participant_joined", Some(info), None);
         self.take_forwarded(key, state, now);
-        if let Some(participant) = self.participants.get(&key) {
-            let info = participant.info();
-            info!(room = %self.options.name, participant = %info.sid, "Shows a participant of another room");
-            self.emit("participant_joined", Some(info), None);
-        }
         if is_first {
             self.begin_dispatches(Vec::new(), now);
         }

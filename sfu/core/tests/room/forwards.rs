@@ -83,8 +83,9 @@ fn a_forwarded_participant_is_seen_and_heard_in_the_other_room() {
     assert!(sent.iter().all(|track| !sources.contains(track)), "each room has keys of its own");
     let events: Vec<_> =
         other.events.iter().map(|(name, who)| (name.as_str(), who.as_str())).collect();
-    assert!(events.contains(&("participant_joined", "anna")));
-    assert!(events.contains(&("track_published", "anna")));
+    let tracks =
+        [("participant_joined", "anna"), ("track_published", "anna"), ("track_published", "anna")];
+    assert!(events.ends_with(&tracks), "{events:?}");
 }
 
 #[test]
