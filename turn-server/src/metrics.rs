@@ -15,8 +15,8 @@ const NOT_TAKEN: &str = "not_taken";
 /// The server's metrics.
 pub(crate) struct Metrics {
     registry: Registry,
-    gauges: Vec<(IntGauge, fn(&Totals) -> u64)>,
-    counters: Vec<(IntCounter, fn(&Totals) -> u64)>,
+    gauges: Vec<(IntGauge, Value)>,
+    counters: Vec<(IntCounter, Value)>,
     dropped: IntCounterVec,
     errors: IntCounterVec,
 }

@@ -123,12 +123,8 @@ impl Running {
     /// With what is wrong in the configuration or taken on the machine.
     pub async fn start(settings: Settings) -> Result<Arc<Self>, StartError> {
         raise_descriptor_limit();
+        let count = settings.workers().min(MAX_WORKERS);
         let Settings { config, dev } = settings;
-        let count = match config.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => usize::from(workers),
-        };
-        let count = count.min(MAX_WORKERS);
         let (listeners, addresses) = bind_listeners(&config, count)?;
         let listen = |source| StartError::Listen { address: config.admin.listen, source };
         let admin_listener = TcpListener::bind(config.admin.listen).await.map_err(listen)?;

@@ -156,7 +156,7 @@ pub(crate) struct Parts {
 /// A worker.
 pub(crate) struct Worker {
     poll: Poll,
-    registry: Registry,
+    registry: Arc<Registry>,
     server: Server,
     number: usize,
     neighbours: Neighbours,
@@ -204,7 +204,7 @@ impl Worker {
     /// Watches the listeners.
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
         let (poll, neighbours) = parts.line.split();
-        let registry = poll.registry().try_clone()?;
+        let registry = Arc::new(poll.registry().try_clone()?);
         let mut listeners = parts.listeners;
         for (number, listener) in listeners.iter_mut().enumerate() {
             let token = Source::Listener(number).token();
@@ -242,7 +242,7 @@ impl Worker {
             strangers: FxHashSet::default(),
             peers: FxHashMap::default(),
             receiver: Receiver::new(BATCH),
-            sender: Sender::new(),
+            sender: Sender::default(),
             to_peers: Runs::new(),
             to_clients: Runs::new(),
             headers: Vec::with_capacity(64 * 1024),

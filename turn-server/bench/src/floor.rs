@@ -54,7 +54,7 @@ pub(crate) fn run(args: &FloorArgs) -> Result<()> {
         relays: Vec::new(),
         by_client: FxHashMap::default(),
         receiver: Receiver::new(16),
-        sender: Sender::new(),
+        sender: Sender::default(),
         run: Vec::new(),
     };
     let mut events = Events::with_capacity(256);
@@ -62,15 +62,15 @@ pub(crate) fn run(args: &FloorArgs) -> Result<()> {
         poll.poll(&mut events, None)?;
         for event in &events {
             match event.token() {
-                LISTENER => floor.to_peer()?,
-                Token(relay) => floor.to_client(relay)?,
+                LISTENER => floor.pass_to_peer()?,
+                Token(relay) => floor.pass_to_client(relay)?,
             }
         }
     }
 }
 
 impl Floor {
-    fn to_peer(&mut self) -> Result<()> {
+    fn pass_to_peer(&mut self) -> Result<()> {
         for _ in 0..MAX_RECEIVES {
             let groups = self.receiver.receive(&self.listener)?;
             for index in 0..groups {
@@ -88,7 +88,7 @@ impl Floor {
         Ok(())
     }
 
-    fn to_client(&mut self, relay: usize) -> Result<()> {
+    fn pass_to_client(&mut self, relay: usize) -> Result<()> {
         for _ in 0..MAX_RECEIVES {
             let groups = self.receiver.receive(&self.relays[relay].0)?;
             for index in 0..groups {

@@ -176,7 +176,7 @@ impl Load {
             peer,
             clients,
             receiver: Receiver::new(8),
-            sender: Sender::new(),
+            sender: Sender::default(),
             begin: Instant::now(),
             offered: 0,
             at_peer: 0,

@@ -121,7 +121,9 @@ impl Comparison {
 
     /// A row of the table.
     pub(crate) fn row(&self) -> String {
-        let show = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+        let show = |value: Option<f64>| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
+        };
         format!(
             "{:8} {:7} {:>8} {:>8} {:>8} {:>8}   {:>6} {:>6} {:>6}",
             self.workload.name,

@@ -144,11 +144,6 @@ pub enum Command {
         /// Its name.
         relay: RelayId,
     },
-    /// Close the connection of a stream client once everything is written.
-    CloseClient {
-        /// The client.
-        client: Client,
-    },
     /// Connect to a peer, and answer by `Server::connected` (RFC 6062 section 5.2).
     Connect {
         /// Name of the connection to be.

@@ -128,9 +128,4 @@ impl Receiver {
     pub fn arena(&self) -> &[u8] {
         &self.arena
     }
-
-    /// What was received, to be decoded in place.
-    pub fn arena_mut(&mut self) -> &mut [u8] {
-        &mut self.arena
-    }
 }

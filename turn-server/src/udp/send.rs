@@ -68,13 +68,14 @@ pub struct Sender {
     segments_at_once: bool,
 }
 
-impl Sender {
-    /// Makes one.
-    pub fn new() -> Self {
+impl Default for Sender {
+    fn default() -> Self {
         let slices = Vec::with_capacity(3 * MAX_SEGMENTS);
         Self { slices, control: Control([0; CONTROL]), segments_at_once: true }
     }
+}
 
+impl Sender {
     /// Sends datagrams of the same size (the last may be shorter); returns how many went.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ fn a_run_arrives_as_the_datagrams_that_it_is() {
             let run = segments(header.clone(), padding, &[1000, 1000, 500]);
             let destination =
                 Destination { to: to.local_addr().unwrap(), from: None, tos: 0x2E << 2 };
-            let sent = Sender::new().send_run(&from, destination, &run, memory).unwrap();
+            let sent = Sender::default().send_run(&from, destination, &run, memory).unwrap();
             assert_eq!(sent, 3);
             for (segment, (bytes, tos, _)) in run.iter().zip(receive(&to, 3)) {
                 let expected = [
@@ -78,7 +78,7 @@ fn segments_above_the_mtu_go_one_by_one() {
     let arena = vec![7; 65_000];
     let run = segments(0..0, 0, &[40_000, 25_000]);
     let destination = Destination { to: to.local_addr().unwrap(), from: None, tos: 0 };
-    assert_eq!(Sender::new().send_run(&from, destination, &run, plain(&arena)).unwrap(), 2);
+    assert_eq!(Sender::default().send_run(&from, destination, &run, plain(&arena)).unwrap(), 2);
     let lengths: Vec<usize> = receive(&to, 2).iter().map(|(bytes, _, _)| bytes.len()).collect();
     assert_eq!(lengths, [40_000, 25_000]);
 }
@@ -88,7 +88,7 @@ fn empty_datagrams_are_datagrams() {
     let (from, to) = pair(LOOPBACK);
     let destination = Destination { to: to.local_addr().unwrap(), from: None, tos: 0 };
     let run = segments(0..0, 0, &[0]);
-    assert_eq!(Sender::new().send_run(&from, destination, &run, plain(&[])).unwrap(), 1);
+    assert_eq!(Sender::default().send_run(&from, destination, &run, plain(&[])).unwrap(), 1);
     assert_eq!(receive(&to, 1)[0].0, b"");
 }
 
@@ -103,7 +103,9 @@ fn a_listener_on_all_addresses_answers_from_the_one_that_was_asked() {
     let local = receive(&listener, 1)[0].2;
     assert_eq!(local, Some(asked.ip()));
     let destination = Destination { to: client.local_addr().unwrap(), from: local, tos: 0 };
-    Sender::new().send_run(&listener, destination, &segments(0..0, 0, &[1]), plain(b"y")).unwrap();
+    Sender::default()
+        .send_run(&listener, destination, &segments(0..0, 0, &[1]), plain(b"y"))
+        .unwrap();
     let mut buffer = [0; 10];
     let end = Instant::now() + Duration::from_secs(5);
     let (_, from) = loop {
@@ -121,7 +123,7 @@ fn an_icmp_error_is_told_and_does_not_stop_the_socket() {
     let peer = closed.local_addr().unwrap();
     drop(closed);
     let (to, _) = pair(LOOPBACK);
-    let mut sender = Sender::new();
+    let mut sender = Sender::default();
     let run = segments(0..0, 0, &[3]);
     let send = |sender: &mut Sender, to| {
         sender.send_run(&from, Destination { to, from: None, tos: 0 }, &run, plain(b"abc"))

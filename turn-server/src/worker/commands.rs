@@ -48,7 +48,6 @@ impl Worker {
                         *entry = None;
                     }
                 }
-                Command::CloseClient { client } => self.close_client(client),
                 Command::Connect { connection, relay, peer } => {
                     self.connect_peer(connection, relay.slot(), peer, now);
                 }

@@ -88,14 +88,11 @@ impl Worker {
                 return;
             };
             let id = *id;
-            let groups = match self.receiver.receive(socket) {
-                Ok(groups) => groups,
+            let Ok(groups) = self.receiver.receive(socket) else {
                 // An ICMP error, which is in the error queue, too.
-                Err(_) => {
-                    self.take_icmp_errors(slot, now);
-                    self.again.insert(Source::Relay(slot));
-                    return;
-                }
+                self.take_icmp_errors(slot, now);
+                self.again.insert(Source::Relay(slot));
+                return;
             };
             for group in 0..groups {
                 let Some(datagrams) = self.receiver.datagrams(group) else { continue };

@@ -160,18 +160,6 @@ impl Worker {
         }
     }
 
-    /// Says good-bye to a client.
-    pub(super) fn close_secured(&mut self, client: Client) {
-        if client.transport != Transport::Dtls {
-            return;
-        }
-        let Some((number, _)) = self.listener_of(client.local) else { return };
-        if let Some(mut secured) = self.secure.remove(&(number, client.remote)) {
-            secured.session.close();
-            self.flush_session(&mut secured);
-        }
-    }
-
     /// Repeats lost flights, and ends sessions without allocations.
     pub(super) fn sweep_secured(&mut self, now: Instant) {
         let keys: Vec<(usize, SocketAddr)> = self.secure.keys().copied().collect();

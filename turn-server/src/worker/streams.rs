@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Registry;
@@ -91,9 +92,8 @@ impl Worker {
             return;
         }
         let mut chunk = std::mem::take(&mut self.chunk);
-        let registry = self.registry.try_clone();
-        let result = registry
-            .and_then(|registry| self.read_stream(number, &mut stream, &registry, &mut chunk, now));
+        let registry = Arc::clone(&self.registry);
+        let result = self.read_stream(number, &mut stream, &registry, &mut chunk, now);
         self.chunk = chunk;
         match result {
             Ok(progress) => {
@@ -120,7 +120,7 @@ impl Worker {
         now: Instant,
     ) -> io::Result<Progress> {
         let StreamClient { connection, transport, framer, client, spliced, .. } = stream;
-        let rules = std::sync::Arc::clone(&self.rules);
+        let rules = Arc::clone(&self.rules);
         connection.read(registry, &rules, chunk, |connection, bytes| {
             if let Some(peer) = spliced {
                 return self.pass_to_peer(*peer, bytes);
@@ -231,17 +231,6 @@ impl Worker {
         }
         // Keeps its memory.
         self.dirty = dirty;
-    }
-
-    /// Closes a connection once everything is written.
-    pub(super) fn close_client(&mut self, client: Client) {
-        if let Some(&number) = self.by_client.get(&client)
-            && let Some(stream) = self.connections.get_mut(&number)
-        {
-            stream.is_closing = true;
-            self.dirty.push(number);
-        }
-        self.close_secured(client);
     }
 
     pub(super) fn end_stream(&mut self, stream: StreamClient, error: &io::Error) {

@@ -141,9 +141,7 @@ impl Played {
                     let result = bind.map_err(|_| ConnectError::Unreachable);
                     self.server.connected(connection, result, self.now);
                 }
-                Command::CloseClient { .. }
-                | Command::Splice { .. }
-                | Command::CloseConnection { .. } => {}
+                Command::Splice { .. } | Command::CloseConnection { .. } => {}
             }
         }
     }

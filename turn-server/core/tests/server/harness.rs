@@ -150,8 +150,7 @@ impl Turn {
                 Command::Close { relay } => {
                     self.relays.remove(&relay);
                 }
-                Command::CloseClient { .. }
-                | Command::Connect { .. }
+                Command::Connect { .. }
                 | Command::Splice { .. }
                 | Command::CloseConnection { .. } => self.commands.push(command),
             }
