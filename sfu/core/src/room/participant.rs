@@ -282,7 +282,6 @@ impl Participant {
             version: self.version + 1,
             tracks: Vec::new(),
             data_tracks: Vec::new(),
-            is_publisher: false,
             disconnect_reason: reason.into(),
             ..self.info()
         }

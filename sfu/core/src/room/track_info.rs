@@ -1,7 +1,8 @@
 //! What the others are told of a track, made from what its publisher announced.
 
 use livekit_protocol::{
-    AddTrackRequest, SimulcastCodecInfo, TrackInfo, TrackSource, TrackType, video_layer,
+    AddTrackRequest, BackupCodecPolicy, SimulcastCodecInfo, TrackInfo, TrackSource, TrackType,
+    video_layer,
 };
 
 use crate::media::CodecKind;
@@ -50,7 +51,11 @@ pub(super) fn track_info(request: &AddTrackRequest, rng: &mut rand::rngs::StdRng
         encryption: request.encryption,
         stream: stream_name(request),
         audio_features: request.audio_features.clone(),
-        backup_codec_policy: request.backup_codec_policy,
+        backup_codec_policy: match request.r#type() {
+            // As LiveKit says of audio, whose copies are made beside each other if at all.
+            TrackType::Audio => BackupCodecPolicy::Simulcast.into(),
+            TrackType::Video | TrackType::Data => request.backup_codec_policy,
+        },
         packet_trailer_features: request.packet_trailer_features.clone(),
         ..TrackInfo::default()
     }
@@ -77,7 +82,8 @@ fn layer_mode(request: &AddTrackRequest) -> video_layer::Mode {
         matches!(codec, Some(CodecKind::Vp9 | CodecKind::Av1))
     };
     match (request.r#type(), said) {
-        (TrackType::Audio | TrackType::Data, _) => video_layer::Mode::Unused,
+        (TrackType::Data, _) => video_layer::Mode::Unused,
+        (TrackType::Audio, _) => video_layer::Mode::OneSpatialLayerPerStream,
         (TrackType::Video, video_layer::Mode::Unused) if scalable() => {
             video_layer::Mode::MultipleSpatialLayersPerStream
         }
