@@ -159,6 +159,10 @@ impl RedisStore {
         self.shared.lock().lease.heard(peers, boot_time());
     }
 
+    pub(super) fn fenced_term(&self) -> u64 {
+        self.shared.lock().lease.fenced_term()
+    }
+
     pub(super) fn term(&self) -> u64 {
         self.shared.lock().lease.term()
     }
@@ -193,7 +197,7 @@ impl RedisStore {
 
     fn renewed(&self, sent_at: Duration, was_known: bool, nodes: Vec<Candidate>) {
         let mut shared = self.shared.lock();
-        let is_back = shared.lease.renewed(sent_at, was_known, nodes.len() <= 1);
+        let is_back = shared.lease.renewed(sent_at, boot_time(), was_known, nodes.len() <= 1);
         shared.nodes = nodes;
         if is_back {
             tracing::info!(nodes = shared.nodes.len(), was_known, "Redis answers");
@@ -241,6 +245,9 @@ impl RedisStore {
     }
 
     pub(super) async fn claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
+        if !self.standing().may_claim() {
+            return Err(PlacementError::NotRenewing);
+        }
         let sid = RoomSid::generate(&mut rand::rng());
         let mut nodes = self.nodes();
         // A node that left since the last renewal is still in the list: then another is asked.
@@ -275,8 +282,10 @@ impl RedisStore {
         &self,
         room: &RoomName,
         sid: &RoomSid,
+        asserts: bool,
     ) -> Result<Option<Home>, PlacementError> {
-        self.try_claim(room, self.id.as_str(), sid, KEEP).await
+        let candidate = if asserts { self.id.as_str() } else { NOBODY };
+        self.try_claim(room, candidate, sid, KEEP).await
     }
 
     pub(super) async fn hand_over(

@@ -29,8 +29,8 @@ const KEEP_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Stored {
     /// The room's state of this version was written, as far as one can tell.
     Written,
-    /// The home was asked for in this term.
-    Kept(u64, Result<Option<Home>, PlacementError>),
+    /// The home was asked for in this term, and asserted or not.
+    Kept(u64, bool, Result<Option<Home>, PlacementError>),
 }
 
 type Work = Fuse<Pin<Box<dyn Future<Output = Stored> + Send>>>;
@@ -106,9 +106,9 @@ impl RoomHome {
 
     /// Takes an answer of the store; `true` when the room has another home and ends here.
     pub(super) fn stored(&mut self, stored: Stored) -> bool {
-        let (term, kept) = match stored {
+        let (term, asserted, kept) = match stored {
             Stored::Written => return false,
-            Stored::Kept(term, kept) => (term, kept),
+            Stored::Kept(term, asserted, kept) => (term, asserted, kept),
         };
         let own = self.placement.node_id();
         let kept = match kept {
@@ -117,14 +117,13 @@ impl RoomHome {
                 tracing::warn!(room = %self.name, home = home.node.name, "Room has another home");
                 Kept::Elsewhere
             }
-            // Neither this node's lease nor a home is there: the next renewal says more.
-            Ok(None) => Kept::Unknown,
+            Ok(None) => Kept::Nowhere,
             Err(error) => {
                 tracing::warn!(room = %self.name, %error, "Room's home not kept");
                 Kept::Unknown
             }
         };
-        match self.hold.kept(term, kept) {
+        match self.hold.kept(term, asserted, kept) {
             Verdict::Stays => false,
             Verdict::Rewrite => {
                 self.written = None;
@@ -149,13 +148,13 @@ impl RoomHome {
             (self.name.clone(), self.sid.clone(), self.hold.epoch().to_owned());
         let version = room.state_version();
         if std::mem::take(&mut self.is_keep_due) {
+            let (term, asserts) = (placement.term(), self.hold.may_assert(placement.fenced_term()));
             let work = async move {
-                let term = placement.term();
-                let kept = placement.keep(&name, &sid).await;
+                let kept = placement.keep(&name, &sid, asserts).await;
                 if !matches!(kept, Ok(Some(_))) {
                     tokio::time::sleep(KEEP_PAUSE).await;
                 }
-                Stored::Kept(term, kept)
+                Stored::Kept(term, asserts, kept)
             };
             self.work = work.boxed().fuse();
         } else if self.written != Some(version) {

@@ -31,7 +31,8 @@ fn run(seed: u64, bug: Bug) -> Result<(), String> {
     }
     let end = world.now + FAULTS;
     while world.now < end {
-        fault(&mut world);
+        let faults_from = world.now + fault(&mut world);
+        world.run_until(faults_from)?;
         let room = world.rng.random_range(0..ROOMS);
         world.join(&format!("room-{room}"), 0);
         let pause = world.rng.random_range(100..4_000);
@@ -53,12 +54,17 @@ fn run(seed: u64, bug: Bug) -> Result<(), String> {
     Ok(())
 }
 
-/// Something goes wrong, or is right again.
-fn fault(world: &mut World) {
+/// Something goes wrong, or is right again. Returns for how long nothing else does.
+fn fault(world: &mut World) -> u64 {
     let living = world.living();
     let index = living[world.rng.random_range(0..living.len())];
     match world.rng.random_range(0..14) {
-        0 => world.restart(index),
+        // A node that is cut off asks the others whom it knows: one that began meanwhile, or that
+        // it has not heard of yet, is beyond any rule of leases.
+        0 if world.is_whole() => {
+            world.restart(index);
+            return 3_000;
+        }
         1 | 2 => {
             let millis = world.rng.random_range(500..15_000);
             world.freeze(index, millis);
@@ -71,11 +77,12 @@ fn fault(world: &mut World) {
             world.forget();
             world.is_store_up = true;
         }
-        9 => (world.loss, world.latest) = (0.3, 2_500),
+        9 => (world.loss, world.latest) = (0.05, 700),
         10 => world.set_state(index, NodeState::Draining),
         11 => world.set_state(index, NodeState::Cordoned),
         _ => world.heal(),
     }
+    0
 }
 
 fn seeds() -> Vec<u64> {

@@ -49,7 +49,7 @@ struct Node {
 enum Request {
     Renew { is_first: bool, record: Box<NodeRecord> },
     Claim { room: String, candidate: String, sid: String },
-    Keep { room: String, sid: String },
+    Keep { room: String, sid: String, asserts: bool },
     Move { room: String, epoch: String, candidate: String },
     Write { room: String, epoch: String },
 }
@@ -204,6 +204,13 @@ impl World {
         self.has_forgotten = true;
     }
 
+    /// Whether every process runs and reaches Redis and the others.
+    pub(crate) fn is_whole(&self) -> bool {
+        let is_whole =
+            |node: &Node| node.frozen_until <= self.now && node.reaches_store && node.reaches_peers;
+        self.is_store_up && self.nodes.iter().all(|node| node.is_dead || is_whole(node))
+    }
+
     /// Ends all faults.
     pub(crate) fn heal(&mut self) {
         (self.loss, self.latest, self.is_store_up) = (0.0, 20, true);
@@ -353,7 +360,10 @@ impl World {
             Request::Claim { room, candidate, sid } => {
                 Response::Home(store.claim(&room, &candidate, &sid, false))
             }
-            Request::Keep { room, sid } => Response::Home(store.claim(&room, &own, &sid, true)),
+            Request::Keep { room, sid, asserts } => {
+                let candidate = if asserts { &own } else { "none" };
+                Response::Home(store.claim(&room, candidate, &sid, true))
+            }
             Request::Move { room, epoch, candidate } => {
                 let was_home = store.row(&room).is_some_and(|row| row.node == own);
                 let answer = store.move_room(&room, (&own, number(&epoch)), &candidate, ("m", "s"));
@@ -389,8 +399,8 @@ impl World {
             (Request::Claim { room, .. }, Response::Home(answer)) => {
                 self.claimed(index, term, &room, answer)?;
             }
-            (Request::Keep { room, .. }, Response::Home(answer)) => {
-                self.kept(index, term, &room, Some(answer));
+            (Request::Keep { room, asserts, .. }, Response::Home(answer)) => {
+                self.kept(index, (term, asserts), &room, Some(answer));
             }
             (Request::Move { room, .. }, Response::Home(answer)) => match answer {
                 Answer::Home(..) => {
@@ -419,7 +429,8 @@ impl World {
         let candidate = |(record, reservations)| Candidate { record, reservations };
         node.known = nodes.into_iter().map(candidate).collect();
         let is_alone = node.known.len() <= 1;
-        if node.lease.renewed(Duration::from_millis(sent_at), was_known, is_alone) {
+        let (sent_at, now) = (Duration::from_millis(sent_at), Duration::from_millis(self.now));
+        if node.lease.renewed(sent_at, now, was_known, is_alone) {
             let rooms: Vec<String> = node.rooms.keys().cloned().collect();
             for room in rooms {
                 self.keep(index, &room);
@@ -433,7 +444,9 @@ impl World {
             Request::Renew { .. } => {
                 self.nodes[index].lease.missed();
             }
-            Request::Keep { room, .. } => self.kept(index, pending.term, &room, None),
+            Request::Keep { room, asserts, .. } => {
+                self.kept(index, (pending.term, asserts), &room, None);
+            }
             // It may have moved all the same.
             Request::Move { room, .. } => self.doubt(index, &room),
             Request::Claim { room, .. } => self.join(&room, 500),
@@ -442,14 +455,22 @@ impl World {
     }
 
     fn keep(&mut self, index: usize, room: &str) {
+        let fenced_term = self.nodes[index].lease.fenced_term();
         let Some(local) = self.nodes[index].rooms.get_mut(room) else { return };
         if !std::mem::replace(&mut local.asks, true) {
-            let request = Request::Keep { room: room.to_owned(), sid: local.sid.clone() };
+            let asserts = local.hold.may_assert(fenced_term);
+            let request = Request::Keep { room: room.to_owned(), sid: local.sid.clone(), asserts };
             self.send(index, request, CLAIM_TIMEOUT);
         }
     }
 
-    fn kept(&mut self, index: usize, term: u64, room: &str, answer: Option<Answer>) {
+    fn kept(
+        &mut self,
+        index: usize,
+        (term, asserted): (u64, bool),
+        room: &str,
+        answer: Option<Answer>,
+    ) {
         let own = self.nodes[index].record.id.to_string();
         let current = self.nodes[index].lease.term();
         let Some(local) = self.nodes[index].rooms.get_mut(room) else { return };
@@ -457,9 +478,10 @@ impl World {
         let kept = match answer {
             Some(Answer::Home(row, _)) if row.node == own => Kept::Here(row.epoch.to_string()),
             Some(Answer::Home(..)) => Kept::Elsewhere,
-            Some(Answer::Nobody | Answer::Quiet | Answer::Lost) | None => Kept::Unknown,
+            Some(Answer::Nobody | Answer::Quiet | Answer::Lost) => Kept::Nowhere,
+            None => Kept::Unknown,
         };
-        match local.hold.kept(term, kept) {
+        match local.hold.kept(term, asserted, kept) {
             Verdict::Stays | Verdict::Rewrite if !local.hold.may_admit(current) => {
                 // A further term began while the question was under way.
                 self.keep(index, room);
@@ -495,6 +517,11 @@ impl World {
         };
         if self.nodes[index].rooms.contains_key(&room) && self.may_serve(index) {
             return self.enter(index, &room);
+        }
+        let now = Duration::from_millis(self.now);
+        if !self.nodes[index].lease.standing(now).may_claim() {
+            self.join(&room, 500);
+            return Ok(());
         }
         let candidate = choose_home(&self.nodes[index].known, &mut self.rng);
         let candidate = candidate.map_or("none".to_owned(), |node| node.record.id.to_string());
@@ -591,7 +618,11 @@ impl World {
                 if local.hold.may_admit(node.lease.term())
                     && let Some(other) = homes.insert(room, node.record.id.as_str())
                 {
-                    return Err(format!("{room} is at home on {other} and {}", node.record.id));
+                    let id = &node.record.id;
+                    let what = format!("{room} is at home on {other} and {id} at {}", self.now);
+                    let of_room = |node: &&Node| node.rooms.contains_key(room);
+                    let states: Vec<_> = self.nodes.iter().filter(of_room).collect();
+                    return Err(format!("{what}: {states:#?}"));
                 }
             }
         }
