@@ -38,8 +38,13 @@ fn rooms_move(live_cluster: &LiveCluster) -> Result<()> {
     }
     await_everybody_meets(&clients, MEDIA_TIMEOUT)?;
     let case = Case { live_cluster, access, http, clients, room_sid: anna.report()?.room_sid };
-    case.delete_the_home()?;
-    case.replace_all_pods()
+    // Both are measured, whatever becomes of the first.
+    let deleted = case.delete_the_home();
+    let replaced = case.replace_all_pods();
+    match (deleted, replaced) {
+        (Err(deleted), Err(replaced)) => Err(replaced.context(format!("{deleted:#}"))),
+        (deleted, replaced) => deleted.and(replaced),
+    }
 }
 
 /// A room with everybody in it.

@@ -53,6 +53,9 @@ pub enum PlacementError {
     /// Redis was away, and homes assert themselves before anybody gets a new one.
     #[error("rooms are being found again")]
     Quiet,
+    /// This node does not reach Redis well enough to give homes.
+    #[error("rooms cannot be placed from here at the moment")]
+    NotRenewing,
     /// Redis cannot be asked, so a new room cannot be placed safely.
     #[error("rooms cannot be placed at the moment")]
     Unavailable(#[from] StoreError),
@@ -91,8 +94,8 @@ impl Placement {
         }
     }
 
-    /// Asserts that a living room is here: keeps its row, or writes it anew where Redis lost
-    /// it. Answers where the room's home is by now.
+    /// Asserts that a living room is here: keeps its row, or, where `asserts`, writes it anew if
+    /// Redis lost it. Answers where the room's home is by now.
     ///
     /// # Errors
     ///
@@ -101,10 +104,11 @@ impl Placement {
         &self,
         room: &RoomName,
         sid: &RoomSid,
+        asserts: bool,
     ) -> Result<Option<Home>, PlacementError> {
         match self {
             Self::Memory(store) => Ok(store.claim(room)),
-            Self::Redis(store) => store.keep(room, sid).await,
+            Self::Redis(store) => store.keep(room, sid, asserts).await,
         }
     }
 
@@ -173,6 +177,15 @@ impl Placement {
         match self {
             Self::Memory(_) => 0,
             Self::Redis(store) => store.term(),
+        }
+    }
+
+    /// The term that began when this node had stopped to act as a home (see
+    /// `sfu_core::placement::Lease::fenced_term`).
+    pub fn fenced_term(&self) -> u64 {
+        match self {
+            Self::Memory(_) => 0,
+            Self::Redis(store) => store.fenced_term(),
         }
     }
 

@@ -28,7 +28,6 @@ use crate::keys::Keys;
 use crate::rooms::RoomGauges;
 use crate::rtc::RoomMedia;
 use crate::webhooks::RoomWebhooks;
-use home::Verdict;
 pub use home::{ADOPT, RoomHome};
 
 /// Inputs that wait for a room.
@@ -255,7 +254,7 @@ impl RoomTask {
                 Some(event) = self.events.recv() => self.room.handle_media(event, now()),
                 () = tokio::time::sleep_until(wake_at.into()) => self.room.handle_timeout(now()),
                 stored = self.home.next() => if let Some(stored) = stored
-                    && self.home.stored(stored) == Verdict::Gone
+                    && self.home.stored(stored)
                 {
                     self.room.close(RoomCloseReason::Drain, now());
                 },

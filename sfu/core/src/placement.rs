@@ -1,6 +1,7 @@
 //! Which node becomes the home of a room, and whether this one may be a home at the moment.
 
 mod drain;
+mod lease;
 mod standing;
 
 use contract::ids::NodeId;
@@ -8,6 +9,7 @@ use contract::redis::{NodeRecord, NodeState};
 use rand::{Rng, RngExt as _};
 
 pub use drain::{closing_rate, pause_between_moves};
+pub use lease::{Hold, Kept, Lease, Verdict};
 pub use standing::{Peers, Standing};
 
 /// Forwarded packets a second that weigh as much as one room: a room of three with video.

@@ -14,7 +14,7 @@ use contract::redis::{
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use sfu_core::placement::{Candidate, Peers, Standing, choose_home};
+use sfu_core::placement::{Candidate, Lease, Peers, Standing, choose_home};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -67,14 +67,7 @@ pub enum StoreError {
 struct Shared {
     nodes: Vec<Candidate>,
     state: NodeState,
-    /// When the last renewal that succeeded was sent, on the clock that goes on in suspension.
-    renewed_at: Option<Duration>,
-    /// Redis did not answer the last renewal.
-    is_away: bool,
-    /// What the others said of Redis since it is away.
-    peers: Peers,
-    /// Rises when the lease had ended before it was renewed.
-    term: u64,
+    lease: Lease,
 }
 
 /// Room homes and this node's lease in Redis.
@@ -129,14 +122,7 @@ impl RedisStore {
             .set_response_timeout(Some(ANSWER_TIMEOUT))
             .set_number_of_retries(1);
         let connection = ConnectionManager::new_lazy_with_config(Client::open(info)?, options)?;
-        let shared = Shared {
-            nodes: Vec::new(),
-            state: NodeState::Open,
-            renewed_at: None,
-            is_away: false,
-            peers: Peers::Silent,
-            term: 0,
-        };
+        let shared = Shared { nodes: Vec::new(), state: NodeState::Open, lease: Lease::default() };
         Ok(Self {
             connection,
             keys: Keys::new(cluster_uid),
@@ -168,21 +154,23 @@ impl RedisStore {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        let shared = self.shared.lock();
-        let since_renewal = shared.renewed_at.map(|at| boot_time().saturating_sub(at));
-        Standing { since_renewal, peers: shared.peers }
+        self.shared.lock().lease.standing(boot_time())
     }
 
     pub(super) fn set_peers(&self, peers: Peers) {
-        self.shared.lock().peers = peers;
+        self.shared.lock().lease.heard(peers, boot_time());
+    }
+
+    pub(super) fn fenced_term(&self) -> u64 {
+        self.shared.lock().lease.fenced_term()
     }
 
     pub(super) fn term(&self) -> u64 {
-        self.shared.lock().term
+        self.shared.lock().lease.term()
     }
 
     pub(super) fn has_held_lease(&self) -> bool {
-        self.shared.lock().renewed_at.is_some()
+        self.shared.lock().lease.was_held()
     }
 
     /// Renews the lease until [`Self::leave`]; `load` is asked each time.
@@ -200,12 +188,10 @@ impl RedisStore {
             match self.renew(load()).await {
                 Ok((was_known, nodes)) => self.renewed(sent_at, was_known, nodes),
                 Err(error) => {
-                    let mut shared = self.shared.lock();
-                    if !shared.is_away {
+                    if self.shared.lock().lease.missed() {
                         let error = &error as &dyn std::error::Error;
                         tracing::warn!(error, "Lease not renewed");
                     }
-                    shared.is_away = true;
                 }
             }
         }
@@ -213,17 +199,9 @@ impl RedisStore {
 
     fn renewed(&self, sent_at: Duration, was_known: bool, nodes: Vec<Candidate>) {
         let mut shared = self.shared.lock();
-        // The lease had ended, or Redis is back so soon that nobody noticed but without what it
-        // held: until a room is confirmed, it may have another home.
-        let is_new_term = shared.renewed_at.is_some() && !was_known;
-        if is_new_term {
-            shared.term += 1;
-        }
-        shared.peers = if nodes.len() > 1 { Peers::Silent } else { Peers::None };
-        let was_away = std::mem::replace(&mut shared.is_away, false);
-        shared.renewed_at = Some(sent_at);
+        let is_back = shared.lease.renewed(sent_at, boot_time(), was_known, nodes.len() <= 1);
         shared.nodes = nodes;
-        if was_away || is_new_term {
+        if is_back {
             tracing::info!(nodes = shared.nodes.len(), was_known, "Redis answers");
             drop(shared);
             self.returned.send_replace(());
@@ -234,7 +212,7 @@ impl RedisStore {
     async fn renew(&self, load: NodeLoad) -> Result<(bool, Vec<Candidate>), StoreError> {
         let (state, is_first) = {
             let shared = self.shared.lock();
-            (shared.state, shared.renewed_at.is_none())
+            (shared.state, !shared.lease.was_held())
         };
         let record = NodeRecord {
             id: self.id.clone(),
@@ -269,6 +247,9 @@ impl RedisStore {
     }
 
     pub(super) async fn claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
+        if !self.standing().may_claim() {
+            return Err(PlacementError::NotRenewing);
+        }
         let sid = RoomSid::generate(&mut rand::rng());
         let mut nodes = self.nodes();
         // A node that left since the last renewal is still in the list: then another is asked.
@@ -303,8 +284,10 @@ impl RedisStore {
         &self,
         room: &RoomName,
         sid: &RoomSid,
+        asserts: bool,
     ) -> Result<Option<Home>, PlacementError> {
-        self.try_claim(room, self.id.as_str(), sid, KEEP).await
+        let candidate = if asserts { self.id.as_str() } else { NOBODY };
+        self.try_claim(room, candidate, sid, KEEP).await
     }
 
     pub(super) async fn hand_over(

@@ -50,10 +50,8 @@ pub async fn watch_peers(store: &RedisStore, peers: Arc<PeerClient>, own_name: &
             None if others.is_empty() => Peers::None,
             None => Peers::Silent,
         };
-        if store.standing().wants_peers() {
-            tracing::debug!(?said, "Redis does not answer");
-            store.set_peers(said);
-        }
+        tracing::debug!(?said, "Redis does not answer");
+        store.set_peers(said);
     }
 }
 

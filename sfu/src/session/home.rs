@@ -9,6 +9,7 @@ use contract::ids::{RoomName, RoomSid};
 use contract::redis::{NodeRecord, ROOM_RENEWAL};
 use futures::FutureExt as _;
 use futures::future::Fuse;
+use sfu_core::placement::{Hold, Kept, Verdict};
 use sfu_core::room::Room;
 use tokio::sync::watch;
 use tokio::time::{Interval, interval};
@@ -28,17 +29,8 @@ const KEEP_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Stored {
     /// The room's state of this version was written, as far as one can tell.
     Written,
-    /// The home was asked for in this term.
-    Kept(u64, Result<Option<Home>, PlacementError>),
-}
-
-/// What is to be done with the room after an answer of the store.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It stays.
-    Stays,
-    /// It has another home.
-    Gone,
+    /// The home was asked for in this term, and asserted or not.
+    Kept(u64, bool, Result<Option<Home>, PlacementError>),
 }
 
 type Work = Fuse<Pin<Box<dyn Future<Output = Stored> + Send>>>;
@@ -48,17 +40,13 @@ pub struct RoomHome {
     name: RoomName,
     /// Outlives the home.
     sid: RoomSid,
-    /// Under which this node is the home.
-    epoch: String,
+    hold: Hold,
     placement: Arc<Placement>,
     peers: Option<Arc<PeerClient>>,
     node_name: String,
-    /// The node's term in which the home was confirmed; `None` while it is doubtful.
-    confirmed: Option<u64>,
     /// Version of the room's state that the store has.
     written: Option<u64>,
     is_keep_due: bool,
-    has_moved: bool,
     work: Work,
     renewal: Interval,
     returns: watch::Receiver<()>,
@@ -80,14 +68,12 @@ impl RoomHome {
         Self {
             name,
             sid: home.sid.clone(),
-            epoch: home.epoch.clone(),
+            hold: Hold::new(home.epoch.clone(), term),
             placement,
             peers,
             node_name,
-            confirmed: Some(term),
             written: None,
             is_keep_due: false,
-            has_moved: false,
             work: Fuse::terminated(),
             renewal,
             returns,
@@ -99,12 +85,12 @@ impl RoomHome {
     }
 
     pub(super) fn epoch(&self) -> &str {
-        &self.epoch
+        self.hold.epoch()
     }
 
     /// Whether the room may admit participants.
     pub(super) fn may_admit(&self) -> bool {
-        self.placement.may_admit() && self.confirmed == Some(self.placement.term())
+        self.placement.may_admit() && self.hold.may_admit(self.placement.term())
     }
 
     /// Waits until there is something to do or an answer is there. Cancel-safe.
@@ -118,53 +104,57 @@ impl RoomHome {
         None
     }
 
-    /// Takes an answer of the store.
-    pub(super) fn stored(&mut self, stored: Stored) -> Verdict {
-        let (term, kept) = match stored {
-            Stored::Written => return Verdict::Stays,
-            Stored::Kept(term, kept) => (term, kept),
+    /// Takes an answer of the store; `true` when the room has another home and ends here.
+    pub(super) fn stored(&mut self, stored: Stored) -> bool {
+        let (term, asserted, kept) = match stored {
+            Stored::Written => return false,
+            Stored::Kept(term, asserted, kept) => (term, asserted, kept),
         };
-        match kept {
-            Ok(Some(home)) if home.node.id == self.placement.node_id() => {
-                if home.epoch != self.epoch {
-                    // The row was lost and is written anew.
-                    self.epoch = home.epoch;
-                    self.written = None;
-                }
-                self.confirmed = Some(term);
-            }
+        let own = self.placement.node_id();
+        let kept = match kept {
+            Ok(Some(home)) if home.node.id == own => Kept::Here(home.epoch),
             Ok(Some(home)) => {
                 tracing::warn!(room = %self.name, home = home.node.name, "Room has another home");
-                self.has_moved = true;
-                return Verdict::Gone;
+                Kept::Elsewhere
             }
-            // Neither this node's lease nor a home is there: the next renewal says more.
-            Ok(None) => self.is_keep_due = true,
+            Ok(None) => Kept::Nowhere,
             Err(error) => {
                 tracing::warn!(room = %self.name, %error, "Room's home not kept");
-                self.is_keep_due = true;
+                Kept::Unknown
             }
+        };
+        match self.hold.kept(term, asserted, kept) {
+            Verdict::Stays => false,
+            Verdict::Rewrite => {
+                self.written = None;
+                false
+            }
+            Verdict::AskAgain => {
+                self.is_keep_due = true;
+                false
+            }
+            Verdict::Gone => true,
         }
-        Verdict::Stays
     }
 
     /// Begins what is due next, unless the store has not answered the last yet.
     pub(super) fn go_on(&mut self, room: &Room) {
         use futures::future::FusedFuture as _;
-        if !self.work.is_terminated() || self.has_moved {
+        if !self.work.is_terminated() || self.hold.has_moved() {
             return;
         }
         let placement = Arc::clone(&self.placement);
-        let (name, sid, epoch) = (self.name.clone(), self.sid.clone(), self.epoch.clone());
+        let (name, sid, epoch) =
+            (self.name.clone(), self.sid.clone(), self.hold.epoch().to_owned());
         let version = room.state_version();
         if std::mem::take(&mut self.is_keep_due) {
+            let (term, asserts) = (placement.term(), self.hold.may_assert(placement.fenced_term()));
             let work = async move {
-                let term = placement.term();
-                let kept = placement.keep(&name, &sid).await;
+                let kept = placement.keep(&name, &sid, asserts).await;
                 if !matches!(kept, Ok(Some(_))) {
                     tokio::time::sleep(KEEP_PAUSE).await;
                 }
-                Stored::Kept(term, kept)
+                Stored::Kept(term, asserts, kept)
             };
             self.work = work.boxed().fuse();
         } else if self.written != Some(version) {
@@ -182,10 +172,10 @@ impl RoomHome {
     /// here; then the new home begins it. `true` when the room is to end here.
     pub(super) async fn hand_over(&mut self, room: &Room) -> bool {
         let (metadata, state) = (room.info().metadata, room.state().to_json());
-        match self.placement.hand_over(&self.name, &self.epoch, &metadata, &state).await {
+        match self.placement.hand_over(&self.name, self.hold.epoch(), &metadata, &state).await {
             Ok(HandOver::Moved(home)) => {
                 tracing::info!(room = %self.name, home = home.node.name, "Room moves");
-                self.has_moved = true;
+                self.hold.moved();
                 self.adopt(&home.node).await;
                 true
             }
@@ -205,7 +195,7 @@ impl RoomHome {
 
     /// Has the home confirmed before the next join.
     fn doubt(&mut self) {
-        self.confirmed = None;
+        self.hold.doubt();
         self.is_keep_due = true;
     }
 
@@ -219,8 +209,8 @@ impl RoomHome {
 
     /// The room is over: the next of its name is another.
     pub(super) async fn release(&mut self) {
-        if !self.has_moved {
-            self.placement.release(&self.name, &self.epoch).await;
+        if !self.hold.has_moved() {
+            self.placement.release(&self.name, self.hold.epoch()).await;
         }
     }
 }

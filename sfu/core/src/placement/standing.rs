@@ -2,8 +2,9 @@
 //!
 //! With Redis answering, a lease that lives is all there is to know. Without, the node must find
 //! out who is away. If a peer still renews, this node is cut off, and others will take its rooms:
-//! it fences before its lease ends. If peers answer and none renews, Redis is down, nobody can take
-//! a room from anybody, and everybody goes on. If nobody answers, the node cannot tell and fences,
+//! it fences before its lease ends. If peers answer and none has renewed for longer than this node,
+//! Redis is down, nobody can take a room from anybody, and everybody goes on. A Redis that ends
+//! after this node was cut off changes nothing: its rooms may be elsewhere. If nobody answers, the node cannot tell and fences,
 //! unless it was the only one.
 
 use std::time::Duration;
@@ -15,6 +16,8 @@ const FENCE_MARGIN: Duration = Duration::from_secs(1);
 /// A peer that renewed within this time still reaches Redis: had Redis ended when this node lost
 /// it, no peer's last renewal could be as young by the time that this is asked.
 const STILL_RENEWS: Duration = Duration::from_secs(2);
+/// How much later than this node a peer may have renewed last where Redis ended for both at once.
+const SAME_END: Duration = Duration::from_secs(2);
 
 /// What the other nodes said of their leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +53,17 @@ impl Standing {
         match self.peers {
             Peers::None => true,
             Peers::Silent => false,
-            Peers::Answered { youngest_renewal } => youngest_renewal >= STILL_RENEWS,
+            Peers::Answered { youngest_renewal } => {
+                let later = since_renewal.saturating_sub(youngest_renewal);
+                youngest_renewal >= STILL_RENEWS && later <= SAME_END
+            }
         }
+    }
+
+    /// Whether the node may ask for new homes: where its own renewals fail, those of living homes
+    /// may, too.
+    pub fn may_claim(&self) -> bool {
+        self.since_renewal.is_some_and(|since| since < STILL_RENEWS)
     }
 
     /// Whether it is time to ask the others: a renewal was missed.
@@ -74,6 +86,7 @@ mod tests {
             (Some(3_000), answered(1_000), false, "a peer renews: this node is cut off"),
             (Some(3_000), answered(2_000), true, "nobody renews: Redis is down"),
             (Some(600_000), answered(599_000), true, "for however long"),
+            (Some(20_000), answered(5_000), false, "it was cut off long before Redis ended"),
             (Some(3_000), Peers::Silent, false, "it cannot tell"),
             (Some(600_000), Peers::None, true, "it was the only node"),
         ];
