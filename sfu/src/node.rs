@@ -286,7 +286,8 @@ impl Node {
         }
         let term = self.placement.term();
         let sid = RoomSid::generate(&mut rand::rng());
-        let home = self.placement.keep(room, &sid).await?.ok_or(PlacementError::NoOpenNode)?;
+        let home =
+            self.placement.keep(room, &sid, true).await?.ok_or(PlacementError::NoOpenNode)?;
         Ok(self.at(room, home, term))
     }
 
