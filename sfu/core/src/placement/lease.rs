@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_node_is_the_only_one_after_a_lease_without_others() {
         let mut lease = Lease::default();
-        let cut_off = |lease: &Lease, at| lease.standing(seconds(at + 60)).may_serve();
+        let cut_off = |lease: &Lease, at: u64| lease.standing(seconds(at + 60)).may_serve();
         lease.renewed(seconds(1), seconds(1), false, true);
         assert!(!cut_off(&lease, 1), "others may come back yet");
         lease.renewed(seconds(5), seconds(5), true, true);
