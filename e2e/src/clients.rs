@@ -6,6 +6,8 @@
 
 pub mod browser;
 mod driver;
+mod freeze;
+pub mod gstreamer;
 pub mod http;
 pub mod network;
 pub mod node;
@@ -13,7 +15,6 @@ pub mod person;
 mod prepare;
 pub mod python;
 pub mod report;
-pub mod webrtc;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 pub use browser::{Browser, Tab};
+pub use freeze::longest_freeze;
 pub use http::{HttpAnswer, HttpClient};
 pub use network::Network;
 pub use person::Person;

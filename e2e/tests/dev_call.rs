@@ -9,6 +9,7 @@ use e2e::wait::eventually;
 use serde_json::json;
 
 const PORT: u16 = 17_880;
+const AIORTC_PORT: u16 = 18_170;
 
 #[test]
 fn two_tabs_and_the_python_sdk_see_and_hear_each_other() -> Result<()> {
@@ -30,6 +31,21 @@ fn h264_is_forwarded_as_h264() -> Result<()> {
         let codec = track.map(|track| track.codec.as_str());
         ensure!(codec == Some("video/H264"), "bob decodes {codec:?}");
         Ok(())
+    })
+}
+
+#[test]
+fn a_browser_and_aiortc_see_and_hear_each_other() -> Result<()> {
+    DevServer::run(AIORTC_PORT, |server| {
+        let network = Network::here();
+        let browser = Browser::start(&network)?;
+        let anna = browser.open(Person::anna())?;
+        let bob = PythonClient::start_aiortc(&network, Person::bob())?;
+        for client in [&bob as &dyn RoomClient, &anna] {
+            let token = server.access.token(&client.person().identity, "aiortc")?;
+            client.join(&server.access.url, &token)?;
+        }
+        await_everybody_meets(&[&anna, &bob], MEDIA_TIMEOUT)
     })
 }
 

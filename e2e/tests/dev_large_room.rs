@@ -9,7 +9,7 @@ use e2e::dev_server::DevServer;
 use e2e::wait::eventually;
 use serde_json::json;
 
-const PORT: u16 = 18_110;
+const PORT: u16 = 18_150;
 /// Who meets. Each decodes all others: 240 pictures at once.
 const PARTICIPANTS: u8 = 16;
 /// How many leave in the end.

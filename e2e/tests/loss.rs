@@ -1,10 +1,11 @@
 //! Do pictures and sound go on when the network loses packets?
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use e2e::clients::{
     Browser, MEDIA_TIMEOUT, Network, Person, PythonClient, RoomClient, await_everybody_meets,
+    longest_freeze,
 };
 use e2e::live_cluster::LiveCluster;
 use e2e::process::Run as _;
@@ -44,7 +45,7 @@ fn nobody_freezes(live_cluster: &LiveCluster) -> Result<()> {
         [(&bob as &dyn RoomClient, ["anna", "clara"]), (&clara, ["anna", "bob"])]
     {
         let name = client.report()?.identity;
-        let (of, freeze) = longest_freeze(client, others)?;
+        let (of, freeze) = longest_freeze(client, &others, WATCHED)?;
         let millis = freeze.as_millis();
         ensure!(freeze < LONGEST_FREEZE, "{name} had no new picture of {of} for {millis} ms");
     }
@@ -54,40 +55,6 @@ fn nobody_freezes(live_cluster: &LiveCluster) -> Result<()> {
     }
     ensure!(retransmitted > 0.0, "nothing was sent again: was anything lost?");
     Ok(())
-}
-
-/// The longest time in which a client decoded no new picture of somebody, and of whom.
-fn longest_freeze<'a>(
-    client: &dyn RoomClient,
-    others: [&'a str; 2],
-) -> Result<(&'a str, Duration)> {
-    let frames = |identity: &str| -> Result<u64> {
-        let report = client.report()?;
-        let track = report.participant(identity).and_then(|other| other.track("camera").cloned());
-        let Some(track) = track else { bail!("the camera of {identity} is gone") };
-        Ok(track.frames_decoded)
-    };
-    let begin = Instant::now();
-    let mut longest = (others[0], Duration::ZERO);
-    let note = |longest: &mut (&'a str, Duration), identity: &'a str, since: Instant| {
-        if since.elapsed() > longest.1 {
-            *longest = (identity, since.elapsed());
-        }
-    };
-    let mut seen = others.map(|identity| (identity, 0, begin));
-    while begin.elapsed() < WATCHED {
-        for (identity, last, since) in &mut seen {
-            let now = frames(identity)?;
-            if now > *last {
-                note(&mut longest, identity, *since);
-                (*last, *since) = (now, Instant::now());
-            }
-        }
-    }
-    for (identity, _, since) in seen {
-        note(&mut longest, identity, since);
-    }
-    Ok(longest)
 }
 
 /// Media loses packets in the clients' network as long as this lives.

@@ -1,4 +1,5 @@
-//! LiveKit's Python SDK, which holds the native Rust SDK and libwebrtc: a process a participant.
+//! LiveKit's Python SDK, which holds the native Rust SDK and libwebrtc, and aiortc, which is
+//! another WebRTC stack: a process a participant.
 
 use std::env;
 use std::fs;
@@ -24,7 +25,7 @@ pub fn server_program(name: &str, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// A participant with the Python SDK.
+/// A participant with the Python SDK or with aiortc.
 pub struct PythonClient {
     driver: Driver,
     person: Person,
@@ -33,13 +34,22 @@ pub struct PythonClient {
 }
 
 impl PythonClient {
-    /// Starts a client in the clients' network.
+    /// Starts a client with the Python SDK in the clients' network.
     pub fn start(network: &Network, person: Person) -> Result<Self> {
-        let name = format!("livecluster-{}-{}", person.identity, std::process::id());
-        let directory = env::temp_dir().join(name);
+        Self::start_program(network, person, "python")
+    }
+
+    /// Starts a client with aiortc; it can join, report and leave.
+    pub fn start_aiortc(network: &Network, person: Person) -> Result<Self> {
+        Self::start_program(network, person, "aiortc")
+    }
+
+    fn start_program(network: &Network, person: Person, name: &str) -> Result<Self> {
+        let directory = format!("livecluster-{}-{}", person.identity, std::process::id());
+        let directory = env::temp_dir().join(directory);
         fs::create_dir_all(&directory).context("making the Python client's directory")?;
-        let mut command = network.command_with_hosts(prepare::python("python")?, &directory)?;
-        command.arg(repository().join("e2e/clients/python/client.py"));
+        let mut command = network.command_with_hosts(prepare::python(name)?, &directory)?;
+        command.arg(repository().join("e2e/clients").join(name).join("client.py"));
         // The tree stays free of compiled files.
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         let driver = Driver::start("the Python client", command)?;

@@ -102,11 +102,9 @@ impl DataTransport {
     /// Takes a decrypted SCTP packet.
     pub fn handle(&mut self, packet: Vec<u8>, now: Instant) {
         match self.endpoint.handle(now, NOWHERE, None, Bytes::from(packet)) {
-            Some((handle, DatagramEvent::NewAssociation(association))) => {
-                // Where both begin, the peer's attempt wins over ours.
-                if !self.is_connected {
-                    self.association = Some((handle, association));
-                }
+            // Where both begin, the peer's attempt wins over ours.
+            Some((handle, DatagramEvent::NewAssociation(association))) if !self.is_connected => {
+                self.association = Some((handle, association));
             }
             Some((handle, DatagramEvent::AssociationEvent(event))) => {
                 if let Some((known, association)) = &mut self.association

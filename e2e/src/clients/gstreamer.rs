@@ -1,5 +1,5 @@
-//! Participants whose media go through another WebRTC stack than libwebrtc: a program of
-//! `clients/webrtc`.
+//! A participant whose media go through GStreamer's webrtcbin with libnice, whose certificates
+//! have RSA keys: `clients/gstreamer`.
 
 use std::time::Duration;
 
@@ -11,15 +11,6 @@ use super::driver::Driver;
 use super::network::Network;
 use super::prepare;
 use crate::repository;
-
-/// A WebRTC stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stack {
-    /// aiortc, in Python.
-    Aiortc,
-    /// webrtcbin of GStreamer, with libnice; its certificates have RSA keys.
-    Gstreamer,
-}
 
 /// What has arrived of a kind of media since the last reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -49,22 +40,18 @@ pub struct Received {
 }
 
 /// A participant with two peer connections.
-pub struct WebRtcClient {
+pub struct GStreamerClient {
     driver: Driver,
 }
 
-impl WebRtcClient {
+impl GStreamerClient {
     /// Starts a client in the clients' network.
-    pub fn start(network: &Network, stack: Stack) -> Result<Self> {
-        let name = match stack {
-            Stack::Aiortc => "aiortc",
-            Stack::Gstreamer => "gstreamer",
-        };
-        let mut command = network.command(prepare::python("webrtc")?);
-        command.arg(repository().join("e2e/clients/webrtc/client.py")).arg(name);
+    pub fn start(network: &Network) -> Result<Self> {
+        let mut command = network.command(prepare::python("gstreamer")?);
+        command.arg(repository().join("e2e/clients/gstreamer/client.py"));
         // The tree stays free of compiled files.
         command.env("PYTHONDONTWRITEBYTECODE", "1");
-        Ok(Self { driver: Driver::start(name, command)? })
+        Ok(Self { driver: Driver::start("GStreamer", command)? })
     }
 
     /// Joins and publishes a picture and a tone.

@@ -1,13 +1,11 @@
-"""A participant whose media go through a WebRTC stack that is not libwebrtc.
+"""A participant whose media go through GStreamer.
 
-The stack is the argument: aiortc or gstreamer. Signalling is LiveKit's protocol on two peer
-connections, spoken here. Commands are JSON lines on the standard input, like those of the other
+Signalling is LiveKit's protocol on two peer connections, spoken here. Commands are JSON lines on the standard input, like those of the other
 clients: {"id": 1, "command": "join", ...} is answered by {"id": 1, "result": ...} or
 {"id": 1, "error": "..."}. The end of the input ends the program.
 """
 
 import asyncio
-import importlib
 import json
 import logging
 import re
@@ -17,6 +15,8 @@ from typing import Any
 import aiohttp
 from livekit.protocol import models, rtc
 
+from peer import Peer
+
 PROTOCOL = 16
 QUERY = f"protocol={PROTOCOL}&sdk=python&auto_subscribe=1"
 KINDS = {"audio": models.TrackType.AUDIO, "video": models.TrackType.VIDEO}
@@ -24,8 +24,8 @@ SOURCES = {"audio": models.TrackSource.MICROPHONE, "video": models.TrackSource.C
 
 
 class Client:
-    def __init__(self, stack: Any) -> None:
-        self._peer = stack.Peer()
+    def __init__(self) -> None:
+        self._peer = Peer()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def join(self, url: str, token: str) -> None:
@@ -116,7 +116,7 @@ async def serve(client: Client) -> None:
 
 
 async def main() -> None:
-    await serve(Client(importlib.import_module(f"{sys.argv[1]}_peer")))
+    await serve(Client())
 
 
 if __name__ == "__main__":
