@@ -8,11 +8,12 @@ CLUSTER := $(CARGO) run --quiet --package e2e --bin cluster --
 STAGE := .ci/stage
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
-FUZZ_TARGETS := stun rtp rtcp payloads dependency_descriptor sdp sctp signal
+# Each corpus belongs to a target of the same name.
+FUZZ_CORPORA := $(wildcard */core/fuzz/corpus/*)
 FUZZ_SECONDS ?= 60
 # What no core may pull in: cores decide, shells do.
 SHELL_CRATES := tokio|redis|axum|kube|hyper|reqwest
-CORES := contract sfu-core
+CORES := contract sfu-core turn-server-core
 
 WEB := sfu/web
 WEB_SOURCES := $(wildcard $(WEB)/src/* $(WEB)/src/*/*) $(WEB)/build.mjs $(WEB)/package.json $(WEB)/package-lock.json
@@ -116,11 +117,12 @@ licenses:
 fuzz: build-tools
 	@command -v cargo-fuzz >/dev/null || \
 		$(STAGE) "install cargo-fuzz" $(CARGO) install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION)
-	@cd sfu/core && for target in $(FUZZ_TARGETS); do \
-		mkdir -p fuzz/target/corpus/$$target; \
-		../../$(STAGE) "fuzz $$target" $(CARGO) fuzz run --sanitizer none $$target \
+	@for corpus in $(FUZZ_CORPORA); do \
+		core=$${corpus%%/fuzz/*}; target=$${corpus##*/}; \
+		mkdir -p $$core/fuzz/target/corpus/$$target; \
+		(cd $$core && ../../$(STAGE) "fuzz $$core $$target" $(CARGO) fuzz run --sanitizer none $$target \
 			fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
-			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=1024 || exit 1; \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=1024) || exit 1; \
 	done
 
 e2e-tests: images

@@ -119,7 +119,9 @@ impl Users {
         if let Some(rest) = RestUser::parse(name) {
             return rest_secrets.iter().find_map(|secret| {
                 let password = RestUser::password(secret, name);
-                let quota = format!("rest:{}", rest.user);
+                // Without a user in it, the name is all there is.
+                let user = if rest.user.is_empty() { name } else { rest.user };
+                let quota = format!("rest:{user}");
                 check(User::new(name, quota, &self.realm, &password, Some(rest.expiry_s)))
             });
         }

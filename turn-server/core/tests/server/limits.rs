@@ -1,11 +1,12 @@
 //! What one client, user or address may use; others are not affected.
 
 use contract::turn_config::TurnLimits;
-use turn_server_core::api::{Config, Settings};
+use contract::turn_credentials::RestUser;
+use turn_server_core::api::{Config, Credentials, Settings};
 use turn_server_core::counters::DropReason;
 use turn_server_core::stun::{Method, attribute as a};
 
-use crate::harness::{BOB, Turn, at, config, settings, udp};
+use crate::harness::{Account, BEGIN_S, BOB, Turn, at, config, settings, udp};
 
 fn with_limits(limits: TurnLimits) -> Turn {
     let settings = Settings { limits, ..settings() };
@@ -35,6 +36,31 @@ fn a_user_has_so_many_allocations() {
     assert_eq!(turn.server.allocations(), 0);
     turn.forget_nonces();
     assert_eq!(turn.allocate(udp("203.0.113.9:4")).code, None, "all came back");
+}
+
+#[test]
+fn a_user_is_the_same_with_newer_credentials() {
+    let limits = TurnLimits { allocations_per_user: 1, ..limits() };
+    let rest_secrets = vec!["secret".to_owned()];
+    let credentials = Credentials { rest_secrets, ..Credentials::default() };
+    let settings = Settings { limits, credentials, ..settings() };
+    let mut turn = Turn::new(Config { settings, ..config() });
+    for (port, later, user, code) in [
+        (1, 100, "carol", None),
+        (2, 200, "carol", Some(486)),
+        (3, 100, "dave", None),
+        (4, 100, "", None),
+        (5, 200, "", None),
+        (6, 200, "", Some(486)),
+    ] {
+        let made = RestUser { expiry_s: BEGIN_S + later, user }.credentials("secret");
+        let account = Account { name: &made.username, password: &made.password };
+        let client = udp(&format!("203.0.113.9:{port}"));
+        let answer = turn.ask_as(client, account, Method::Allocate, |writer| {
+            writer.attribute(a::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        });
+        assert_eq!(answer.code, code, "{user} {port}");
+    }
 }
 
 #[test]
