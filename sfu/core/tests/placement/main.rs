@@ -17,9 +17,9 @@ const SEEDS: u64 = 1_000;
 const ROOMS: usize = 12;
 /// Time for faults, in milliseconds.
 const FAULTS: u64 = 60_000;
-/// Time in which everybody is in a room again once all faults are over: a lease, a quiet time, and
-/// what a slow answer may take.
-const RECOVERY: u64 = 15_000;
+/// Time in which everybody is in a room again once all faults are over: the rest of a pause, a
+/// lease, a quiet time, and what a slow answer may take.
+const RECOVERY: u64 = 25_000;
 
 /// Runs one seed; the error names the invariant that was broken.
 fn run(seed: u64, bug: Bug) -> Result<(), String> {

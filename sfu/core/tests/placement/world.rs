@@ -460,7 +460,8 @@ impl World {
         let index = pending.node;
         match pending.request {
             Request::Renew { .. } => {
-                self.nodes[index].lease.missed();
+                let now = Duration::from_millis(self.now);
+                self.nodes[index].lease.missed(now);
             }
             Request::Keep { room, asserts, .. } => {
                 self.kept(index, (pending.term, asserts), &room, None);
