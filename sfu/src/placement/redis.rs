@@ -188,7 +188,7 @@ impl RedisStore {
             match self.renew(load()).await {
                 Ok((was_known, nodes)) => self.renewed(sent_at, was_known, nodes),
                 Err(error) => {
-                    if self.shared.lock().lease.missed() {
+                    if self.shared.lock().lease.missed(boot_time()) {
                         let error = &error as &dyn std::error::Error;
                         tracing::warn!(error, "Lease not renewed");
                     }

@@ -8,5 +8,6 @@ mod http;
 mod media;
 mod moving;
 mod room_service;
+mod scripts;
 mod support;
 mod webhooks;

@@ -6,6 +6,10 @@ use contract::redis::NODE_LEASE;
 
 use super::{Peers, Standing};
 
+/// What was said of the others holds for so long: a process that was stopped for longer knows
+/// nothing of them when it goes on.
+const NEWS: Duration = Duration::from_secs(3);
+
 /// A node's lease as the node knows it. Times are of a clock that goes on while the machine sleeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -15,6 +19,8 @@ pub struct Lease {
     /// When another node may have lived last. A store that forgot everything shows nobody but the
     /// first that comes back: only after a lease is a node known to be the only one.
     company_at: Duration,
+    /// When anything was learnt last, be it that Redis does not answer.
+    noted_at: Duration,
     term: u64,
     /// The term that began when this node had stopped to act as a home; 0 when it never did.
     fenced_term: u64,
@@ -27,6 +33,7 @@ impl Default for Lease {
             is_away: false,
             peers: Peers::Silent,
             company_at: Duration::ZERO,
+            noted_at: Duration::ZERO,
             term: 0,
             fenced_term: 0,
         }
@@ -52,6 +59,7 @@ impl Lease {
         if !is_alone || !was_known {
             self.company_at = sent_at;
         }
+        self.noted_at = now;
         let was_alone = sent_at.saturating_sub(self.company_at) > NODE_LEASE;
         self.peers = if was_alone { Peers::None } else { Peers::Silent };
         self.renewed_at = Some(sent_at);
@@ -59,7 +67,8 @@ impl Lease {
     }
 
     /// A renewal failed; `true` for the first of several.
-    pub fn missed(&mut self) -> bool {
+    pub fn missed(&mut self, now: Duration) -> bool {
+        self.noted_at = now;
         !std::mem::replace(&mut self.is_away, true)
     }
 
@@ -68,13 +77,15 @@ impl Lease {
         // Who was not alone with the last renewal is not by having forgotten the others.
         if self.standing(now).wants_peers() && peers != Peers::None {
             self.peers = peers;
+            self.noted_at = now;
         }
     }
 
     /// What is known at `now`.
     pub fn standing(&self, now: Duration) -> Standing {
         let since_renewal = self.renewed_at.map(|at| now.saturating_sub(at));
-        Standing { since_renewal, peers: self.peers }
+        let is_news = now.saturating_sub(self.noted_at) < NEWS;
+        Standing { since_renewal, peers: if is_news { self.peers } else { Peers::Silent } }
     }
 
     /// Rises each time that the lease had ended, or was forgotten, before it was renewed.
@@ -212,7 +223,7 @@ mod tests {
         assert!(lease.renewed(seconds(3), seconds(3), false, false));
         assert_eq!(lease.term(), 1);
         assert_eq!(lease.fenced_term(), 0, "it acted as a home all the time");
-        assert!(lease.missed() && !lease.missed());
+        assert!(lease.missed(seconds(3)) && !lease.missed(seconds(3)));
         assert!(lease.renewed(seconds(4), seconds(4), true, false), "the store was away");
         assert_eq!(lease.term(), 1, "and kept the lease");
         assert!(lease.renewed(seconds(20), seconds(20), false, false));
@@ -222,7 +233,13 @@ mod tests {
     #[test]
     fn a_node_is_the_only_one_after_a_lease_without_others() {
         let mut lease = Lease::default();
-        let cut_off = |lease: &Lease, at: u64| lease.standing(seconds(at + 60)).may_serve();
+        let cut_off = |lease: &Lease, at: u64| {
+            let mut lease = lease.clone();
+            let stopped = lease.standing(seconds(at + 60)).may_serve();
+            assert!(!stopped, "a process that was stopped knows nothing");
+            lease.missed(seconds(at + 59));
+            lease.standing(seconds(at + 60)).may_serve()
+        };
         lease.renewed(seconds(1), seconds(1), false, true);
         assert!(!cut_off(&lease, 1), "others may come back yet");
         lease.renewed(seconds(5), seconds(5), true, true);

@@ -1,6 +1,8 @@
 //! A model of the scripts of `contract::redis`, on virtual time. `sfu/tests/node/scripts.rs` holds
 //! it against the scripts themselves on a real Redis.
 
+#![allow(dead_code)] // Each of the two tests uses its part.
+
 use std::collections::BTreeMap;
 
 use contract::redis::{NODE_LEASE, NodeRecord, NodeState, POD_ROW, PULSE, RESERVATION, ROOM_ROW};

@@ -29,6 +29,14 @@ struct LocalRoom {
     hold: Hold,
     sid: String,
     asks: bool,
+    /// It is being given away: whoever comes waits, as the room's task does.
+    moves: bool,
+}
+
+impl LocalRoom {
+    fn may_admit(&self, term: u64) -> bool {
+        self.hold.may_admit(term) && !self.moves
+    }
 }
 
 /// A process.
@@ -43,6 +51,8 @@ struct Node {
     reaches_store: bool,
     reaches_peers: bool,
     is_dead: bool,
+    /// What it sends arrives in order, as on a connection.
+    last_arrival: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -150,6 +160,7 @@ impl World {
             reaches_store: true,
             reaches_peers: true,
             is_dead: false,
+            last_arrival: 0,
         });
         let offset = self.rng.random_range(0..1_000);
         self.at(offset, Event::Tick(index));
@@ -334,12 +345,15 @@ impl World {
         let pending = Pending { node: from, sent_at: self.now, term, request: request.clone() };
         self.pending.insert(id, pending);
         self.at(limit, Event::GiveUp { node: from, id });
-        // A message that left twice arrives twice.
-        let copies = if self.rng.random_bool(self.loss / 4.0) { 2 } else { 1 };
+        // What may be repeated arrives twice at times; a move is never sent again.
+        let repeats = !matches!(request, Request::Move { .. });
+        let copies = if repeats && self.rng.random_bool(self.loss / 4.0) { 2 } else { 1 };
         for _ in 0..copies {
             if !self.rng.random_bool(self.loss) {
                 let delay = self.rng.random_range(1..=self.latest);
-                self.at(delay, Event::Arrive { from, id, request: request.clone() });
+                let arrival = (self.now + delay).max(self.nodes[from].last_arrival);
+                self.nodes[from].last_arrival = arrival;
+                self.at(arrival - self.now, Event::Arrive { from, id, request: request.clone() });
             }
         }
     }
@@ -409,7 +423,11 @@ impl World {
                     self.join(&room, 100);
                 }
                 Answer::Lost => self.doubt(index, &room),
-                Answer::Nobody | Answer::Quiet => {}
+                Answer::Nobody | Answer::Quiet => {
+                    if let Some(local) = self.nodes[index].rooms.get_mut(&room) {
+                        local.moves = false;
+                    }
+                }
             },
             (Request::Write { .. }, Response::Written) => {}
             (request, response) => unreachable!("{response:?} to {request:?}"),
@@ -442,7 +460,8 @@ impl World {
         let index = pending.node;
         match pending.request {
             Request::Renew { .. } => {
-                self.nodes[index].lease.missed();
+                let now = Duration::from_millis(self.now);
+                self.nodes[index].lease.missed(now);
             }
             Request::Keep { room, asserts, .. } => {
                 self.kept(index, (pending.term, asserts), &room, None);
@@ -502,6 +521,7 @@ impl World {
 
     fn doubt(&mut self, index: usize, room: &str) {
         if let Some(local) = self.nodes[index].rooms.get_mut(room) {
+            local.moves = false;
             local.hold.doubt();
             self.keep(index, room);
         }
@@ -564,7 +584,7 @@ impl World {
 
     fn enter_new(&mut self, index: usize, term: u64, room: &str, row: &Row) -> Result<(), String> {
         let hold = Hold::new(row.epoch.to_string(), term);
-        let local = LocalRoom { hold, sid: row.sid.clone(), asks: false };
+        let local = LocalRoom { hold, sid: row.sid.clone(), asks: false, moves: false };
         self.nodes[index].rooms.entry(room.to_owned()).or_insert(local);
         self.enter(index, room)
     }
@@ -572,7 +592,7 @@ impl World {
     fn enter(&mut self, index: usize, room: &str) -> Result<(), String> {
         let term = self.nodes[index].lease.term();
         let local = &self.nodes[index].rooms[room];
-        if !(self.may_serve(index) && local.hold.may_admit(term)) {
+        if !(self.may_serve(index) && local.may_admit(term)) {
             self.join(room, 500);
             return Ok(());
         }
@@ -592,12 +612,15 @@ impl World {
         let node = &self.nodes[index];
         let others: Vec<Candidate> =
             node.known.iter().filter(|other| other.record.id != node.record.id).cloned().collect();
-        let next = node.rooms.iter().find(|(_, local)| local.hold.may_admit(node.lease.term()));
+        let next = node.rooms.iter().find(|(_, local)| local.may_admit(node.lease.term()));
         if let Some((room, local)) = next
             && let Some(candidate) = choose_home(&others, &mut self.rng)
         {
             let candidate = candidate.record.id.to_string();
             let (room, epoch) = (room.clone(), local.hold.epoch().to_owned());
+            if let Some(local) = self.nodes[index].rooms.get_mut(&room) {
+                local.moves = true;
+            }
             self.send(index, Request::Move { room, epoch, candidate }, CLAIM_TIMEOUT);
         }
         self.at(200, Event::MoveRooms(index));
@@ -615,7 +638,7 @@ impl World {
                 continue;
             }
             for (room, local) in &node.rooms {
-                if local.hold.may_admit(node.lease.term())
+                if local.may_admit(node.lease.term())
                     && let Some(other) = homes.insert(room, node.record.id.as_str())
                 {
                     let id = &node.record.id;
