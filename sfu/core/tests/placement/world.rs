@@ -563,6 +563,13 @@ impl World {
             self.join(room, 500);
             return Ok(());
         };
+        // As the shell: what this node placed counts before the next renewal shows it.
+        let home = |node: &&mut Candidate| node.record.id.as_str() == row.node;
+        if self.bug != Bug::NoReservation
+            && let Some(node) = self.nodes[index].known.iter_mut().find(home)
+        {
+            node.reservations += 1;
+        }
         let own = self.nodes[index].record.id.to_string();
         if row.node == own {
             return self.enter_new(index, term, room, &row);
