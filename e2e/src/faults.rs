@@ -47,7 +47,7 @@ impl Effect {
 fn percentile(values: &[f64], share: f64) -> f64 {
     let rank = (share * values.len() as f64).ceil().max(1.0);
     // Few values: the rank is small and exact.
-    values.get(rank as usize - 1).or(values.last()).copied().unwrap_or_default()
+    values.get(rank as usize - 1).or_else(|| values.last()).copied().unwrap_or_default()
 }
 
 /// Appends a line for each client to the results.
