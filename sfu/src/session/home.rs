@@ -30,7 +30,7 @@ pub(super) enum Stored {
     /// The room's state of this version was written, as far as one can tell.
     Written,
     /// The home was asked for in this term, and asserted or not.
-    Kept(u64, bool, Result<Option<Home>, PlacementError>),
+    Kept(u64, bool, Box<Result<Option<Home>, PlacementError>>),
 }
 
 type Work = Fuse<Pin<Box<dyn Future<Output = Stored> + Send>>>;
@@ -108,7 +108,7 @@ impl RoomHome {
     pub(super) fn stored(&mut self, stored: Stored) -> bool {
         let (term, asserted, kept) = match stored {
             Stored::Written => return false,
-            Stored::Kept(term, asserted, kept) => (term, asserted, kept),
+            Stored::Kept(term, asserted, kept) => (term, asserted, *kept),
         };
         let own = self.placement.node_id();
         let kept = match kept {
@@ -154,7 +154,7 @@ impl RoomHome {
                 if !matches!(kept, Ok(Some(_))) {
                     tokio::time::sleep(KEEP_PAUSE).await;
                 }
-                Stored::Kept(term, asserts, kept)
+                Stored::Kept(term, asserts, Box::new(kept))
             };
             self.work = work.boxed().fuse();
         } else if self.written != Some(version) {
