@@ -1,10 +1,11 @@
-//! Layers within one stream: does a browser get the picture that it asks for of VP9 and AV1?
+//! Layers: does a browser get the picture that it asks for of VP9 and AV1, and of what is encrypted
+//! end to end?
 
 use anyhow::{Result, ensure};
 use e2e::clients::{Browser, MEDIA_TIMEOUT, Network, Person, RoomClient, Tab};
 use e2e::dev_server::DevServer;
 use e2e::wait::eventually;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PORT: u16 = 18_020;
 /// Bob's view of anna's camera.
@@ -13,22 +14,38 @@ const ANNAS_CAMERA: &str =
 
 #[test]
 fn layers_of_vp9_are_left_out_and_taken_again() -> Result<()> {
-    layers_follow_the_subscriber(PORT, "vp9", "video/VP9")
+    layers_follow_the_subscriber(PORT, "video/VP9", json!({ "videoCodec": "vp9" }), json!({}))
 }
 
 #[test]
 fn layers_of_av1_are_left_out_and_taken_again() -> Result<()> {
-    layers_follow_the_subscriber(PORT + 4, "av1", "video/AV1")
+    layers_follow_the_subscriber(PORT + 4, "video/AV1", json!({ "videoCodec": "av1" }), json!({}))
 }
 
-fn layers_follow_the_subscriber(port: u16, codec: &str, mime: &str) -> Result<()> {
+#[test]
+fn layers_of_encrypted_vp9_are_left_out_and_taken_again() -> Result<()> {
+    let options = json!({ "videoCodec": "vp9", "key": "shared" });
+    layers_follow_the_subscriber(PORT + 8, "video/VP9", options, json!({ "key": "shared" }))
+}
+
+#[test]
+fn encrypted_streams_of_simulcast_are_switched() -> Result<()> {
+    let options = json!({ "videoCodec": "vp8", "simulcast": true, "key": "shared" });
+    layers_follow_the_subscriber(PORT + 12, "video/VP8", options, json!({ "key": "shared" }))
+}
+
+fn layers_follow_the_subscriber(
+    port: u16,
+    mime: &str,
+    annas_options: Value,
+    bobs_options: Value,
+) -> Result<()> {
     DevServer::run(port, |server| {
         let browser = Browser::start(&Network::here())?;
         let (anna, bob) = (browser.open(Person::anna())?, browser.open(Person::bob())?);
-        let room = format!("layers-{codec}");
-        let options = json!({ "videoCodec": codec });
-        anna.join_with(&server.access.url, &server.access.token("anna", &room)?, options)?;
-        bob.join(&server.access.url, &server.access.token("bob", &room)?)?;
+        let url = &server.access.url;
+        anna.join_with(url, &server.access.token("anna", "layers")?, annas_options)?;
+        bob.join_with(url, &server.access.token("bob", "layers")?, bobs_options)?;
         let full = width(&bob, mime, |width| width > 0)?;
         bob.evaluate(&format!("({ANNAS_CAMERA}.setVideoQuality(0), null)"))?;
         let low = width(&bob, mime, |width| width < full)?;

@@ -135,8 +135,11 @@ fn a_forwarded_participant_is_seen_and_heard_in_both_rooms() -> Result<()> {
         anna.evaluate("(window.client.room.localParticipant.setMicrophoneEnabled(false), null)")?;
         for tab in [&bob, &clara] {
             expect(tab, &format!("{annas}.isMicrophoneEnabled"), json!(false))?;
+            let start = tab.report()?;
+            eventually("pictures go on", MEDIA_TIMEOUT, || {
+                Person::anna().pictured_in(&tab.report()?, &start)
+            })?;
         }
-        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)?;
         anna.leave()?;
         expect(&clara, "window.client.room.remoteParticipants.size", json!(0))
     })

@@ -10,7 +10,7 @@ use e2e::dev_server::DevServer;
 use e2e::private_network::{PrivateNetwork, SERVER};
 use e2e::wait::eventually;
 
-const PORT: u16 = 18_140;
+const PORT: u16 = 18_170;
 const ROOM: &str = "stacks";
 /// Share of datagrams that are lost, each way.
 const LOSS: f64 = 0.05;

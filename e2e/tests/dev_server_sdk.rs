@@ -25,7 +25,7 @@ fn every_method_of_the_server_sdk_works_with_its_grant_only() -> Result<()> {
         let output = server_program("api.py", &[&server.access.url])?.read()?;
         let outcomes: Vec<Outcome> =
             output.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(output)?;
-        ensure!(outcomes.len() == 13, "{outcomes:?}");
+        ensure!(outcomes.len() == 16, "{outcomes:?}");
         for Outcome { method, allowed, denied } in outcomes {
             ensure!(allowed == "ok", "{method}: {allowed}");
             ensure!(denied == "unauthenticated", "{method} without its grant: {denied}");

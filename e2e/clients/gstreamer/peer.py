@@ -1,6 +1,7 @@
 """Two webrtcbin elements of GStreamer: one publishes, one subscribes."""
 
 import asyncio
+import re
 import sys
 import threading
 from typing import Any
@@ -40,12 +41,15 @@ class Peer:
         self._receiver = Gst.ElementFactory.make("webrtcbin")
         self._receiver.set_property("bundle-policy", "max-bundle")
         self._receiver.connect("pad-added", self._receive)
+        self._receiver.connect("on-new-transceiver", lambda _, transceiver: repair(transceiver))
         self._subscriber.add(self._receiver)
         self.arrivals = {"video": Arrivals(), "audio": Arrivals()}
 
     async def offer(self) -> str:
         self._publisher = Gst.parse_launch(PUBLISHER)
         peer = self._publisher.get_by_name("peer")
+        for index in range(2):
+            repair(peer.emit("get-transceiver", index))
         self._publisher.set_state(Gst.State.PLAYING)
         # Only after the payloaders know their formats is the offer complete.
         pads = [f"sink_{index}" for index in range(2)]
@@ -59,6 +63,7 @@ class Peer:
 
     async def answer(self, sdp: str) -> str:
         self._subscriber.set_state(Gst.State.PLAYING)
+        sdp = without_redundancy(sdp)
         await self._remote(self._receiver, sdp, GstWebRTC.WebRTCSDPType.OFFER)
         await self._negotiate(self._receiver, "create-answer", "answer", None)
         return await self._local(self._receiver)
@@ -96,6 +101,19 @@ class Peer:
     def _arrived(self, _: Gst.Pad, __: Gst.PadProbeInfo, kind: str) -> Gst.PadProbeReturn:
         self.arrivals[kind].note()
         return Gst.PadProbeReturn.OK
+
+
+def repair(transceiver: GstWebRTC.WebRTCRTPTransceiver) -> None:
+    """Lost packets are asked for and sent again, which is off by default."""
+    transceiver.set_property("do-nack", True)
+
+
+def without_redundancy(offer: str) -> str:
+    """webrtcbin takes every codec that is offered: leaves out audio/red, of which it decodes none."""
+    for number in re.findall(r"a=rtpmap:(\d+) red/48000", offer):
+        offer = re.sub(rf"^a=(rtpmap|fmtp|rtcp-fb):{number} .*\r\n", "", offer, flags=re.MULTILINE)
+        offer = re.sub(rf"^(m=audio .*?) {number}( |\r)", r"\1\2", offer, flags=re.MULTILINE)
+    return offer
 
 
 async def promise(ask: Any) -> Any:

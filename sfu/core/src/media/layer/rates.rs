@@ -25,6 +25,8 @@ pub(super) struct LayerRates {
     rates: [f64; SPATIAL],
     /// Frames a second of each temporal layer alone.
     frame_rates: [f64; TEMPORAL],
+    /// Frames a second: rises at once, and falls slowly, since a window with a pause tells little.
+    frame_rate: f64,
     windows: u32,
     spatial_layers: u8,
 }
@@ -64,6 +66,9 @@ impl LayerRates {
         for (rate, frames) in self.frame_rates.iter_mut().zip(&mut self.frames) {
             *rate = f64::from(std::mem::take(frames)) / seconds;
         }
+        let counted = self.frame_rates.iter().sum::<f64>();
+        let falling = self.frame_rate + (counted - self.frame_rate) * NEWEST;
+        self.frame_rate = counted.max(falling);
         self.windows = (self.windows + 1).min(1 << 16);
         self.since = Some(now);
     }
@@ -81,7 +86,7 @@ impl LayerRates {
 
     /// Frames a second of all temporal layers, 0 until known.
     pub(super) fn frame_rate(&self) -> f64 {
-        self.frame_rates.iter().sum()
+        self.frame_rate
     }
 
     /// Highest temporal layer with which at most `limit` frames a second come, the lowest at
