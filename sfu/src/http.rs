@@ -81,7 +81,7 @@ pub fn router(node: Arc<Node>, origin: Origin) -> Router {
             .route(agents::TERMINATE, post(agent::terminate))
             .route(agents::REPORT, post(agent::reported))
             .route(session::ADOPT, post(peers::adopt))
-            .route(placement::LEASE, post(peers::lease));
+            .route(placement::PLEDGE, post(peers::pledge));
     }
     let mut router = router.with_state(Arc::clone(&node));
     if settings.dev {
