@@ -182,7 +182,7 @@ impl RedisStore {
 
     /// Whether there was a time at which this node could begin rooms.
     pub(super) fn has_settled(&self) -> bool {
-        self.shared.lock().lease.has_settled()
+        self.shared.lock().lease.has_settled(boot_time())
     }
 
     fn may_begin(&self) -> Option<u64> {

@@ -103,7 +103,7 @@ async fn racing_claims_agree() {
             let mut homes = Vec::new();
             for room in &rooms {
                 let home = placement.claim(room).await.unwrap();
-                homes.push((home.node.id, home.epoch, home.sid));
+                homes.push((home.node.id, home.sid));
             }
             homes
         })

@@ -76,7 +76,8 @@ pub struct Lease {
     clock: Option<StoreClock>,
     is_away: bool,
     has_left: bool,
-    has_settled: bool,
+    /// When this node could begin rooms first.
+    settles_at: Option<Duration>,
     term: u64,
     term_name: String,
     /// The term that began when this node had stopped to act as a home; 0 when it never did.
@@ -113,7 +114,9 @@ impl Lease {
         } else {
             self.serves_until.max(sent_at + RELIANCE)
         };
-        self.has_settled |= renewal.quiet.is_zero() && self.bound_until <= now;
+        if !self.has_settled(now) {
+            self.settles_at = Some(self.bound_until.max(now + renewal.quiet));
+        }
         std::mem::replace(&mut self.is_away, false) || is_new_term
     }
 
@@ -217,8 +220,8 @@ impl Lease {
     }
 
     /// Whether there was a time at which this node could begin rooms.
-    pub fn has_settled(&self) -> bool {
-        self.has_settled
+    pub fn has_settled(&self, now: Duration) -> bool {
+        self.settles_at.is_some_and(|at| at <= now)
     }
 
     /// Rises each time that the lease had ended, or was forgotten, before it was renewed.

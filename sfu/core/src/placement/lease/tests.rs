@@ -35,13 +35,16 @@ fn a_lease_serves_until_a_second_before_its_end() {
     assert!(!Lease::default().may_serve(millis(0)), "never had a lease");
     assert!(lease.may_serve(millis(12_999)));
     assert!(!lease.may_serve(millis(13_000)));
-    assert_eq!(lease.may_begin(millis(11_999)), Some(1_011_999));
+    assert_eq!(lease.may_begin(millis(11_999)), Some(1_011_998));
     assert_eq!(lease.may_begin(millis(12_000)), None);
 }
 
 #[test]
 fn with_every_pledge_a_node_serves_on() {
-    let ask = |answers: &[(u8, u64, PledgeAnswer)]| {
+    use PledgeAnswer::{Gone, Pledged, Refused};
+    /// Who answered, when it was asked, and what.
+    type Answers = &'static [(u8, u64, PledgeAnswer)];
+    let ask = |answers: Answers| {
         let mut lease = node_beside(&[1, 2]);
         lease.missed();
         for (other, asked_at, answer) in answers {
@@ -50,8 +53,7 @@ fn with_every_pledge_a_node_serves_on() {
         }
         lease
     };
-    use PledgeAnswer::{Gone, Pledged, Refused};
-    let cases: [(&[(u8, u64, PledgeAnswer)], u64, &str); 7] = [
+    let cases: [(Answers, u64, &str); 7] = [
         (&[], 13_000, "nobody answers"),
         (&[(1, 11_300, Pledged)], 13_000, "one is silent"),
         (&[(1, 11_300, Pledged), (2, 11_300, Refused)], 13_000, "one renews: this one is cut off"),
@@ -95,9 +97,11 @@ fn a_process_that_follows_another_may_be_bound_by_its_pledge() {
     let mut lease = Lease::default();
     let follows = Renewal { follows: true, ..renewal(1_000, "t", &[1]) };
     lease.renewed(millis(1_000), millis(1_000), &follows);
-    assert!(lease.is_bound(millis(4_999)) && !lease.has_settled());
-    lease.renewed(millis(5_000), millis(5_000), &follows);
-    assert!(!lease.is_bound(millis(5_000)) && lease.has_settled());
+    assert!(lease.is_bound(millis(4_999)) && !lease.has_settled(millis(4_999)));
+    assert!(!lease.is_bound(millis(5_000)) && lease.has_settled(millis(5_000)));
+    let quiet = Renewal { quiet: millis(4_000), ..follows };
+    lease.renewed(millis(6_000), millis(6_000), &quiet);
+    assert!(lease.has_settled(millis(6_000)), "for good");
 }
 
 #[test]
