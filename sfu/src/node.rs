@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::agents::Agents;
 use crate::drain::Drain;
 use crate::keys::Keys;
+use crate::lookup::ask_around;
 use crate::metrics::Metrics;
 use crate::peer::{PeerClient, PeerError};
 use crate::placement::{
@@ -231,6 +232,9 @@ impl Node {
         if let Some(handle) = self.rooms.get(room) {
             return self.route_known(room, handle).await;
         }
+        if let Some(home) = self.find_without_redis(room).await {
+            return Ok(Route::Remote(home));
+        }
         for _ in 0..CLAIM_TRIES {
             let (term, asked_at) = (self.placement.term(), Instant::now());
             let home = self.placement.claim(room).await.map_err(|error| {
@@ -242,6 +246,11 @@ impl Node {
             }
         }
         Err(JoinError::new(503, "the room is ending, try again"))
+    }
+
+    /// The home of a living room, where Redis did not answer lately.
+    async fn find_without_redis(&self, room: &RoomName) -> Option<NodeRecord> {
+        if self.placement.is_away() { ask_around(self, room).await } else { None }
     }
 
     /// A room that lives here, unless this node was cut off and the room has another home by now.
@@ -271,6 +280,9 @@ impl Node {
             && self.placement.may_admit()
         {
             return Ok(Some(Route::Local(handle)));
+        }
+        if let Some(home) = self.find_without_redis(room).await {
+            return Ok(Some(Route::Remote(home)));
         }
         let found = self.placement.find(room).await;
         let home = found.map_err(|error: PlacementError| JoinError::new(503, error.to_string()))?;

@@ -213,6 +213,14 @@ impl Placement {
         }
     }
 
+    /// Whether Redis did not answer when it was asked last.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(store) => store.is_away(),
+        }
+    }
+
     /// Another node asks this one to begin no room for the time of a lease: whether it will not.
     pub fn pledge(&self) -> bool {
         match self {

@@ -20,6 +20,15 @@ pub(super) async fn adopt(State(node): State<Arc<Node>>, name: String) -> Respon
     }
 }
 
+/// Another node cannot ask Redis where a room lives.
+pub(super) async fn here(State(node): State<Arc<Node>>, name: String) -> Response {
+    let room = RoomName::new(name).ok().and_then(|room| node.rooms.get(&room));
+    match room {
+        Some(_) if node.placement.may_admit() => text(200, ""),
+        _ => text(404, "the room does not live here"),
+    }
+}
+
 /// Another node cannot reach Redis and asks whether its rooms are safe from us.
 pub(super) async fn pledge(State(node): State<Arc<Node>>) -> &'static str {
     if node.placement.pledge() { PLEDGED } else { REFUSED }

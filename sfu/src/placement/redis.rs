@@ -185,6 +185,10 @@ impl RedisStore {
         self.shared.lock().lease.has_settled(boot_time())
     }
 
+    pub(super) fn is_away(&self) -> bool {
+        self.shared.lock().lease.is_away()
+    }
+
     fn may_begin(&self) -> Option<u64> {
         self.shared.lock().lease.may_begin(boot_time())
     }

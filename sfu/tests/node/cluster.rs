@@ -153,6 +153,23 @@ async fn without_redis_living_rooms_go_on_and_new_ones_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_redis_nodes_trust_each_other_and_find_each_others_rooms() {
+    let (files, mut redis) = (Files::new(), Redis::start().await);
+    let nodes = two_nodes(&files, &redis).await;
+    let (_anna, home) = join(&nodes[0].base, "living", "anna").await;
+    redis.stop();
+    // Longer than a lease: both must know that Redis is away, not that they are.
+    tokio::time::sleep(2 * contract::redis::NODE_LEASE).await;
+    for (node, name) in nodes.iter().zip(["bob", "carl"]) {
+        let (_guest, at) = join(&node.base, "living", name).await;
+        assert_eq!(at, home);
+        let people = json!({"room": "living"});
+        let people = twirp(&node.base, "ListParticipants", &admin_token("living"), people).await;
+        assert_eq!(people.status, 200, "{people:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn living_rooms_assert_themselves_when_redis_comes_back_empty() {
     let (files, mut redis) = (Files::new(), Redis::start().await);
     let [first, second] = two_nodes(&files, &redis).await;

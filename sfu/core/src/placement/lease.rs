@@ -149,6 +149,11 @@ impl Lease {
         !std::mem::replace(&mut self.is_away, true)
     }
 
+    /// Whether the last renewal failed.
+    pub fn is_away(&self) -> bool {
+        self.is_away
+    }
+
     /// The lease was given back.
     pub fn leave(&mut self) {
         self.has_left = true;
