@@ -7,6 +7,7 @@
 pub mod access_token;
 pub mod ids;
 pub mod metrics;
+pub mod node_state;
 pub mod redis;
 pub mod sfu_config;
 pub mod turn_config;

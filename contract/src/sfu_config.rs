@@ -43,6 +43,9 @@ pub struct SfuConfig {
     /// Pod-to-pod requests by mutual TLS; needed with `redis`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<PeerConfig>,
+    /// How this node leaves when its process is told to end.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub drain: DrainConfig,
     /// Media sockets.
     #[serde(default)]
     pub media: MediaConfig,
@@ -55,6 +58,24 @@ pub struct SfuConfig {
     /// Log output.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+/// How a node leaves when its process is told to end (SIGTERM).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainConfig {
+    /// Seconds in which rooms may end by themselves before they are moved: the lesser of
+    /// `spec.drain.timeout` and what [`END_RESERVE`] leaves of the pod's grace.
+    pub wait_seconds: u32,
+}
+
+/// Time that a node needs at its end to move its rooms and close what is left, in seconds.
+pub const END_RESERVE: u32 = 30;
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { wait_seconds: 30 }
+    }
 }
 
 /// Public HTTP and WebSocket listener.
@@ -176,11 +197,15 @@ pub struct MediaConfig {
     /// an annotation and mounted by the downward API. Empty or absent: `HOST_IP`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise_file: Option<PathBuf>,
+    /// File with the state that this node shall be in (see [`crate::node_state`]), written like
+    /// `advertise_file`. It changes while the node runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<PathBuf>,
 }
 
 impl Default for MediaConfig {
     fn default() -> Self {
-        Self { workers: 1, first_port: 20_000, tcp: true, advertise_file: None }
+        Self { workers: 1, first_port: 20_000, tcp: true, advertise_file: None, state_file: None }
     }
 }
 

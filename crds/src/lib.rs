@@ -4,6 +4,7 @@
 //! The manifest `crds/livecluster.yaml` and the reference `docs/api.md` are generated from these
 //! types (`make generate`). Nothing here talks to a cluster.
 
+pub mod duration;
 pub mod generated;
 pub mod live_cluster;
 pub mod names;

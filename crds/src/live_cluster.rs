@@ -8,6 +8,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod drain;
 mod http;
 mod ingress;
 mod media;
@@ -15,6 +16,7 @@ mod node;
 mod redis;
 mod rooms;
 
+pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
 pub use media::{Exposure, MediaSpec, PortRange, RESERVED_PORTS};
@@ -100,6 +102,9 @@ pub struct LiveClusterSpec {
     /// The pods of media nodes.
     #[serde(default)]
     pub node: NodeSpec,
+    /// How media nodes leave.
+    #[serde(default)]
+    pub drain: DrainSpec,
     /// API keys with which tokens are signed.
     #[serde(default)]
     pub keys: KeysSpec,

@@ -10,10 +10,24 @@ pub const CLUSTER: &str = "livecluster.dev/cluster";
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// Label of media pods: the slot.
 pub const SLOT: &str = "livecluster.dev/slot";
-/// Label of media pods that may take traffic; its value is [`OPEN`].
+/// Label of media pods: what they are for, [`OPEN`], [`CORDONED`] or [`DRAINING`]; absent until
+/// the pod may take traffic.
 pub const PLACEMENT: &str = "livecluster.dev/placement";
 /// Value of [`PLACEMENT`].
 pub const OPEN: &str = "open";
+/// Value of [`PLACEMENT`]: the pod takes no new rooms.
+pub const CORDONED: &str = "cordoned";
+/// Value of [`PLACEMENT`]: the pod moves its rooms to others.
+pub const DRAINING: &str = "draining";
+/// Annotation of media pods that leave: since when they have been in their state (RFC 3339).
+pub const PLACEMENT_SINCE: &str = "livecluster.dev/placement-since";
+/// Annotation of media pods that leave: why.
+pub const PLACEMENT_REASON: &str = "livecluster.dev/placement-reason";
+/// Annotation of media pods: the state that the media node shall be in, which it reads by the
+/// downward API.
+pub const STATE: &str = "livecluster.dev/state";
+/// Annotation of media pods: how many pods ended early, one after the other, before this one.
+pub const ATTEMPT: &str = "livecluster.dev/attempt";
 /// Annotation of media pods: hash of the specification that they were made from.
 pub const REVISION: &str = "livecluster.dev/revision";
 /// Annotation of media pods: addresses to tell clients, separated by commas.

@@ -17,6 +17,8 @@ pub mod condition {
     pub const PROGRESSING: &str = "Progressing";
     /// Something needs a person.
     pub const DEGRADED: &str = "Degraded";
+    /// Nodes wait for their rooms to end, or move them.
+    pub const DRAINING: &str = "Draining";
     /// Redis takes connections.
     pub const REDIS_REACHABLE: &str = "RedisReachable";
     /// Every node knows the addresses that it tells clients.
@@ -39,6 +41,8 @@ pub struct LiveClusterStatus {
     pub nodes: i32,
     /// Media nodes that take traffic.
     pub ready_nodes: i32,
+    /// Media nodes that take no new rooms and leave when they are empty.
+    pub draining_nodes: i32,
     /// Rooms that have their home on one of the nodes.
     pub rooms: i64,
     /// Participants in all rooms.
@@ -48,8 +52,8 @@ pub struct LiveClusterStatus {
     /// Label selector of the pods that `nodes` counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Conditions: `Ready`, `Available`, `Progressing`, `Degraded`, `RedisReachable`,
-    /// `AddressesDiscovered`, `TLSConfigured`.
+    /// Conditions: `Ready`, `Available`, `Progressing`, `Degraded`, `Draining`,
+    /// `RedisReachable`, `AddressesDiscovered`, `TLSConfigured`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -95,6 +99,10 @@ pub enum MemberState {
     Starting,
     /// It takes traffic.
     Open,
+    /// It takes no new rooms and waits for its rooms to end.
+    Cordoned,
+    /// It moves its rooms to other nodes.
+    Draining,
     /// It ends.
     Terminating,
 }
@@ -103,7 +111,7 @@ pub enum MemberState {
 fn conditions_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "description": "Conditions: `Ready`, `Available`, `Progressing`, `Degraded`, \
-            `RedisReachable`, `AddressesDiscovered`, `TLSConfigured`.",
+            `Draining`, `RedisReachable`, `AddressesDiscovered`, `TLSConfigured`.",
         "type": "array",
         "maxItems": 32,
         "x-kubernetes-list-type": "map",

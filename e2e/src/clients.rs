@@ -16,6 +16,7 @@ mod prepare;
 pub mod python;
 pub mod report;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -73,6 +74,13 @@ pub trait RoomClient {
         let value = self.call("report", json!({}))?;
         let report = serde_json::from_value(value).context("unexpected form of a report")?;
         Ok(report)
+    }
+
+    /// The longest time without a new picture of each publisher since this was asked last, in
+    /// milliseconds.
+    fn gaps(&self) -> Result<BTreeMap<String, f64>> {
+        let value = self.call("gaps", json!({}))?;
+        serde_json::from_value(value).context("unexpected form of gaps")
     }
 
     /// Sends a reliable data message to everybody.

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod demo;
 pub mod dev_server;
 pub mod doctor;
+pub mod faults;
 pub mod images;
 pub mod live_cluster;
 pub mod livekit;

@@ -57,26 +57,41 @@ impl LiveCluster {
         first_port: u16,
         body: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
+        Self::run_with(test, nodes, first_port, &json!({}), body)
+    }
+
+    /// The same with further fields of the specification.
+    pub fn run_with(
+        test: &str,
+        nodes: u32,
+        first_port: u16,
+        fields: &Value,
+        body: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
         let cluster = release::install()?;
         let namespace = Namespace::new(&cluster, &format!("e2e-{test}"));
         // Another run of the same test would take the namespace away.
         let _lock = artifact_cache::lock(&artifact_cache::state_directory()?, namespace.name())?;
         namespace.create()?;
         let live_cluster = Self { cluster, namespace, domain: format!("{test}.example.com") };
-        let result = live_cluster.start(nodes, first_port).and_then(|()| body(&live_cluster));
+        let result =
+            live_cluster.start(nodes, first_port, fields).and_then(|()| body(&live_cluster));
         if result.is_err() {
             say(&live_cluster.namespace.diagnosis());
         }
         result
     }
 
-    fn start(&self, nodes: u32, first_port: u16) -> Result<()> {
-        let spec = json!({
+    fn start(&self, nodes: u32, first_port: u16, fields: &Value) -> Result<()> {
+        let mut spec = json!({
             "domain": self.domain,
             "nodes": nodes,
             "media": { "ports": { "first": first_port, "count": PORTS } },
             "http": { "createRoom": "Open" },
         });
+        if let (Value::Object(spec), Value::Object(fields)) = (&mut spec, fields) {
+            spec.extend(fields.clone());
+        }
         stage("LiveCluster becomes ready", || {
             self.apply(&spec)?;
             self.await_ready(nodes)
@@ -91,6 +106,14 @@ impl LiveCluster {
             "metadata": { "name": NAME },
             "spec": spec,
         }))
+    }
+
+    /// Changes fields of the specification and leaves the others.
+    pub fn patch(&self, spec: &Value) -> Result<()> {
+        let patch = json!({ "spec": spec }).to_string();
+        let mut command = self.namespace.kubectl();
+        command.args(["patch", "livecluster", NAME, "--type=merge", "--patch", &patch]);
+        command.run()
     }
 
     /// Waits until the condition `Ready` holds for this many media nodes.

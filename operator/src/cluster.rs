@@ -81,10 +81,11 @@ pub async fn reconcile(
     let material = material::complete(&valid, &found, now)?;
     let resources = build::build(&valid, &material)?;
     let applied = apply::apply(resources, cluster, context).await?;
-    let pods = nodes::observe(&found.pods, &context.hosts);
-    let plan = nodes::plan(&nodes::Desired::of(&valid, &applied.revision), &pods);
+    let mut pods = nodes::observe(&found.pods, &context.hosts);
+    let readings = context.poller.poll(&pods).await;
+    nodes::count(&mut pods, &readings);
+    let plan = nodes::plan(&nodes::Desired::of(&valid, &applied.revision, now), &pods);
     let done = nodes::carry_out(&plan, &applied, cluster, context).await?;
-    let counts = context.poller.poll(&pods).await;
     let view = status::View {
         valid: &valid,
         found: &found,
@@ -92,7 +93,7 @@ pub async fn reconcile(
         pods: &pods,
         plan: &plan,
         done: &done,
-        counts: &counts,
+        readings: &readings,
         redis_reachable: status::redis_reachable(&valid, &found).await,
     };
     let settled = status::update(cluster, context, &view, now).await?;

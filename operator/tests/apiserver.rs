@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use crds::{LiveCluster, generated, names};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node as Host, Pod, Secret, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -178,6 +178,9 @@ fn bad_details() -> Vec<(Value, &'static str)> {
             "supported values: \"trace\", \"debug\", \"info\", \"warn\", \"error\"",
         ),
         (changed("keys.secretName", json!("My_Keys")), "spec.keys.secretName"),
+        (changed("drain.timeout", json!("25h")), "spec.drain.timeout must be at most 24h"),
+        (changed("drain.timeout", json!("soon")), "spec.drain.timeout"),
+        (changed("drain.roomsPerSecond", json!(0)), "spec.drain.roomsPerSecond"),
     ]
 }
 
@@ -420,4 +423,83 @@ async fn a_livecluster_scales_and_a_correction_replaces_pods_that_never_started(
     scene.change(1, second).await;
     scene.settles_to(&[node(0, second)]).await;
     scene.remove().await;
+}
+
+/// Plays the kubelet: the pod of a slot runs and is ready on a Kubernetes node of the test. It never
+/// answers for its rooms, so nobody may take it for empty.
+async fn run_pod(scene: &Scene, host: &str, slot: u16) {
+    let pods = scene.api::<Pod>();
+    let name = names::node("c", slot);
+    let bound = pods.get(&name).await.unwrap().spec.and_then(|spec| spec.node_name).is_some();
+    if !bound {
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": host}});
+        let params = PostParams::default();
+        let bound: Value =
+            pods.create_subresource("binding", &name, &params, &binding).await.unwrap();
+        assert_eq!(bound["status"], "Success");
+    }
+    let status = json!({"status": {
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "sfu", "image": "", "imageID": "", "ready": true,
+            "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}],
+    }});
+    pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_may_have_rooms_is_cordoned_and_taken_back_not_deleted() {
+    let Some(client) = client().await else { return };
+    let scene = Scene::new(client.clone(), "cordon").await;
+    let image = "example.invalid/sfu:1";
+    scene.settles_to(&[node(0, image), node(1, image)]).await;
+    let hosts: Api<Host> = Api::all(client);
+    let host = scene.namespace.clone();
+    let object = serde_json::from_value(json!({"metadata": {"name": host}})).unwrap();
+    hosts.create(&PostParams::default(), &object).await.unwrap();
+    let status = json!({"status": {
+        "addresses": [{"type": "InternalIP", "address": "192.0.2.7"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }});
+    hosts.patch_status(&host, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    for slot in [0, 1] {
+        run_pod(&scene, &host, slot).await;
+    }
+    let states = |expected: [&'static str; 2]| states_become(&scene, expected);
+    states(["open", "open"]).await;
+    scene.change(1, image).await;
+    states(["open", "cordoned"]).await;
+    let pod = scene.api::<Pod>().get(&names::node("c", 1)).await.unwrap();
+    assert_eq!(pod.annotations()[names::PLACEMENT_REASON], "NodeScaledIn");
+    let status = scene.reconcile().await.status.unwrap();
+    assert_eq!((status.nodes, status.ready_nodes, status.draining_nodes), (1, 1, 1));
+    // Another operator, which knows nothing, takes it back.
+    scene.change(2, image).await;
+    let again = Scene { context: context(&scene.client), ..scene };
+    states_become(&again, ["open", "open"]).await;
+    let same = again.api::<Pod>().get(&names::node("c", 1)).await.unwrap();
+    assert_eq!(same.uid(), pod.uid());
+    assert!(!same.annotations().contains_key(names::PLACEMENT_SINCE));
+    let now = DeleteParams::default().grace_period(0);
+    hosts.delete(&host, &now).await.unwrap();
+    again.remove().await;
+}
+
+/// Reconciles until the pods of slot 0 and 1 are told these states, by label and by annotation.
+async fn states_become(scene: &Scene, expected: [&str; 2]) {
+    let mut found = Vec::new();
+    for _ in 0..MAX_LOOKS {
+        scene.reconcile().await;
+        found.clear();
+        for slot in [0, 1] {
+            let pod = scene.api::<Pod>().get(&names::node("c", slot)).await.unwrap();
+            let label = pod.labels().get(names::PLACEMENT).cloned();
+            found.push((label, pod.annotations().get(names::STATE).cloned()));
+        }
+        let pairs = expected.map(|state| (Some(state.to_owned()), Some(state.to_owned())));
+        if found == pairs {
+            return;
+        }
+    }
+    panic!("after {MAX_LOOKS} looks the states are {found:?}, not {expected:?}");
 }

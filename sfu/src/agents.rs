@@ -8,12 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::Request;
-use axum::http::{Method, StatusCode, header};
+use axum::body::Bytes;
 use contract::ids::RoomName;
 use contract::redis::NodeRecord;
-use contract::sfu_config::PEER_NAME;
 use livekit_protocol::{Job, JobState, JobStatus};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -45,8 +42,6 @@ const BUSY_TRIES: u32 = 30;
 const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// Most jobs that look for a worker at a time.
 const MAX_SEARCHES: usize = 256;
-/// Most bytes of another node's answer.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// What became of a job, for its room.
 #[derive(Debug, Clone, PartialEq)]
@@ -184,7 +179,6 @@ impl Agents {
         nodes.filter(|record| record.id != own).collect()
     }
 
-    /// The body of another node's answer, when it is a good one.
     async fn ask(
         &self,
         peers: &PeerClient,
@@ -193,20 +187,7 @@ impl Agents {
         body: Bytes,
         timeout: Duration,
     ) -> Option<Bytes> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(path)
-            .header(header::HOST, PEER_NAME)
-            .body(Body::from(body))
-            .ok()?;
-        let asked = async {
-            let response = peers.forward(other.address, &self.node_name, request).await.ok()?;
-            if response.status() != StatusCode::OK {
-                return None;
-            }
-            to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.ok()
-        };
-        tokio::time::timeout(timeout, asked).await.ok()?
+        peers.post(other.address, &self.node_name, path, body, timeout).await
     }
 }
 

@@ -4,6 +4,7 @@ mod admin;
 mod agent;
 mod create_room;
 mod pages;
+mod peers;
 mod room_service;
 mod signal;
 mod twirp;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
 use contract::access_token::Claims;
@@ -25,9 +26,9 @@ use tower_http::cors::{Any, CorsLayer};
 
 pub use admin::router as admin_router;
 
-use crate::agents;
 use crate::node::Node;
 use crate::peer::{FORWARDED_BY, PeerServer};
+use crate::{agents, lookup, placement, session};
 
 /// Most bytes of a request body (LiveKit's limit).
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
@@ -35,6 +36,14 @@ const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
 const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(86_400);
 /// Seconds after which a client shall try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// How often a request is passed on at most: by the front door to the home, and by a home that
+/// gave the room away meanwhile to the next.
+const MAX_HOPS: u16 = 2;
+/// How often a request was passed on.
+const HOPS: HeaderName = HeaderName::from_static("x-livecluster-hops");
+/// The address of the client that a request came from.
+const CLIENT: HeaderName = HeaderName::from_static("x-livecluster-client");
 
 /// Where a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +79,10 @@ pub fn router(node: Arc<Node>, origin: Origin) -> Router {
         router = router
             .route(agents::ASSIGN, post(agent::assign))
             .route(agents::TERMINATE, post(agent::terminate))
-            .route(agents::REPORT, post(agent::reported));
+            .route(agents::REPORT, post(agent::reported))
+            .route(session::ADOPT, post(peers::adopt))
+            .route(lookup::HERE, post(peers::here))
+            .route(placement::PLEDGE, post(peers::pledge));
     }
     let mut router = router.with_state(Arc::clone(&node));
     if settings.dev {
@@ -160,13 +172,21 @@ fn claims(node: &Node, headers: &HeaderMap, query: &[(String, String)]) -> Resul
 }
 
 /// Passes a request on to the home of its room.
-async fn forward(node: &Node, origin: Origin, home: &NodeRecord, request: Request) -> Response {
-    let Some(peers) = node.peers.as_ref().filter(|_| origin == Origin::Client) else {
-        // The sender's view of the home was older than ours: it asks again.
+async fn forward(node: &Node, origin: Origin, home: &NodeRecord, mut request: Request) -> Response {
+    let hops = hops(origin, request.headers());
+    let Some(peers) = node.peers.as_ref().filter(|_| hops < MAX_HOPS) else {
         let by = request.headers().get(FORWARDED_BY);
-        tracing::info!(home = home.name, ?by, "Request for a room that is not here");
+        tracing::info!(home = home.name, ?by, hops, "Request for a room that is not here");
         return text(503, "the room is moving, try again");
     };
+    if origin == Origin::Client {
+        let client = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let client = client.and_then(|info| HeaderValue::try_from(info.0.to_string()).ok());
+        // What a client wrote there is not believed.
+        request.headers_mut().remove(CLIENT);
+        request.headers_mut().extend(client.map(|client| (CLIENT, client)));
+    }
+    request.headers_mut().insert(HOPS, HeaderValue::from(hops + 1));
     match peers.forward(home.address, &node.settings.node_name, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -177,9 +197,21 @@ async fn forward(node: &Node, origin: Origin, home: &NodeRecord, request: Reques
     }
 }
 
-/// The address a request came from.
-fn client_address(request: &Parts) -> Option<SocketAddr> {
-    request.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0)
+/// How often a request was passed on already.
+fn hops(origin: Origin, headers: &HeaderMap) -> u16 {
+    let written = || headers.get(HOPS)?.to_str().ok()?.parse().ok();
+    match origin {
+        Origin::Client => 0,
+        Origin::Peer => written().unwrap_or(MAX_HOPS),
+    }
+}
+
+/// The address of the client that a request came from, through all hops.
+fn client_address(origin: Origin, request: &Parts) -> Option<SocketAddr> {
+    match origin {
+        Origin::Client => request.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0),
+        Origin::Peer => request.headers.get(CLIENT)?.to_str().ok()?.parse().ok(),
+    }
 }
 
 /// Whether a request wants a page rather than data.

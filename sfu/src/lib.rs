@@ -1,10 +1,12 @@
 //! The media node: sockets, threads, HTTP and Redis around the decisions of `sfu-core`.
 
 pub mod agents;
+pub mod drain;
 pub mod forwards;
 pub mod http;
 pub mod keys;
 pub mod livekit;
+pub mod lookup;
 pub mod metrics;
 pub mod node;
 pub mod peer;

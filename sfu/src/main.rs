@@ -25,6 +25,9 @@ async fn main() -> anyhow::Result<()> {
         tracing::info!("Open {url} in a browser; API key devkey, secret \"secret\"");
     }
     terminated().await.context("failed to listen for signals")?;
-    running.stop().await;
+    tokio::select! {
+        () = running.stop() => {}
+        again = terminated() => again.context("failed to listen for signals")?,
+    }
     Ok(())
 }

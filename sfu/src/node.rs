@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use contract::ids::{RoomName, RoomSid};
+use contract::ids::RoomName;
 use contract::redis::NodeRecord;
 use sfu_core::room::{RoomCloseReason, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
@@ -12,10 +12,14 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::agents::Agents;
+use crate::drain::Drain;
 use crate::keys::Keys;
+use crate::lookup::ask_around;
 use crate::metrics::Metrics;
 use crate::peer::{PeerClient, PeerError};
-use crate::placement::{Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError};
+use crate::placement::{
+    Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError, ask_for_pledges,
+};
 use crate::rooms::Rooms;
 use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
 use crate::session::{OUTBOX, Outgoing, RoomHandle};
@@ -23,8 +27,10 @@ use crate::settings::{Settings, SettingsError};
 use crate::webhooks::{WebhookError, Webhooks};
 
 /// A room that is just ending is asked again this often, with [`ENDING_PAUSE`] between.
-const ENDING_TRIES: u32 = 50;
+const ENDING_TRIES: u32 = 150;
 const ENDING_PAUSE: Duration = Duration::from_millis(20);
+/// Rooms that end just when they are asked for are asked for again so often.
+const CLAIM_TRIES: u32 = 3;
 
 /// Why the node did not start.
 #[derive(Debug, Error)]
@@ -69,6 +75,14 @@ pub enum Route {
     Remote(NodeRecord),
 }
 
+/// What came of a join.
+pub enum Joined {
+    /// The participant is in a room of this node.
+    Here(RoomHandle, SessionId, mpsc::Receiver<Outgoing>),
+    /// The room has another home.
+    Elsewhere(NodeRecord),
+}
+
 /// What all requests share.
 pub struct Node {
     /// What this process is.
@@ -87,8 +101,10 @@ pub struct Node {
     pub agents: Arc<Agents>,
     /// Counters.
     pub metrics: Metrics,
+    /// Whether this node takes rooms, and moves those that it has.
+    pub drain: Drain,
     packets_per_second: AtomicU64,
-    is_draining: AtomicBool,
+    is_ending: AtomicBool,
 }
 
 impl Node {
@@ -133,6 +149,7 @@ impl Node {
             Arc::clone(&media),
             Webhooks::new(config.webhook.clone(), Arc::clone(&keys))?,
             Arc::clone(&agents),
+            peers.clone(),
         ));
         let metrics = Metrics::new()?;
         Ok(Arc::new(Self {
@@ -144,8 +161,9 @@ impl Node {
             peers,
             agents,
             metrics,
+            drain: Drain::default(),
             packets_per_second: AtomicU64::new(0),
-            is_draining: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
         }))
     }
 
@@ -155,6 +173,14 @@ impl Node {
         tokio::spawn(async move { node.keys.watch(&node.settings).await });
         let node = Arc::clone(self);
         tokio::spawn(async move { node.measure_rate().await });
+        tokio::spawn(crate::drain::run(Arc::clone(self)));
+        tokio::spawn(crate::drain::watch_state_file(Arc::clone(self)));
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            if let (Placement::Redis(store), Some(peers)) = (&*node.placement, &node.peers) {
+                ask_for_pledges(store, Arc::clone(peers), &node.settings.node_name).await;
+            }
+        });
         let node = Arc::clone(self);
         tokio::spawn(async move {
             if let Placement::Redis(store) = &*node.placement {
@@ -175,19 +201,23 @@ impl Node {
         }
     }
 
-    /// Whether the node takes new rooms and joins.
-    pub fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
+    /// Whether the process is about to end: its agent workers shall register elsewhere.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ending(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
     }
 
     /// Why this node takes no clients yet; `None` once it is ready. A node is ready when clients
-    /// can be told where its media goes and it has held a lease: before that it knows of no node
-    /// that takes rooms. Ready, it stays so: a Redis that fails later has no part in it.
+    /// can be told where its media goes and rooms could begin: the first node of a cluster waits
+    /// until that is safe. Ready, it stays so: a Redis that fails later has no part in it.
     pub fn unready_reason(&self) -> Option<&'static str> {
         if !self.media.has_address() {
             Some("no address to advertise is known")
-        } else if !self.placement.has_held_lease() {
-            Some("no lease was granted by Redis yet")
+        } else if !self.placement.has_settled() {
+            Some("no rooms could begin yet: Redis granted no lease, or they are being found again")
         } else {
             None
         }
@@ -199,23 +229,45 @@ impl Node {
     ///
     /// With an HTTP status: 503 when it cannot be placed now.
     pub async fn route(&self, room: &RoomName) -> Result<Route, JoinError> {
-        if let Some(handle) = self.rooms.get(room)
-            && self.placement.may_admit()
-        {
+        if let Some(handle) = self.rooms.get(room) {
+            return self.route_known(room, handle).await;
+        }
+        if let Some(home) = self.find_without_redis(room).await {
+            return Ok(Route::Remote(home));
+        }
+        for _ in 0..CLAIM_TRIES {
+            let (term, asked_at) = (self.placement.term(), Instant::now());
+            let home = self.placement.claim(room).await.map_err(|error| {
+                tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
+                JoinError::new(503, error.to_string())
+            })?;
+            if let Some(route) = self.at(room, home, term, asked_at) {
+                return Ok(route);
+            }
+        }
+        Err(JoinError::new(503, "the room is ending, try again"))
+    }
+
+    /// The home of a living room, where Redis did not answer lately.
+    async fn find_without_redis(&self, room: &RoomName) -> Option<NodeRecord> {
+        if self.placement.is_away() { ask_around(self, room).await } else { None }
+    }
+
+    /// A room that lives here, unless this node was cut off and the room has another home by now.
+    async fn route_known(&self, room: &RoomName, handle: RoomHandle) -> Result<Route, JoinError> {
+        if self.placement.may_admit() {
             return Ok(Route::Local(handle));
         }
-        let home = self.placement.claim(room).await.map_err(|error| {
-            tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
-            JoinError::new(503, error.to_string())
-        })?;
-        if home.node.id != self.placement.node_id()
-            && let Some(stale) = self.rooms.get(room)
-        {
-            // This node was cut off and the room moved: who is still here belongs there.
-            tracing::warn!(%room, home = home.node.name, "Room has another home");
-            let _ended = stale.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+        match self.placement.find(room).await {
+            Ok(Some(home)) if home.node.id != self.placement.node_id() => {
+                // Who is still here belongs there.
+                tracing::warn!(%room, home = home.node.name, "Room has another home");
+                let _ended = handle.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+                Ok(Route::Remote(home.node))
+            }
+            Ok(_) => Err(JoinError::new(503, "this node is being found again")),
+            Err(error) => Err(JoinError::new(503, error.to_string())),
         }
-        Ok(self.at(room, home))
     }
 
     /// Finds the home of a room; `None` when it has none.
@@ -224,15 +276,24 @@ impl Node {
     ///
     /// With an HTTP status: 503 when Redis cannot be asked.
     pub async fn find(&self, room: &RoomName) -> Result<Option<Route>, JoinError> {
-        if let Some(handle) = self.rooms.get(room) {
+        if let Some(handle) = self.rooms.get(room)
+            && self.placement.may_admit()
+        {
             return Ok(Some(Route::Local(handle)));
+        }
+        if let Some(home) = self.find_without_redis(room).await {
+            return Ok(Some(Route::Remote(home)));
         }
         let found = self.placement.find(room).await;
         let home = found.map_err(|error: PlacementError| JoinError::new(503, error.to_string()))?;
-        // A row that says "here" without a room is what a claim left whose join failed.
-        Ok(home
-            .filter(|home| home.node.id != self.placement.node_id())
-            .map(|home| Route::Remote(home.node)))
+        Ok(home.and_then(|home| {
+            if home.node.id == self.placement.node_id() {
+                // A row that says "here" without a room is what a claim left whose join failed.
+                self.rooms.get(room).map(Route::Local)
+            } else {
+                Some(Route::Remote(home.node))
+            }
+        }))
     }
 
     /// Finds the home of a room, which becomes this node if it has none.
@@ -241,26 +302,32 @@ impl Node {
     ///
     /// When Redis cannot be asked, or this node takes no new rooms.
     pub async fn route_here(&self, room: &RoomName) -> Result<Route, PlacementError> {
-        if let Some(handle) = self.rooms.get(room) {
+        if let Some(handle) = self.rooms.get(room)
+            && self.placement.may_admit()
+        {
             return Ok(Route::Local(handle));
         }
-        if self.is_draining() {
-            return Err(PlacementError::NoOpenNode);
+        for _ in 0..CLAIM_TRIES {
+            let (term, asked_at) = (self.placement.term(), Instant::now());
+            let home = self.placement.claim_here(room).await?;
+            if let Some(route) = self.at(room, home, term, asked_at) {
+                return Ok(route);
+            }
         }
-        let sid = RoomSid::generate(&mut rand::rng());
-        let home = self.placement.keep(room, &sid).await?.ok_or(PlacementError::NoOpenNode)?;
-        Ok(self.at(room, home))
+        Err(PlacementError::NoOpenNode)
     }
 
-    fn at(&self, room: &RoomName, home: Home) -> Route {
+    /// `None` when the room ended here since its home was asked for.
+    fn at(&self, room: &RoomName, home: Home, term: u64, asked_at: Instant) -> Option<Route> {
         if home.node.id == self.placement.node_id() {
-            Route::Local(self.rooms.get_or_start(room, &home))
+            self.rooms.get_or_start(room, &home, term, asked_at).map(Route::Local)
         } else {
-            Route::Remote(home.node)
+            Some(Route::Remote(home.node))
         }
     }
 
-    /// Joins a room that lives here; messages for the client come on the receiver.
+    /// Joins a room that lives here; messages for the client come on the receiver. The room may
+    /// have moved on meanwhile.
     ///
     /// # Errors
     ///
@@ -269,28 +336,20 @@ impl Node {
         &self,
         params: JoinParams,
         mut handle: RoomHandle,
-    ) -> Result<(RoomHandle, SessionId, mpsc::Receiver<Outgoing>), JoinError> {
+    ) -> Result<Joined, JoinError> {
         for _ in 0..ENDING_TRIES {
             let (outbox, messages) = mpsc::channel(OUTBOX);
             if let Ok(joined) = handle.join(params.clone(), outbox).await {
-                return Ok((handle, joined?, messages));
+                return Ok(Joined::Here(handle, joined?, messages));
             }
-            // The room was ending: the next one begins when its home is released.
+            // The room ends, and the next one begins when its home is released; or it moves; or its
+            // home is being confirmed.
             tokio::time::sleep(ENDING_PAUSE).await;
             match self.route(&params.room).await? {
                 Route::Local(next) => handle = next,
-                Route::Remote(_) => break,
+                Route::Remote(home) => return Ok(Joined::Elsewhere(home)),
             }
         }
         Err(JoinError::new(503, "the room is moving, try again"))
-    }
-
-    /// Ends gracefully: no new rooms, clients are sent to other nodes, the lease ends.
-    pub async fn drain(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
-        self.placement.cordon();
-        // First the lease, so that clients that come back at once find another home.
-        self.placement.leave().await;
-        self.rooms.drain().await;
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -27,10 +27,17 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// Marks a request that came from another node: it is never passed on again.
+/// Marks a request that came from another node.
 pub const FORWARDED_BY: HeaderName = HeaderName::from_static("x-livecluster-node");
 /// Time for connection and TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for the beginning of an answer. Some calls of the server API wait for a
+/// participant or an agent for half a minute.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
+/// The same for what becomes a WebSocket: joining waits for nobody.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of the answer to [`PeerClient::post`].
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// Handshakes at a time: one node's restart brings its siblings at once.
 const MAX_HANDSHAKES: usize = 256;
 
@@ -60,6 +67,15 @@ pub enum PeerError {
     /// The HTTP exchange.
     #[error("the request to the node failed")]
     Http(#[from] hyper::Error),
+    /// The request makes no sense.
+    #[error("the request to the node is malformed")]
+    Request(#[source] axum::http::Error),
+    /// The node refused.
+    #[error("the node answered {0}")]
+    Status(StatusCode),
+    /// The rest of the answer.
+    #[error("the node did not finish its answer")]
+    Body(#[source] axum::Error),
 }
 
 /// Certificates as read from files that may change.
@@ -168,7 +184,8 @@ impl PeerClient {
         let upgrade = hyper::upgrade::on(&mut request);
         let is_upgrade = request.headers().contains_key(header::UPGRADE);
         prepare(request.headers_mut(), from);
-        let mut response = sender.send_request(request).await?;
+        let limit = if is_upgrade { UPGRADE_TIMEOUT } else { RESPONSE_TIMEOUT };
+        let mut response = timeout(limit, sender.send_request(request)).await??;
         if is_upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let home = hyper::upgrade::on(&mut response);
             tokio::spawn(async move {
@@ -180,6 +197,45 @@ impl PeerClient {
             });
         }
         Ok(response.map(Body::new))
+    }
+
+    /// Asks a node something of ours; the body of its answer when it is a good one.
+    pub async fn post(
+        &self,
+        address: SocketAddr,
+        from: &str,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Option<Bytes> {
+        self.try_post(address, from, path, body, limit).await.ok()
+    }
+
+    /// The same, for those who want to know why there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be reached, or gives another answer than 200.
+    pub async fn try_post(
+        &self,
+        address: SocketAddr,
+        from: &str,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, PeerError> {
+        let request = Request::post(path)
+            .header(header::HOST, PEER_NAME)
+            .body(Body::from(body))
+            .map_err(PeerError::Request)?;
+        let asked = async {
+            let response = self.forward(address, from, request).await?;
+            if response.status() != StatusCode::OK {
+                return Err(PeerError::Status(response.status()));
+            }
+            to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(PeerError::Body)
+        };
+        timeout(limit, asked).await?
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<http1::SendRequest<Body>, PeerError> {

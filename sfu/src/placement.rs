@@ -2,17 +2,20 @@
 //! `sfu_core::placement` and in the scripts of `contract::redis`.
 
 mod memory;
+mod pledges;
 mod redis;
 
 use std::time::Duration;
 
 use contract::ids::{NodeId, RoomName, RoomSid};
-use contract::redis::{NodeRecord, NodeState};
-use sfu_core::placement::Candidate;
+use contract::redis::NodeRecord;
+pub use contract::redis::NodeState;
+use sfu_core::placement::{Candidate, Kept, Question};
 use thiserror::Error;
 use tokio::sync::watch;
 
 pub use memory::MemoryStore;
+pub use pledges::{PLEDGE, PLEDGED, REFUSED, ask_for_pledges};
 pub use redis::{RedisStore, StoreError};
 
 /// Where a room lives.
@@ -26,6 +29,19 @@ pub struct Home {
     pub sid: RoomSid,
     /// The room's metadata as last written.
     pub metadata: String,
+    /// What else the room has of an earlier home (`sfu_core::room::RoomState`); else empty.
+    pub state: String,
+}
+
+/// What came of giving a room away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandOver {
+    /// It has a new home.
+    Moved(Box<Home>),
+    /// No other node takes it.
+    Refused,
+    /// It had another home already.
+    Lost,
 }
 
 /// Why a room has no home.
@@ -34,6 +50,15 @@ pub enum PlacementError {
     /// No living node takes new rooms.
     #[error("no media node takes new rooms")]
     NoOpenNode,
+    /// Redis was away, and homes assert themselves before anybody gets a new one.
+    #[error("rooms are being found again")]
+    Quiet,
+    /// Nodes that will take new rooms have just started.
+    #[error("media nodes are starting")]
+    Settling,
+    /// This node does not reach Redis well enough to give homes.
+    #[error("rooms cannot be placed from here at the moment")]
+    NotRenewing,
     /// Redis cannot be asked, so a new room cannot be placed safely.
     #[error("rooms cannot be placed at the moment")]
     Unavailable(#[from] StoreError),
@@ -55,8 +80,20 @@ impl Placement {
     /// When no node is open, or Redis does not answer.
     pub async fn claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
         match self {
-            Self::Memory(store) => Ok(store.claim(room)),
+            Self::Memory(store) => store.claim(room).ok_or(PlacementError::NoOpenNode),
             Self::Redis(store) => store.claim(room).await,
+        }
+    }
+
+    /// The home of `room`, which becomes this node where it has none.
+    ///
+    /// # Errors
+    ///
+    /// When this node takes no new rooms, or Redis does not answer.
+    pub async fn claim_here(&self, room: &RoomName) -> Result<Home, PlacementError> {
+        match self {
+            Self::Memory(store) => store.claim(room).ok_or(PlacementError::NoOpenNode),
+            Self::Redis(store) => store.claim_here(room).await,
         }
     }
 
@@ -72,8 +109,7 @@ impl Placement {
         }
     }
 
-    /// Asserts that a living room is here: keeps its row, or writes it anew where Redis lost
-    /// it. Answers where the room's home is by now.
+    /// Asks whether a living room is still at home here, under this epoch.
     ///
     /// # Errors
     ///
@@ -82,10 +118,30 @@ impl Placement {
         &self,
         room: &RoomName,
         sid: &RoomSid,
-    ) -> Result<Option<Home>, PlacementError> {
+        epoch: &str,
+        question: Question,
+    ) -> Result<Kept, PlacementError> {
         match self {
-            Self::Memory(store) => Ok(Some(store.claim(room))),
-            Self::Redis(store) => store.keep(room, sid).await,
+            Self::Memory(_) => Ok(Kept::Here(epoch.to_owned())),
+            Self::Redis(store) => store.keep(room, sid, epoch, question).await,
+        }
+    }
+
+    /// Gives a room that is at home here to another node, the least loaded of a few.
+    ///
+    /// # Errors
+    ///
+    /// When Redis does not answer: then the room may have moved or not.
+    pub async fn hand_over(
+        &self,
+        room: &RoomName,
+        epoch: &str,
+        metadata: &str,
+        state: &str,
+    ) -> Result<HandOver, PlacementError> {
+        match self {
+            Self::Memory(_) => Ok(HandOver::Refused),
+            Self::Redis(store) => store.hand_over(room, epoch, metadata, state).await,
         }
     }
 
@@ -105,11 +161,12 @@ impl Placement {
         }
     }
 
-    /// Keeps a room's metadata for its next home.
-    pub async fn update(&self, room: &RoomName, epoch: &str, metadata: &str) {
+    /// Keeps a room's metadata and state for its next home; `false` when this node is not known
+    /// as its home under this epoch.
+    pub async fn update(&self, room: &RoomName, epoch: &str, metadata: &str, state: &str) -> bool {
         match self {
-            Self::Memory(_) => {}
-            Self::Redis(store) => store.update(room, epoch, metadata).await,
+            Self::Memory(_) => true,
+            Self::Redis(store) => store.update(room, epoch, metadata, state).await,
         }
     }
 
@@ -129,26 +186,61 @@ impl Placement {
         }
     }
 
-    /// Whether this node has ever been one of the living.
-    pub fn has_held_lease(&self) -> bool {
+    /// Rises each time that this node's lease had ended, or was forgotten, before it was renewed:
+    /// others may have taken rooms meanwhile. A room that was confirmed under an earlier term
+    /// admits nobody before it is confirmed again.
+    pub fn term(&self) -> u64 {
         match self {
-            Self::Memory(_) => true,
-            Self::Redis(store) => store.has_held_lease(),
+            Self::Memory(_) => 0,
+            Self::Redis(store) => store.term(),
         }
     }
 
-    /// Takes no new rooms from now on.
-    pub fn cordon(&self) {
+    /// The term that began when this node had stopped to act as a home (see
+    /// `sfu_core::placement::Lease::fenced_term`).
+    pub fn fenced_term(&self) -> u64 {
+        match self {
+            Self::Memory(_) => 0,
+            Self::Redis(store) => store.fenced_term(),
+        }
+    }
+
+    /// Whether there was a time at which this node could begin rooms.
+    pub fn has_settled(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(store) => store.has_settled(),
+        }
+    }
+
+    /// Whether Redis did not answer when it was asked last.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(store) => store.is_away(),
+        }
+    }
+
+    /// Another node asks this one to begin no room for the time of a lease: whether it will not.
+    pub fn pledge(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(store) => store.pledge(),
+        }
+    }
+
+    /// Says whether this node takes new rooms.
+    pub fn set_state(&self, state: NodeState) {
         match self {
             Self::Memory(_) => {}
-            Self::Redis(store) => store.set_state(NodeState::Draining),
+            Self::Redis(store) => store.set_state(state),
         }
     }
 
     /// Ends this node's lease, so that its rooms find another home at once.
     pub async fn leave(&self) {
         match self {
-            Self::Memory(_) => {}
+            Self::Memory(store) => store.leave(),
             Self::Redis(store) => store.leave().await,
         }
     }

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::drain;
 use crate::http::{self, Origin};
 use crate::node::{Node, StartError};
 use crate::peer::PeerServer;
@@ -67,10 +68,10 @@ impl Running {
         Ok(Self { node, public, admin, stop })
     }
 
-    /// Sends the clients to other nodes and stops listening.
+    /// Moves the rooms to other nodes, closes what is left and stops listening.
     pub async fn stop(self) {
         tracing::info!("Media node ends");
-        self.node.drain().await;
+        drain::end(&self.node).await;
         // Their WebSockets close by themselves; whoever stays is cut with the process.
         let empty = async {
             while self.node.rooms.counts().rooms > 0 {

@@ -2,25 +2,30 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use contract::ids::RoomName;
 use contract::redis::NodeLoad;
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use sfu_core::room::{Room, RoomCloseReason, RoomCounts, RoomOptions};
+use sfu_core::room::{Room, RoomCloseReason, RoomCounts, RoomOptions, RoomState};
 use tokio::sync::mpsc;
 
 use crate::agents::Agents;
 use crate::keys::Keys;
+use crate::peer::PeerClient;
 use crate::placement::{Home, Placement};
 use crate::rtc::MediaPlane;
-use crate::session::{Forwards, RoomHandle, RoomTask, Rpcs, now};
+use crate::session::{Forwards, RoomHandle, RoomHome, RoomTask, Rpcs, now};
 use crate::settings::Settings;
 use crate::webhooks::Webhooks;
 
 /// Media events that wait for a room.
 const EVENTS: usize = 4096;
+
+/// How long it is known that a room ended here: longer than a question about its home may take.
+const ENDED: Duration = Duration::from_secs(10);
 
 /// Counts of all rooms of the node.
 type Counts = Arc<Mutex<HashMap<RoomName, RoomCounts>>>;
@@ -65,8 +70,25 @@ pub struct Rooms {
     media: Arc<MediaPlane>,
     webhooks: Webhooks,
     agents: Arc<Agents>,
-    handles: Mutex<HashMap<RoomName, RoomHandle>>,
+    peers: Option<Arc<PeerClient>>,
+    handles: Mutex<Handles>,
     counts: Counts,
+}
+
+/// What lives here, and when what ended did.
+#[derive(Default)]
+struct Handles {
+    living: HashMap<RoomName, RoomHandle>,
+    ended: HashMap<RoomName, Instant>,
+}
+
+impl Handles {
+    fn end(&mut self, name: &RoomName) {
+        let now = Instant::now();
+        self.ended.retain(|_, ended| now.duration_since(*ended) < ENDED);
+        self.ended.insert(name.clone(), now);
+        self.living.remove(name);
+    }
 }
 
 impl Rooms {
@@ -78,33 +100,53 @@ impl Rooms {
         media: Arc<MediaPlane>,
         webhooks: Webhooks,
         agents: Arc<Agents>,
+        peers: Option<Arc<PeerClient>>,
     ) -> Self {
         let (handles, counts) = (Mutex::default(), Counts::default());
-        Self { settings, keys, placement, media, webhooks, agents, handles, counts }
+        Self { settings, keys, placement, media, webhooks, agents, peers, handles, counts }
     }
 
     /// The room, if it lives here.
     pub fn get(&self, name: &RoomName) -> Option<RoomHandle> {
-        self.handles.lock().get(name).cloned()
+        self.handles.lock().living.get(name).cloned()
     }
 
     /// All rooms that live here.
     pub fn all(&self) -> Vec<RoomHandle> {
-        self.handles.lock().values().cloned().collect()
+        self.handles.lock().living.values().cloned().collect()
     }
 
-    /// The room, which begins here if it does not live yet.
-    pub fn get_or_start(self: &Arc<Self>, name: &RoomName, home: &Home) -> RoomHandle {
+    /// The names of all rooms that live here.
+    pub fn names(&self) -> Vec<RoomName> {
+        self.handles.lock().living.keys().cloned().collect()
+    }
+
+    /// The room, which begins here if it does not live yet; `None` when it ended here after its home
+    /// was asked for, so that the answer may be outdated.
+    ///
+    /// `term` is the node's before the home was claimed at `asked_at`.
+    pub fn get_or_start(
+        self: &Arc<Self>,
+        name: &RoomName,
+        home: &Home,
+        term: u64,
+        asked_at: Instant,
+    ) -> Option<RoomHandle> {
         let mut handles = self.handles.lock();
-        if let Some(handle) = handles.get(name) {
-            return handle.clone();
+        if let Some(handle) = handles.living.get(name) {
+            // It began by another question, and this one gave it another epoch.
+            handle.confirm();
+            return Some(handle.clone());
         }
-        let handle = self.start(name, home);
-        handles.insert(name.clone(), handle.clone());
-        handle
+        if handles.ended.get(name).is_some_and(|ended| *ended >= asked_at) {
+            return None;
+        }
+        let handle = self.start(name, home, term);
+        handles.living.insert(name.clone(), handle.clone());
+        Some(handle)
     }
 
-    fn start(self: &Arc<Self>, name: &RoomName, home: &Home) -> RoomHandle {
+    fn start(self: &Arc<Self>, name: &RoomName, home: &Home, term: u64) -> RoomHandle {
         let (sender, events) = mpsc::channel(EVENTS);
         let loudest = self.settings.config.room.loudest_audio_tracks as usize;
         let audio_limit = (loudest > 0).then_some(loudest);
@@ -120,15 +162,24 @@ impl Rooms {
             node_name: self.settings.node_name.clone(),
             ice_servers: self.settings.ice_servers.clone(),
         };
+        let rng = StdRng::from_rng(&mut rand::rng());
+        let room = match RoomState::from_json(&home.state) {
+            Some(state) => Room::restore(options, state, rng, now()),
+            None => Room::new(options, rng, now()),
+        };
         let task = RoomTask {
-            room: Room::new(options, StdRng::from_rng(&mut rand::rng()), now()),
-            name: name.clone(),
-            sid: home.sid.clone(),
-            epoch: home.epoch.clone(),
+            room,
+            home: RoomHome::new(
+                name.clone(),
+                home,
+                term,
+                Arc::clone(&self.placement),
+                self.peers.clone(),
+                self.settings.node_name.clone(),
+            ),
             media,
             events,
             keys: Arc::clone(&self.keys),
-            placement: Arc::clone(&self.placement),
             gauges: RoomGauges { room: name.clone(), counts: Arc::clone(&self.counts) },
             webhooks: self.webhooks.of_room(name),
             rpcs: Rpcs::default(),
@@ -137,7 +188,7 @@ impl Rooms {
         };
         let (rooms, name) = (Arc::clone(self), name.clone());
         task.spawn(move || {
-            rooms.handles.lock().remove(&name);
+            rooms.handles.lock().end(&name);
         })
     }
 

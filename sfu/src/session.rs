@@ -1,12 +1,13 @@
 //! The task that owns one room: feeds messages, media events and time into it and turns what
 //! it says into effects.
 
+mod home;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contract::access_token::{Claims, MoreClaims};
-use contract::ids::{Identity, RoomName, RoomSid};
-use contract::redis::ROOM_RENEWAL;
+use contract::ids::{Identity, RoomName};
 use livekit_protocol::{
     DisconnectReason, Job, RoomMovedResponse, RpcError, SignalRequest, SignalResponse,
     signal_response,
@@ -24,10 +25,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agents::Agents;
 use crate::keys::Keys;
-use crate::placement::Placement;
 use crate::rooms::RoomGauges;
 use crate::rtc::RoomMedia;
 use crate::webhooks::RoomWebhooks;
+pub use home::{ADOPT, RoomHome};
 
 /// Inputs that wait for a room.
 const INPUTS: usize = 1024;
@@ -55,6 +56,10 @@ enum Input {
     Signal(SessionId, Box<SignalRequest>),
     Closed(SessionId),
     Call(Call),
+    /// Give the room to another node; answers whether it went.
+    Move(oneshot::Sender<bool>),
+    /// Have the epoch of its home compared with the store's.
+    Confirm,
     Rpc(RpcCall, oneshot::Sender<RpcAnswer>),
     Forward {
         id: ForwardId,
@@ -165,6 +170,19 @@ impl RoomHandle {
         answered.await.map_err(|_| RoomEnded)
     }
 
+    /// Gives the room to another node; `false` when none takes it now.
+    pub async fn hand_over(&self) -> Result<bool, RoomEnded> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Move(answer)).await?;
+        answered.await.map_err(|_| RoomEnded)
+    }
+
+    /// Has the epoch of the room's home compared with the store's. Where the room has too much to do
+    /// to be told, it learns it with the next write that is refused.
+    pub(crate) fn confirm(&self) {
+        let _full = self.inputs.try_send(Input::Confirm);
+    }
+
     async fn send(&self, input: Input) -> Result<(), RoomEnded> {
         self.inputs.send(input).await.map_err(|_| RoomEnded)
     }
@@ -174,20 +192,14 @@ impl RoomHandle {
 pub struct RoomTask {
     /// The room.
     pub room: Room,
-    /// Its name.
-    pub name: RoomName,
-    /// Its id, which outlives its home.
-    pub sid: RoomSid,
-    /// The epoch under which this node is its home.
-    pub epoch: String,
+    /// Its home in the store.
+    pub home: RoomHome,
     /// Its hold on a media worker.
     pub media: RoomMedia,
     /// What the worker reports.
     pub events: mpsc::Receiver<MediaEvent>,
     /// Signs refreshed tokens.
     pub keys: Arc<Keys>,
-    /// Where its home is kept.
-    pub placement: Arc<Placement>,
     /// Its part of the node's gauges.
     pub gauges: RoomGauges,
     /// Who is told what happens.
@@ -237,41 +249,50 @@ impl RoomTask {
 
     async fn run(mut self, mut queue: mpsc::Receiver<Input>, own: mpsc::WeakSender<Input>) {
         let mut outboxes: HashMap<SessionId, mpsc::Sender<Outgoing>> = HashMap::new();
-        let mut metadata = self.room.info().metadata;
-        let mut renewal = tokio::time::interval(ROOM_RENEWAL);
-        renewal.reset();
-        let mut returns = self.placement.returns();
-        tracing::info!(room = %self.name, epoch = self.epoch, "Room started");
+        tracing::info!(room = %self.home.name(), epoch = self.home.epoch(), "Room started");
         loop {
             let wake_at = self.room.poll_timeout().unwrap_or_else(far_away);
             tokio::select! {
                 input = queue.recv() => match input {
+                    Some(Input::Move(answer)) => self.hand_over(answer).await,
                     Some(input) => self.take(input, &mut outboxes),
                     // Every handle is gone: the node ends.
                     None => self.room.close(RoomCloseReason::Drain, now()),
                 },
                 Some(event) = self.events.recv() => self.room.handle_media(event, now()),
                 () = tokio::time::sleep_until(wake_at.into()) => self.room.handle_timeout(now()),
-                _ = renewal.tick() => self.keep_home().await,
-                Ok(()) = returns.changed() => self.keep_home().await,
+                stored = self.home.next() => if let Some(stored) = stored
+                    && self.home.stored(stored)
+                {
+                    self.room.close(RoomCloseReason::Drain, now());
+                },
             }
             let is_over = self.drain(&mut outboxes, &own);
             self.gauges.set(self.room.counts());
-            let current = self.room.info().metadata;
-            if current != metadata {
-                self.placement.update(&self.name, &self.epoch, &current).await;
-                metadata = current;
-            }
             if is_over {
                 break;
             }
+            self.home.go_on(&self.room);
         }
-        self.placement.release(&self.name, &self.epoch).await;
-        tracing::info!(room = %self.name, "Room ended");
+        self.home.release().await;
+        tracing::info!(room = %self.home.name(), "Room ended");
+    }
+
+    /// Gives the room to another node. Whoever asks for something meanwhile waits: here nobody may
+    /// be admitted any more, and there the room has not begun.
+    async fn hand_over(&mut self, answer: oneshot::Sender<bool>) {
+        let has_moved = self.home.hand_over(&self.room).await;
+        if has_moved {
+            self.room.close(RoomCloseReason::Drain, now());
+        }
+        // Who asked may have been told otherwise.
+        let _unheard = answer.send(has_moved);
     }
 
     fn take(&mut self, input: Input, outboxes: &mut HashMap<SessionId, mpsc::Sender<Outgoing>>) {
         match input {
+            // The asker finds out where the room is by now, and comes back or goes there.
+            Input::Join { .. } if !self.home.may_admit() => {}
             Input::Join { params, outbox, answer } => {
                 self.room.set_worker(self.media.preferred_worker());
                 let joined = self.room.join(*params, now());
@@ -289,6 +310,9 @@ impl RoomTask {
                 self.room.handle_session_closed(session, now());
             }
             Input::Call(call) => call(&mut self.room, now()),
+            // The loop takes it: it waits for the store.
+            Input::Move(answer) => drop(answer),
+            Input::Confirm => self.home.confirm(),
             Input::Rpc(call, answer) => {
                 self.rpcs.last += 1;
                 let id = RpcId(self.rpcs.last);
@@ -436,7 +460,7 @@ impl RoomTask {
             // Either the client closed its connection first, or it takes nothing: then dropping
             // the outbox closes the WebSocket, and the client comes back.
             if matches!(error, TrySendError::Full(_)) {
-                tracing::info!(room = %self.name, ?session, "Client is too slow");
+                tracing::info!(room = %self.home.name(), ?session, "Client is too slow");
             }
             outboxes.remove(&session);
             self.room.handle_session_closed(session, now());
@@ -450,27 +474,6 @@ impl RoomTask {
                 tracing::warn!(%error, "Failed to refresh a token");
                 None
             }
-        }
-    }
-
-    /// Asserts that the room lives here, and ends it if it has another home by now.
-    async fn keep_home(&mut self) {
-        match self.placement.keep(&self.name, &self.sid).await {
-            Ok(Some(home)) if home.node.id == self.placement.node_id() => {
-                if home.epoch != self.epoch {
-                    // The row was lost and is written anew.
-                    self.epoch = home.epoch;
-                    let metadata = self.room.info().metadata;
-                    self.placement.update(&self.name, &self.epoch, &metadata).await;
-                }
-            }
-            Ok(Some(home)) => {
-                tracing::warn!(room = %self.name, home = home.node.name, "Room has another home");
-                self.room.close(RoomCloseReason::Drain, now());
-            }
-            // Neither this node's lease nor a home is there: the next renewal says more.
-            Ok(None) => {}
-            Err(error) => tracing::warn!(room = %self.name, %error, "Room's home not kept"),
         }
     }
 }

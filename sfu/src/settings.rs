@@ -7,8 +7,8 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand};
 use contract::access_token::ApiKeys;
 use contract::sfu_config::{
-    AdminConfig, CreateRoom, HttpConfig, LogConfig, LogFormat, MediaConfig, RoomConfig, SfuConfig,
-    WebhookConfig, env,
+    AdminConfig, CreateRoom, DrainConfig, HttpConfig, LogConfig, LogFormat, MediaConfig,
+    RoomConfig, SfuConfig, WebhookConfig, env,
 };
 use livekit_protocol::IceServer;
 use sfu_core::room::is_known_codec;
@@ -181,6 +181,7 @@ impl Settings {
             admin: AdminConfig::default(),
             redis: None,
             peer: None,
+            drain: DrainConfig::default(),
             media: MediaConfig::default(),
             room: RoomConfig::default(),
             webhook: WebhookConfig::default(),

@@ -15,6 +15,7 @@ from typing import Any
 from livekit import rtc
 
 from commands import serve
+from gaps import GapWatch
 from probe import Probe
 from publish import Picture, publish_colour, publish_tone
 
@@ -54,6 +55,7 @@ class Client:
         self._probes: dict[str, Probe] = {}
         # Tracks to subscribe to again.
         self._again: set[str] = set()
+        self._gap_watch = GapWatch()
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
         self._events: deque[str] = deque(maxlen=LONGEST_LIST)
@@ -101,6 +103,9 @@ class Client:
 
     async def send(self, topic: str, text: str) -> None:
         await self._room.local_participant.publish_data(text, reliable=True, topic=topic)
+
+    async def gaps(self) -> dict[str, float]:
+        return self._gap_watch.take()
 
     async def report(self) -> dict[str, Any]:
         # Copies: others come and go while we wait for statistics.
@@ -153,9 +158,16 @@ class Client:
             room.on(name, lambda *_, logged=logged: self._events.append(logged))
 
         @room.on("track_subscribed")
-        def _subscribed(track: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *_: Any) -> None:
-            stuck = functools.partial(self._show_again, publication)
-            self._probes[publication.sid] = Probe(track, stuck)
+        def _subscribed(
+            track: rtc.RemoteTrack,
+            publication: rtc.RemoteTrackPublication,
+            participant: rtc.RemoteParticipant,
+        ) -> None:
+            self._probes[publication.sid] = Probe(
+                track,
+                shown=functools.partial(self._gap_watch.tick, participant.identity),
+                stuck=functools.partial(self._show_again, publication),
+            )
 
         @room.on("track_unsubscribed")
         def _unsubscribed(_: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *__: Any) -> None:
@@ -190,6 +202,7 @@ async def main() -> None:
             "send": client.send,
             "report": client.report,
             "evaluate": client.evaluate,
+            "gaps": client.gaps,
         }
     )
     await client.leave()

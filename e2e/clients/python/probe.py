@@ -21,12 +21,16 @@ STUCK = 20
 class Probe:
     """Decodes a remote track and keeps what the last frames held.
 
-    On a starved machine libwebrtc's renderer sometimes hands over no picture any more, while its
-    decoder goes on (livekit 1.2.0, with any server); then `stuck` is called.
+    `shown` is called with each picture. On a starved machine libwebrtc's renderer sometimes hands
+    over none any more, while its decoder goes on (livekit 1.2.0, with any server); then `stuck` is
+    called.
     """
 
-    def __init__(self, track: rtc.RemoteTrack, stuck: Callable[[], None]) -> None:
+    def __init__(
+        self, track: rtc.RemoteTrack, shown: Callable[[], None], stuck: Callable[[], None]
+    ) -> None:
         self._track = track
+        self._shown = shown
         self._stuck = stuck
         self._frames = 0
         self._size = (0, 0)
@@ -64,6 +68,7 @@ class Probe:
             self._colour = tuple(frame.data[middle : middle + 3])
             self._size = (frame.width, frame.height)
             self._frames += 1
+            self._shown()
 
     async def _look_after(self) -> None:
         while True:

@@ -1,12 +1,13 @@
 //! Events: what happened, for `kubectl describe`. A lost Event is no reason to stop.
 
+use contract::node_state::NodeState;
 use crds::{LiveCluster, names};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource as _, ResourceExt as _};
 use tracing::debug;
 
-use super::nodes::{NodeAction, Refusal};
+use super::nodes::{LeaveReason, NodeAction, Refusal};
 use super::validate::Invalid;
 use crate::controller::Context;
 
@@ -16,13 +17,23 @@ const MAX_NOTE: usize = 1000;
 /// A step with a media pod was carried out.
 pub async fn node(context: &Context, cluster: &LiveCluster, action: &NodeAction) {
     let (pod, reason, note) = match action {
-        NodeAction::Create { slot } => {
+        NodeAction::Create { slot, attempt } => {
             let pod = names::node(&cluster.name_any(), *slot);
-            let note = format!("Created media node {pod}");
+            let note = match attempt {
+                0 => format!("Created media node {pod}"),
+                ended => format!("Created media node {pod} after {ended} that ended early"),
+            };
             (pod, "NodeCreated", note)
         }
-        NodeAction::Open { name, addresses } => {
+        NodeAction::Open { name, uid: _, addresses, again: false } => {
             (name.clone(), "NodeOpened", format!("Media node {name} advertises {addresses}"))
+        }
+        NodeAction::Open { name, uid: _, addresses: _, again: true } => {
+            let note = format!("Media node {name} takes rooms again instead of leaving");
+            (name.clone(), "NodeReopened", note)
+        }
+        NodeAction::Close { name, uid: _, state, since: _, reason, because } => {
+            closing(name, *state, *reason, because)
         }
         NodeAction::Delete { name, uid: _, reason } => {
             (name.clone(), reason.as_str(), format!("Deleted media node {name}"))
@@ -38,6 +49,32 @@ pub async fn node(context: &Context, cluster: &LiveCluster, action: &NodeAction)
     };
     let kind = EventType::Normal;
     publish(context, cluster, kind, reason, "ManageNodes", note, Some(related)).await;
+}
+
+/// Pod, reason and note of a media node that is told to leave.
+fn closing(
+    name: &str,
+    state: NodeState,
+    reason: LeaveReason,
+    because: &str,
+) -> (String, &'static str, String) {
+    let cause = reason.as_str();
+    let because = if because.is_empty() { String::new() } else { format!(": {because}") };
+    let (reason, note) = match state {
+        NodeState::Open => ("NodeOpened", format!("Media node {name} takes rooms")),
+        NodeState::Cordoned => (
+            "NodeCordoned",
+            format!("Media node {name} takes no new rooms and leaves ({cause}){because}"),
+        ),
+        NodeState::Draining { rooms_per_second } => (
+            "NodeDraining",
+            format!(
+                "Media node {name} moves its rooms, {rooms_per_second} per second, and leaves \
+                 ({cause}){because}"
+            ),
+        ),
+    };
+    (name.to_owned(), reason, note)
 }
 
 /// The API server refuses media pods.

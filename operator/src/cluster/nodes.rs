@@ -1,23 +1,25 @@
-//! Media pods: what there is, what should be, and the actions that lead from one to the other.
+//! Media pods: what there is ([`observe`]), what should be ([`Desired`]), the actions that lead
+//! from one to the other ([`plan()`]) and how they are carried out ([`carry_out()`]).
 //!
-//! [`plan`] is pure. It holds at any moment: what it decides depends on nothing but the pods that
-//! are there, so an operator that starts anew goes on where the last one ended.
+//! A node lives Open → Cordoned → Draining → gone. The state is on the pod itself (label
+//! `livecluster.dev/placement`, annotations), so an operator that starts anew goes on where the
+//! last one ended, and it can be taken back until the pod is deleted. It never acts through
+//! readiness: a node that leaves serves its rooms until they ended or moved.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use crds::names;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::ResourceExt as _;
-use kube::runtime::reflector::{ObjectRef, Store};
-
-use super::validate::ValidCluster;
+use contract::node_state::NodeState;
+use k8s_openapi::jiff::Timestamp;
 
 mod carry_out;
+mod desired;
+mod observe;
+mod plan;
 
 pub use carry_out::{CarriedOut, Refusal, carry_out};
-
-/// Most actions of one plan: a large cluster grows in steps.
-const MAX_ACTIONS: usize = 50;
+pub use desired::Desired;
+pub use observe::{count, observe};
+pub use plan::{Plan, plan};
 
 /// A media pod as the plan sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,16 +34,28 @@ pub struct NodePod {
     pub revision: String,
     /// How far it is.
     pub phase: NodePhase,
+    /// What it is for.
+    pub placement: Placement,
+    /// What it does.
+    pub occupancy: Occupancy,
     /// The Kubernetes node it runs on.
     pub host: Option<String>,
+    /// What that Kubernetes node is about to do.
+    pub host_state: HostState,
+    /// The zone of that Kubernetes node.
+    pub zone: Option<String>,
     /// Its address in the pod network.
     pub ip: Option<String>,
     /// Addresses of the Kubernetes node, best first, separated by commas.
     pub host_addresses: Option<String>,
     /// The addresses that the pod was told.
     pub told_addresses: Option<String>,
-    /// It may take traffic.
-    pub open: bool,
+    /// How many pods ended early, one after the other, before this one.
+    pub attempt: u16,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// When it ended, where it has.
+    pub ended: Option<Timestamp>,
     /// Why it does not start, in Kubernetes's words.
     pub trouble: Option<Trouble>,
 }
@@ -68,49 +82,104 @@ pub enum NodePhase {
     Terminating,
 }
 
-impl NodePod {
-    fn is_alive(&self) -> bool {
-        match self.phase {
-            NodePhase::Starting | NodePhase::Ready => true,
-            NodePhase::Ended | NodePhase::Terminating => false,
+/// What a pod is for, as its label and annotations say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// It never took traffic.
+    New,
+    /// It takes new rooms.
+    Open,
+    /// It takes no new rooms.
+    Cordoned {
+        /// Since when; a pod that somebody else labelled has been it for ever.
+        since: Timestamp,
+        /// Why.
+        reason: LeaveReason,
+    },
+    /// It moves its rooms to other nodes.
+    Draining {
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        reason: LeaveReason,
+    },
+}
+
+/// What a media node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupancy {
+    /// It has not answered lately: it may do anything.
+    Unknown,
+    /// It answered, or cannot do anything.
+    Known {
+        /// Rooms that have their home there.
+        rooms: i64,
+        /// Participants that subscribe to at least one track.
+        subscribers: i64,
+    },
+}
+
+impl Occupancy {
+    /// Nobody is there.
+    pub const EMPTY: Self = Self::Known { rooms: 0, subscribers: 0 };
+}
+
+/// What a Kubernetes node is about to do with its pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostState {
+    /// Nothing is known against it.
+    Up,
+    /// It takes no new pods: somebody is about to empty it.
+    Cordoned,
+    /// It ends within minutes, whatever runs there.
+    Interrupted,
+    /// Nobody has heard of it for a while.
+    Lost,
+}
+
+/// Why a node leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaveReason {
+    /// There are more than desired.
+    ScaledIn,
+    /// It is of an earlier specification.
+    Replaced,
+    /// Its Kubernetes node is cordoned.
+    HostCordoned,
+    /// Its Kubernetes node ends within minutes.
+    HostInterrupted,
+}
+
+impl LeaveReason {
+    /// All reasons.
+    const ALL: [Self; 4] =
+        [Self::ScaledIn, Self::Replaced, Self::HostCordoned, Self::HostInterrupted];
+
+    /// The reason of Events, and the value of the annotation.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ScaledIn => "NodeScaledIn",
+            Self::Replaced => "NodeReplaced",
+            Self::HostCordoned => "HostCordoned",
+            Self::HostInterrupted => "HostInterrupted",
         }
     }
 
-    /// It takes traffic.
-    #[must_use]
-    pub fn serves(&self) -> bool {
-        self.phase == NodePhase::Ready && self.open
-    }
-}
-
-/// What should be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Desired<'a> {
-    /// Media nodes.
-    pub nodes: u16,
-    /// Slots that the port range has room for.
-    pub slots: u16,
-    /// Hash of what pods are made from.
-    pub revision: &'a str,
-}
-
-impl<'a> Desired<'a> {
-    /// What a valid cluster wants.
-    #[must_use]
-    pub fn of(valid: &ValidCluster, revision: &'a str) -> Self {
-        Self { nodes: valid.spec.nodes, slots: valid.slots, revision }
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 
 /// Why a pod is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeleteReason {
-    /// It ended.
+    /// It ended by itself.
     Ended,
-    /// It is of an earlier specification.
-    Replaced,
-    /// There are more than desired.
-    ScaledIn,
+    /// It left as planned.
+    Left(LeaveReason),
+    /// It could not move its rooms in time.
+    TimedOut(LeaveReason),
 }
 
 impl DeleteReason {
@@ -119,8 +188,8 @@ impl DeleteReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ended => "NodeEnded",
-            Self::Replaced => "NodeReplaced",
-            Self::ScaledIn => "NodeScaledIn",
+            Self::Left(reason) => reason.as_str(),
+            Self::TimedOut(_) => "NodeDrainTimedOut",
         }
     }
 }
@@ -132,174 +201,95 @@ pub enum NodeAction {
     Create {
         /// The slot.
         slot: u16,
+        /// How many pods ended early before it.
+        attempt: u16,
     },
     /// Tell a pod its addresses, and let it take traffic.
     Open {
         /// Name of the pod.
         name: String,
+        /// Its unique id: never its successor.
+        uid: String,
         /// The addresses, separated by commas.
         addresses: String,
+        /// It was about to leave.
+        again: bool,
+    },
+    /// Let a pod take no new rooms, or move those that it has.
+    Close {
+        /// Name of the pod.
+        name: String,
+        /// Its unique id.
+        uid: String,
+        /// What it is told.
+        state: NodeState,
+        /// When it is told.
+        since: Timestamp,
+        /// Why.
+        reason: LeaveReason,
+        /// What spoke for this pod, for people.
+        because: String,
     },
     /// Delete a pod.
     Delete {
         /// Name of the pod.
         name: String,
-        /// Its unique id: never its successor.
+        /// Its unique id.
         uid: String,
         /// Why.
         reason: DeleteReason,
     },
 }
 
-/// The next steps.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// In this order.
-    pub actions: Vec<NodeAction>,
-    /// The port range has no room for a pod that should be made.
-    pub slots_exhausted: bool,
-}
-
-/// Decides the next steps.
-#[must_use]
-pub fn plan(desired: &Desired<'_>, pods: &[NodePod]) -> Plan {
-    let mut plan = Plan::default();
-    plan.actions.extend(
-        pods.iter()
-            .filter(|pod| pod.phase == NodePhase::Ended)
-            .map(|pod| delete(pod, DeleteReason::Ended)),
-    );
-    plan.actions.extend(pods.iter().filter_map(open));
-    let alive: Vec<_> = pods.iter().filter(|pod| pod.is_alive()).collect();
-    let (current, old): (Vec<&NodePod>, Vec<&NodePod>) =
-        alive.iter().partition(|pod| pod.revision == desired.revision);
-    let nodes = usize::from(desired.nodes);
-    let starting = current.iter().any(|pod| !pod.serves());
-    if alive.len() < nodes {
-        create(&mut plan, desired, pods, nodes - alive.len());
-    } else if alive.len() > nodes + 1 || (alive.len() > nodes && old.is_empty()) {
-        let keep = if old.is_empty() { nodes } else { nodes + 1 };
-        let excess = alive.len() - keep;
-        let leaving = scale_in_order(desired, alive).into_iter().take(excess);
-        plan.actions.extend(leaving.map(|pod| delete(pod, DeleteReason::ScaledIn)));
-    } else if let Some(last) = scale_in_order(desired, old).first() {
-        // One at a time: a new pod that does not come up stops the replacement.
-        if alive.len() > nodes {
-            if !starting || !last.serves() {
-                plan.actions.push(delete(last, DeleteReason::Replaced));
-            }
-        } else if !last.serves() && !starting {
-            // It serves nobody: in the place of a surge.
-            plan.actions.push(delete(last, DeleteReason::Replaced));
-        } else if !starting {
-            create(&mut plan, desired, pods, 1);
+impl NodePod {
+    /// It lives, on a Kubernetes node that may do so too.
+    fn is_alive(&self) -> bool {
+        let is_lost = self.host_state == HostState::Lost;
+        match self.phase {
+            NodePhase::Starting | NodePhase::Ready => !is_lost,
+            NodePhase::Ended | NodePhase::Terminating => false,
         }
     }
-    plan.actions.truncate(MAX_ACTIONS);
-    plan
-}
 
-/// A pod is told its addresses as soon as its Kubernetes node is known, and again when they change.
-fn open(pod: &NodePod) -> Option<NodeAction> {
-    let addresses = pod.host_addresses.as_ref()?;
-    let told = pod.told_addresses.as_ref() == Some(addresses);
-    let due = pod.is_alive() && !(told && pod.open);
-    due.then(|| NodeAction::Open { name: pod.name.clone(), addresses: addresses.clone() })
-}
+    /// It leaves, or is about to: it belongs no more to what is desired.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        match self.placement {
+            Placement::New | Placement::Open => false,
+            Placement::Cordoned { .. } | Placement::Draining { .. } => {
+                matches!(self.phase, NodePhase::Starting | NodePhase::Ready)
+            }
+        }
+    }
 
-fn delete(pod: &NodePod, reason: DeleteReason) -> NodeAction {
-    NodeAction::Delete { name: pod.name.clone(), uid: pod.uid.clone(), reason }
-}
+    /// It belongs to what is desired, whether it has started or not.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.is_alive() && !self.is_leaving()
+    }
 
-/// Creates pods in the lowest free slots. A slot is held until its pod is gone: two pods would
-/// want the same ports of a Kubernetes node.
-fn create(plan: &mut Plan, desired: &Desired<'_>, pods: &[NodePod], count: usize) {
-    let taken: BTreeSet<u16> = pods.iter().filter_map(|pod| pod.slot).collect();
-    let free = (0..desired.slots).filter(|slot| !taken.contains(slot)).take(count);
-    let before = plan.actions.len();
-    plan.actions.extend(free.map(|slot| NodeAction::Create { slot }));
-    plan.slots_exhausted = plan.actions.len() - before < count;
-}
+    /// It takes traffic.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.phase == NodePhase::Ready && self.placement == Placement::Open && self.is_alive()
+    }
 
-/// Who leaves first: who serves nobody, then the earlier specification, then the highest slot.
-fn scale_in_order<'a>(desired: &Desired<'_>, mut pods: Vec<&'a NodePod>) -> Vec<&'a NodePod> {
-    pods.sort_by_key(|pod| {
-        (pod.serves(), pod.revision == desired.revision, std::cmp::Reverse(pod.slot))
-    });
-    pods
-}
-
-/// Reads the pods of a cluster.
-#[must_use]
-pub fn observe(pods: &[Pod], hosts: &Store<Node>) -> Vec<NodePod> {
-    let mut pods: Vec<_> = pods
-        .iter()
-        .map(|pod| {
-            let host = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-            let node = host.as_ref().and_then(|name| hosts.get(&ObjectRef::new(name)));
-            let addresses = node.as_ref().and_then(|node| addresses_of(node));
-            observe_pod(pod, host, addresses)
-        })
-        .collect();
-    pods.sort_by_key(|pod| pod.slot);
-    pods
-}
-
-fn observe_pod(pod: &Pod, host: Option<String>, host_addresses: Option<String>) -> NodePod {
-    let annotation = |name: &str| pod.annotations().get(name).cloned();
-    let labels = pod.labels();
-    let status = pod.status.as_ref();
-    let ready = status.and_then(|s| s.conditions.as_ref()).is_some_and(|conditions| {
-        conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
-    });
-    let phase = match status.and_then(|s| s.phase.as_deref()) {
-        _ if pod.metadata.deletion_timestamp.is_some() => NodePhase::Terminating,
-        Some("Failed" | "Succeeded") => NodePhase::Ended,
-        _ if ready => NodePhase::Ready,
-        _ => NodePhase::Starting,
-    };
-    NodePod {
-        name: pod.name_any(),
-        uid: pod.uid().unwrap_or_default(),
-        slot: labels.get(names::SLOT).and_then(|slot| slot.parse().ok()),
-        revision: annotation(names::REVISION).unwrap_or_default(),
-        phase,
-        host,
-        ip: status.and_then(|s| s.pod_ip.clone()),
-        host_addresses,
-        told_addresses: annotation(names::ADVERTISE_ADDRESSES),
-        open: labels.get(names::PLACEMENT).is_some_and(|value| value == names::OPEN),
-        trouble: trouble(pod),
+    /// Nobody would notice if it ended.
+    fn is_empty(&self) -> bool {
+        match self.occupancy {
+            Occupancy::Known { rooms, subscribers } => rooms <= 0 && subscribers <= 0,
+            Occupancy::Unknown => false,
+        }
     }
 }
 
-/// Kubernetes's word for why a pod does not start; `None` for what every start goes through.
-fn trouble(pod: &Pod) -> Option<Trouble> {
-    let status = pod.status.as_ref()?;
-    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting.reason.clone()?;
-        let usual = ["ContainerCreating", "PodInitializing"].contains(&reason.as_str());
-        let message = waiting.message.clone().unwrap_or_default();
-        (!usual).then_some(Trouble { reason, message })
-    });
-    waiting.or_else(|| {
-        let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled")?;
-        (scheduled.status == "False").then(|| Trouble {
-            reason: scheduled.reason.clone().unwrap_or_default(),
-            message: scheduled.message.clone().unwrap_or_default(),
-        })
-    })
-}
-
-/// External addresses of a Kubernetes node, else its internal ones; both families.
-fn addresses_of(node: &Node) -> Option<String> {
-    let mut by_kind: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for address in node.status.as_ref()?.addresses.iter().flatten() {
-        by_kind.entry(&address.type_).or_default().push(&address.address);
+impl fmt::Display for Occupancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("with rooms that it does not tell"),
+            Self::Known { rooms, subscribers } => {
+                write!(f, "with {rooms} rooms and {subscribers} subscribers")
+            }
+        }
     }
-    ["ExternalIP", "InternalIP"].iter().find_map(|kind| Some(by_kind.get(kind)?.join(",")))
 }
-
-#[cfg(test)]
-mod tests;

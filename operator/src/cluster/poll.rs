@@ -15,7 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use super::build::node::ADMIN_PORT;
-use super::nodes::{NodePhase, NodePod};
+use super::nodes::{NodePhase, NodePod, Occupancy};
 
 /// Requests at the same time.
 const CONCURRENCY: usize = 16;
@@ -37,6 +37,15 @@ pub struct Counts {
     pub participants: i64,
     /// Participants that subscribe to at least one track.
     pub subscribers: i64,
+}
+
+/// Counts, and how long ago a node told them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The counts.
+    pub counts: Counts,
+    /// Time since they were read.
+    pub age: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +81,7 @@ impl Poller {
     }
 
     /// Counts of the pods by their unique id; pods never heard of are absent.
-    pub async fn poll(&self, pods: &[NodePod]) -> HashMap<String, Counts> {
+    pub async fn poll(&self, pods: &[NodePod]) -> HashMap<String, Reading> {
         let due: Vec<_> = pods.iter().filter_map(|pod| self.due(pod)).collect();
         let reads = futures::stream::iter(due)
             .map(|(uid, address)| async move { (uid, self.read(address).await) })
@@ -85,14 +94,23 @@ impl Poller {
             }
         }
         known.retain(|_, known| known.at.elapsed() < MAX_AGE);
-        let of = |pod: &NodePod| Some((pod.uid.clone(), known.get(&pod.uid)?.counts));
+        let of = |pod: &NodePod| {
+            let known = known.get(&pod.uid)?;
+            let reading = Reading { counts: known.counts, age: known.at.elapsed() };
+            Some((pod.uid.clone(), reading))
+        };
         pods.iter().filter_map(of).collect()
     }
 
     /// Whom to ask at which address.
     fn due(&self, pod: &NodePod) -> Option<(String, IpAddr)> {
         let address = pod.ip.as_ref()?.parse().ok()?;
-        let runs = matches!(pod.phase, NodePhase::Ready | NodePhase::Terminating);
+        // A node that is not ready may have rooms all the same.
+        let runs = match pod.phase {
+            NodePhase::Ready | NodePhase::Terminating => true,
+            NodePhase::Starting => pod.occupancy == Occupancy::Unknown,
+            NodePhase::Ended => false,
+        };
         (runs && !self.is_young(&pod.uid)).then_some((pod.uid.clone(), address))
     }
 

@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use super::ReconcileError;
 use super::conditions::{self, Finding, Truth};
 use super::dereference::Dereferenced;
-use super::nodes::{CarriedOut, NodePhase, NodePod, Plan};
-use super::poll::Counts;
+use super::nodes::{CarriedOut, NodePhase, NodePod, Placement, Plan};
+use super::poll::{Counts, Reading};
 use super::validate::{Invalid, ValidCluster, ValidRedis};
 use crate::controller::Context;
 
@@ -39,7 +39,7 @@ pub struct View<'a> {
     /// What became of it.
     pub done: &'a CarriedOut,
     /// Counts by the pods' unique ids.
-    pub counts: &'a HashMap<String, Counts>,
+    pub readings: &'a HashMap<String, Reading>,
     /// Redis takes connections.
     pub redis_reachable: bool,
 }
@@ -129,14 +129,15 @@ async fn write(
 #[must_use]
 pub fn status_of(cluster: &LiveCluster, view: &View<'_>, now: Timestamp) -> LiveClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
-    let alive = view.pods.iter().filter(|pod| is_alive(pod)).count();
+    let staying = view.pods.iter().filter(|pod| pod.stays()).count();
     let members: Vec<_> = view.pods.iter().map(|pod| member(pod, view, &old)).collect();
     let generation = cluster.meta().generation;
     LiveClusterStatus {
         observed_generation: generation,
         url: Some(view.valid.url()),
-        nodes: as_i32(alive.min(usize::from(view.valid.spec.nodes))),
+        nodes: as_i32(staying.min(usize::from(view.valid.spec.nodes))),
         ready_nodes: as_i32(view.pods.iter().filter(|pod| pod.serves()).count()),
+        draining_nodes: as_i32(view.pods.iter().filter(|pod| pod.is_leaving()).count()),
         rooms: members.iter().map(|member| member.rooms).sum(),
         participants: members.iter().map(|member| member.participants).sum(),
         subscribers: members.iter().map(|member| member.subscribers).sum(),
@@ -166,23 +167,29 @@ fn member(pod: &NodePod, view: &View<'_>, old: &LiveClusterStatus) -> Member {
         NodePhase::Ended => Counts::default(),
         NodePhase::Starting if pod.ip.is_none() => Counts::default(),
         NodePhase::Starting | NodePhase::Ready | NodePhase::Terminating => {
-            view.counts.get(&pod.uid).copied().or(before).unwrap_or_default()
+            view.readings.get(&pod.uid).map(|r| r.counts).or(before).unwrap_or_default()
         }
     };
     let addresses = pod.told_addresses.as_deref().unwrap_or_default();
     Member {
         name: pod.name.clone(),
         slot: pod.slot.unwrap_or_default(),
-        state: match pod.phase {
-            NodePhase::Ready if pod.open => MemberState::Open,
-            NodePhase::Ready | NodePhase::Starting => MemberState::Starting,
-            NodePhase::Ended | NodePhase::Terminating => MemberState::Terminating,
-        },
+        state: state(pod),
         host: pod.host.clone(),
         addresses: addresses.split(',').filter(|a| !a.is_empty()).map(str::to_owned).collect(),
         rooms: counts.rooms,
         participants: counts.participants,
         subscribers: counts.subscribers,
+    }
+}
+
+fn state(pod: &NodePod) -> MemberState {
+    match (pod.phase, pod.placement) {
+        (NodePhase::Ended | NodePhase::Terminating, _) => MemberState::Terminating,
+        (_, Placement::Cordoned { .. }) => MemberState::Cordoned,
+        (_, Placement::Draining { .. }) => MemberState::Draining,
+        (NodePhase::Ready, Placement::Open) => MemberState::Open,
+        (NodePhase::Ready | NodePhase::Starting, _) => MemberState::Starting,
     }
 }
 
@@ -200,16 +207,22 @@ fn findings(view: &View<'_>) -> Vec<Finding> {
     let mut findings = vec![ready(view, serving, desired, &progress, trouble.as_ref())];
     let reason = if serving > 0 { "NodesOpen" } else { "NoNodeOpen" };
     findings.push(Finding::new(condition::AVAILABLE, serving > 0, reason, progress.clone()));
-    let reason = match (settled, serving < desired) {
-        (true, _) => "Settled",
-        (false, true) => "NodesStarting",
-        (false, false) => "NodesReplaced",
+    let leaving = view.pods.iter().filter(|pod| pod.is_leaving()).count();
+    let outdated = view.pods.iter().any(|pod| pod.stays() && pod.revision != view.revision);
+    let reason = match (settled, serving < desired, outdated || leaving == 0) {
+        (true, _, _) => "Settled",
+        (false, true, _) => "NodesStarting",
+        (false, false, true) => "NodesReplaced",
+        (false, false, false) => "NodesLeaving",
     };
     findings.push(Finding::new(condition::PROGRESSING, !settled, reason, progress));
     findings.push(match trouble {
         Some((reason, message)) => Finding::new(condition::DEGRADED, true, reason, message),
         None => Finding::new(condition::DEGRADED, false, "AsExpected", ""),
     });
+    let reason = if leaving > 0 { "NodesLeaving" } else { "NoNodeLeaves" };
+    let message = format!("{leaving} nodes take no new rooms and leave when they are empty");
+    findings.push(Finding::new(condition::DRAINING, leaving > 0, reason, message));
     findings.extend(surroundings(view));
     findings
 }
@@ -250,7 +263,10 @@ fn trouble(view: &View<'_>) -> Option<(String, String)> {
         );
         return Some(("SlotsExhausted".to_owned(), message));
     }
-    view.pods.iter().filter(|pod| is_alive(pod)).find_map(|pod| {
+    // The first pod that ends is replaced at once, and no trouble.
+    let tells =
+        |pod: &&NodePod| is_alive(pod) || (pod.phase == NodePhase::Ended && pod.attempt > 0);
+    view.pods.iter().filter(tells).find_map(|pod| {
         let trouble = pod.trouble.as_ref()?;
         let reason = if trouble.reason.is_empty() { "NodeFailing" } else { &trouble.reason };
         Some((reason.to_owned(), format!("{}: {}", pod.name, trouble.message)))

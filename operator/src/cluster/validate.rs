@@ -3,6 +3,8 @@
 //! The API server has already refused what a rule of the schema can see; here is what needs other
 //! objects, or arithmetic on quantities.
 
+use std::time::Duration;
+
 use contract::access_token::ApiKeys;
 use contract::sfu_config::{self, MediaConfig};
 use crds::live_cluster::{CreateRoom, ExternalRedis, LogFormat, Resources};
@@ -16,6 +18,8 @@ use super::dereference::Dereferenced;
 
 /// Most workers of a node, as the schema says; what a CPU request is cut down to.
 const MAX_WORKERS: u128 = 64;
+/// Longest wait for rooms to end, as the schema says.
+const MAX_DRAIN_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Entry of the Secret of API keys.
 pub const KEYS_ENTRY: &str = "keys.yaml";
 /// Entry of the Secret of the bearer token.
@@ -75,6 +79,9 @@ pub enum Invalid {
         /// What it is.
         value: String,
     },
+    /// The time of a drain is none.
+    #[error("spec.drain.timeout is not a length of time such as 1h30m")]
+    DrainTimeout,
     /// The port range is too small for the nodes.
     #[error(
         "spec.media.ports.count is {count}, but {nodes} nodes with {workers} workers, and one \
@@ -101,6 +108,7 @@ impl Invalid {
             Self::EntryMissing { .. } => "SecretEntryMissing",
             Self::Keys { .. } | Self::WebhookKey { .. } => "InvalidKeys",
             Self::CpuRequest { .. } => "InvalidResources",
+            Self::DrainTimeout => "InvalidDrainTimeout",
             Self::Ports { .. } => "TooFewPorts",
         }
     }
@@ -139,6 +147,8 @@ pub struct ValidCluster {
     pub workers: u16,
     /// Slots that the port range has room for.
     pub slots: u16,
+    /// How long a leaving node waits for its rooms to end.
+    pub drain_timeout: Duration,
     /// Secret of API keys: the user's, or the one to generate.
     pub keys_secret: String,
     /// The Redis.
@@ -160,7 +170,7 @@ impl ValidCluster {
             workers: self.workers,
             first_port: self.spec.media.ports.first,
             tcp: self.spec.media.tcp,
-            advertise_file: None,
+            ..MediaConfig::default()
         }
     }
 
@@ -197,6 +207,8 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
         let count = spec.media.ports.count;
         return Err(Invalid::Ports { count, nodes: spec.nodes, workers, needed });
     }
+    let drain_timeout = spec.drain.timeout.as_duration();
+    let drain_timeout = drain_timeout.ok_or(Invalid::DrainTimeout)?.min(MAX_DRAIN_TIMEOUT);
     let redis = match &spec.redis.external {
         Some(external) => ValidRedis::External(external.clone()),
         None => ValidRedis::Managed {
@@ -218,6 +230,7 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
         image: spec.node.image.clone().unwrap_or_else(|| images.sfu.clone()),
         workers,
         slots,
+        drain_timeout,
         keys_secret: spec.keys.secret_name.clone().unwrap_or_else(|| names::keys_secret(&name)),
         redis,
         spec: spec.clone(),

@@ -1,8 +1,17 @@
-//! Which node becomes the home of a room that has none.
+//! Which node becomes the home of a room, and whether this one may be a home at the moment.
+
+mod drain;
+mod hold;
+mod lease;
+mod store_clock;
 
 use contract::ids::NodeId;
 use contract::redis::{NodeRecord, NodeState};
 use rand::{Rng, RngExt as _};
+
+pub use drain::{closing_rate, pause_between_moves};
+pub use hold::{Hold, Kept, Question, Verdict};
+pub use lease::{Lease, PledgeAnswer, Renewal};
 
 /// Forwarded packets a second that weigh as much as one room: a room of three with video.
 const PACKETS_A_ROOM: u64 = 1000;
@@ -47,10 +56,11 @@ pub fn choose_home<'a, R: Rng + ?Sized>(
     Some(if second.weight() < first.weight() { second } else { first })
 }
 
-/// Whether a room's home may admit participants and write state: its lease, renewed
-/// `since_renewal` ago by a clock that goes on while the machine sleeps, has not ended.
-pub fn holds_lease(since_renewal: std::time::Duration) -> bool {
-    since_renewal < contract::redis::NODE_LEASE
+/// Counts a room that was given to `home`, which has so many now that its report does not show.
+pub fn count_reservation(nodes: &mut [Candidate], home: &NodeId, reservations: u64) {
+    if let Some(node) = nodes.iter_mut().find(|node| node.record.id == *home) {
+        node.reservations = node.reservations.max(reservations);
+    }
 }
 
 /// The node with this id among the living.

@@ -26,6 +26,7 @@ mod rpc;
 mod sections;
 mod simulate;
 mod speakers;
+mod state;
 mod subscribing;
 mod timers;
 mod track_info;
@@ -52,6 +53,7 @@ pub use data::{MAX_DATA_BYTES, ServerData};
 pub use dispatches::TooManyDispatches;
 pub use forwards::{ForwardError, ForwardId, ForwardNews, ForwardedParticipant, ForwardedTrack};
 pub use rpc::{RpcCall, RpcId};
+pub use state::RoomState;
 
 use data::Replay;
 use dispatches::Dispatches;
@@ -261,14 +263,21 @@ pub struct Room {
     /// When the number of participants is told to all.
     update_at: Option<Instant>,
     ended: bool,
+    state_version: u64,
 }
 
 impl Room {
     /// Makes an empty room.
-    pub fn new(options: RoomOptions, mut rng: StdRng, now: Now) -> Self {
+    pub fn new(options: RoomOptions, rng: StdRng, now: Now) -> Self {
+        let mut room = Self::empty(options, rng, now);
+        room.emit("room_started", None, None);
+        room
+    }
+
+    fn empty(options: RoomOptions, mut rng: StdRng, now: Now) -> Self {
         let empty_timeout = Duration::from_secs(options.config.empty_timeout.into());
         let sif_trailer = sif_trailer(&mut rng);
-        let mut room = Self {
+        Self {
             options,
             worker: 0,
             rng,
@@ -302,9 +311,8 @@ impl Room {
             ends_at: Some(now.instant + empty_timeout),
             update_at: None,
             ended: false,
-        };
-        room.emit("room_started", None, None);
-        room
+            state_version: 0,
+        }
     }
 
     /// Opens the transports of participants who join from now on on this worker.
@@ -394,6 +402,7 @@ impl Room {
         if min_playout_delay.is_some() || max_playout_delay.is_some() {
             self.dirty.extend(self.participants.keys());
         }
+        self.state_changed();
         if self.participants.is_empty() && !self.visited && empty_timeout.is_some() {
             let seconds = self.options.config.empty_timeout.into();
             self.ends_at = Some(now.instant + Duration::from_secs(seconds));

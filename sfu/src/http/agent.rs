@@ -49,7 +49,7 @@ pub(super) async fn agent(State(node): State<Arc<Node>>, request: Request) -> Re
         Ok(_) => return text(401, "permissions denied"),
         Err(message) => return text(401, message),
     };
-    if node.is_draining() {
+    if node.is_ending() {
         return text(503, "the node is going away, try again");
     }
     match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
@@ -153,7 +153,7 @@ async fn run(
             }
             _ = pings.tick() => {
                 let is_idle = last_heard.elapsed() > IDLE_TIMEOUT;
-                if is_idle || node.is_draining()
+                if is_idle || node.is_ending()
                     || socket.send(Message::Ping(Bytes::new())).await.is_err() {
                     return;
                 }

@@ -17,7 +17,7 @@ use sfu_core::signal::join::{JoinError, JoinParams};
 use tokio::sync::mpsc;
 
 use super::{Origin, claims, client_address, forward, query, text, token};
-use crate::node::{Node, Route};
+use crate::node::{Joined, Node, Route};
 use crate::session::{Outgoing, RoomHandle};
 
 /// Bytes that a connection reads at once. Messages are small, connections are many, and the
@@ -122,7 +122,15 @@ async fn join(node: Arc<Node>, origin: Origin, version: Version, request: Reques
     }
     let (parts, body) = request.into_parts();
     match route(&node, origin, version, &parts).await {
-        Ok((params, Route::Local(handle))) => admit(node, params, handle, parts).await,
+        Ok((params, Route::Local(handle))) => match node.join(params, handle).await {
+            Ok(Joined::Here(handle, session, messages)) => {
+                admit(handle, session, messages, parts).await
+            }
+            Ok(Joined::Elsewhere(home)) => {
+                forward(&node, origin, &home, Request::from_parts(parts, body)).await
+            }
+            Err(error) => text(error.status, error.message),
+        },
         Ok((_, Route::Remote(home))) => {
             forward(&node, origin, &home, Request::from_parts(parts, body)).await
         }
@@ -137,24 +145,21 @@ async fn route(
     request: &Parts,
 ) -> Result<(JoinParams, Route), JoinError> {
     let params = params(node, version, &request.uri, &request.headers)?;
-    if node.is_draining() {
-        return Err(JoinError::new(503, "the node is going away, try again"));
-    }
     check_room(node, &params).await?;
     let route = node.route(&params.room).await?;
     if origin == Origin::Client {
         node.metrics.count_join(matches!(route, Route::Local(_)));
     }
-    let address = client_address(request);
+    let address = client_address(origin, request);
     tracing::debug!(room = %params.room, identity = %params.identity, ?address, "Join");
     Ok((params, route))
 }
 
-/// Joins the room and, when it accepted, upgrades the connection.
+/// Upgrades the connection of a client that the room admitted.
 async fn admit(
-    node: Arc<Node>,
-    params: JoinParams,
     handle: RoomHandle,
+    session: SessionId,
+    messages: mpsc::Receiver<Outgoing>,
     mut parts: Parts,
 ) -> Response {
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
@@ -162,24 +167,22 @@ async fn admit(
             .read_buffer_size(READ_BUFFER)
             .max_message_size(MAX_FRAME_BYTES)
             .max_frame_size(MAX_FRAME_BYTES),
-        Err(refused) => return axum::response::IntoResponse::into_response(refused),
-    };
-    match node.join(params, handle).await {
-        Ok((handle, session, messages)) => {
-            let failed = handle.clone();
-            upgrade
-                .on_failed_upgrade(move |error| {
-                    tracing::debug!(%error, "Client left before it was upgraded");
-                    tokio::spawn(async move { failed.closed(session).await });
-                })
-                .on_upgrade(move |socket| async move {
-                    Connection { socket, handle, session, format: FrameFormat::default() }
-                        .run(messages)
-                        .await;
-                })
+        Err(refused) => {
+            handle.closed(session).await;
+            return axum::response::IntoResponse::into_response(refused);
         }
-        Err(error) => text(error.status, error.message),
-    }
+    };
+    let failed = handle.clone();
+    upgrade
+        .on_failed_upgrade(move |error| {
+            tracing::debug!(%error, "Client left before it was upgraded");
+            tokio::spawn(async move { failed.closed(session).await });
+        })
+        .on_upgrade(move |socket| async move {
+            Connection { socket, handle, session, format: FrameFormat::default() }
+                .run(messages)
+                .await;
+        })
 }
 
 /// A client's WebSocket.

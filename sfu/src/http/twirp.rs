@@ -84,7 +84,11 @@ impl TwirpError {
         if !self.details.is_empty() {
             body["meta"] = Value::Object(self.details);
         }
-        (self.status, axum::Json(body)).into_response()
+        let mut response = (self.status, axum::Json(body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, super::RETRY_AFTER);
+        }
+        response
     }
 }
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use contract::sfu_config::{
-    AdminConfig, HttpConfig, LogConfig, LogFormat, MediaConfig, Password, PeerConfig, RedisConfig,
-    RoomConfig, SfuConfig, WebhookConfig,
+    AdminConfig, DrainConfig, HttpConfig, LogConfig, LogFormat, MediaConfig, Password, PeerConfig,
+    RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
 };
 use livekit_protocol::IceServer;
 use serde::Deserialize;
@@ -141,6 +141,7 @@ pub fn translate(entries: Entries, workers: usize) -> Result<Translation, Vec<St
         admin: admin_port.map_or_else(AdminConfig::default, |port| AdminConfig { port }),
         redis,
         peer,
+        drain: DrainConfig::default(),
         media: MediaConfig::default(),
         room: room(&mut reader),
         webhook: WebhookConfig {

@@ -1,6 +1,7 @@
 //! The store of a node that is alone: every room lives here.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::{NodeLoad, NodeRecord, NodeState};
@@ -16,6 +17,7 @@ pub struct MemoryStore {
     rooms: Mutex<HashMap<RoomName, RoomSid>>,
     /// Memory never goes away, so this never says that it came back.
     returned: watch::Sender<()>,
+    has_left: AtomicBool,
 }
 
 impl MemoryStore {
@@ -28,17 +30,27 @@ impl MemoryStore {
             state: NodeState::Open,
             load: NodeLoad::default(),
         };
-        Self { record, rooms: Mutex::default(), returned: watch::channel(()).0 }
+        let (returned, has_left) = (watch::channel(()).0, AtomicBool::new(false));
+        Self { record, rooms: Mutex::default(), returned, has_left }
     }
 
-    pub(super) fn claim(&self, room: &RoomName) -> Home {
+    /// `None` once the node left.
+    pub(super) fn claim(&self, room: &RoomName) -> Option<Home> {
+        if self.has_left.load(Ordering::Relaxed) {
+            return None;
+        }
         let sid = self
             .rooms
             .lock()
             .entry(room.clone())
             .or_insert_with(|| RoomSid::generate(&mut rand::rng()))
             .clone();
-        Home { node: self.record.clone(), epoch: "1".to_owned(), sid, metadata: String::new() }
+        let (metadata, state) = (String::new(), String::new());
+        Some(Home { node: self.record.clone(), epoch: "1".to_owned(), sid, metadata, state })
+    }
+
+    pub(super) fn leave(&self) {
+        self.has_left.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn release(&self, room: &RoomName) {

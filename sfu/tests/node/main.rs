@@ -6,6 +6,8 @@ mod agents;
 mod cluster;
 mod http;
 mod media;
+mod moving;
 mod room_service;
+mod scripts;
 mod support;
 mod webhooks;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contract::access_token::{ApiKeys, Claims, VideoGrants, claims};
 use contract::sfu_config::{
-    AdminConfig, CreateRoom, HttpConfig, LogConfig, MediaConfig, PEER_NAME, PeerConfig,
-    RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
+    AdminConfig, CreateRoom, DrainConfig, HttpConfig, LogConfig, MediaConfig, PEER_NAME,
+    PeerConfig, RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
 };
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Full};
@@ -68,6 +68,10 @@ pub(crate) async fn request(
 
 pub(crate) async fn get(url: &str) -> Answer {
     request(Method::GET, url, &[], "").await
+}
+
+pub(crate) async fn put(url: &str) -> Answer {
+    request(Method::PUT, url, &[], "").await
 }
 
 /// Calls a method of `RoomService` with JSON.
@@ -143,6 +147,12 @@ pub(crate) async fn join(base: &str, room: &str, identity: &str) -> (Socket, Str
         }
         other => panic!("expected join, not {other:?}"),
     }
+}
+
+/// The HTTP status and body by which a join is refused.
+pub(crate) async fn request_error(base: &str, room: &str, identity: &str) -> (u16, String) {
+    let token = join_token(room, identity);
+    open(base, &format!("/rtc?access_token={token}")).await.unwrap_err()
 }
 
 pub(crate) async fn next_message(socket: &mut Socket) -> signal_response::Message {
@@ -293,6 +303,7 @@ impl Files {
                 password: None,
             }),
             peer: Some(self.peer(free_port(), "")),
+            drain: DrainConfig { wait_seconds: 0 },
             media: MediaConfig::default(),
             room: RoomConfig::default(),
             webhook: WebhookConfig::default(),
@@ -326,10 +337,8 @@ impl ClusterNode {
         let running = Running::start(settings).await.unwrap();
         let base = format!("http://{}", running.public);
         let admin = running.admin;
-        eventually("the node has its lease", || async {
-            running.node.placement.may_admit() && !running.node.placement.nodes().is_empty()
-        })
-        .await;
+        let ready = format!("http://{admin}/readyz");
+        eventually("the node is ready", || async { get(&ready).await.status == 200 }).await;
         Self { running, base, admin }
     }
 

@@ -93,6 +93,10 @@ export class Commands {
     return this.tab(page).evaluate(() => window.client.report());
   }
 
+  async gaps({ page }: NamedPage): Promise<Record<string, number>> {
+    return this.tab(page).evaluate(() => window.client.gaps());
+  }
+
   async send({ page, topic, text }: NamedPage & { topic: string; text: string }): Promise<null> {
     await this.tab(page).evaluate((message) => window.client.send(message.topic, message.text), { topic, text });
     return null;

@@ -8,6 +8,7 @@ import {
   RoomEvent,
   Track,
 } from 'livekit-client';
+import { GapWatch } from './gaps.ts';
 import { absentTrack, Probe } from './probe.ts';
 import type { JoinOptions, Message, ParticipantReport, Report } from './protocol.ts';
 import { colourTrack, toneTrack } from './publish.ts';
@@ -37,6 +38,7 @@ class Client {
   private readonly errors: string[] = [];
   /** Tests call livekit-client through it. */
   room = new Room();
+  private readonly gapWatch = new GapWatch(() => this.room);
 
   constructor() {
     addEventListener('error', (event) => push(this.errors, event.message));
@@ -71,6 +73,11 @@ class Client {
       throw new Error(`${source} is not published`);
     }
     await (muted ? publication.mute() : publication.unmute());
+  }
+
+  /** Longest time without a new picture of each publisher since it was asked last, in ms. */
+  gaps(): Record<string, number> {
+    return this.gapWatch.take();
   }
 
   async report(): Promise<Report> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use contract::sfu_config::{
-    AdminConfig, HttpConfig, LogConfig, MediaConfig, PeerConfig, RedisConfig, RoomConfig,
-    SfuConfig, WebhookConfig,
+    AdminConfig, DrainConfig, END_RESERVE, HttpConfig, LogConfig, MediaConfig, PeerConfig,
+    RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
 };
 use crds::live_cluster::{CreateRoom, RoomsSpec, WebhookEvent, WebhooksSpec};
 use crds::names::{self, component};
@@ -28,8 +28,12 @@ pub const REDIS_PASSWORD: &str = "redis/password";
 pub const PEER: &str = "peer";
 /// File of the addresses to tell clients.
 pub const ADVERTISE: &str = "pod/advertise-addresses";
+/// File of the state that the node shall be in.
+pub const STATE: &str = "pod/state";
 /// Port of pod-to-pod requests.
 pub const PEER_PORT: u16 = 7890;
+/// Seconds between SIGTERM and SIGKILL: rooms end or move.
+pub const GRACE_SECONDS: u32 = 60;
 
 fn file(name: &str) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
@@ -58,7 +62,12 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
             certificate_file: file(PEER).join("tls.crt"),
             key_file: file(PEER).join("tls.key"),
         }),
-        media: MediaConfig { advertise_file: Some(file(ADVERTISE)), ..valid.media_config() },
+        drain: DrainConfig { wait_seconds: wait_at_end(valid) },
+        media: MediaConfig {
+            advertise_file: Some(file(ADVERTISE)),
+            state_file: Some(file(STATE)),
+            ..valid.media_config()
+        },
         room: room_config(&spec.rooms),
         webhook: webhook_config(&spec.webhooks),
         log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
@@ -105,6 +114,12 @@ fn webhook_config(webhooks: &WebhooksSpec) -> WebhookConfig {
         include_events: names(include_events),
         exclude_events: names(exclude_events),
     }
+}
+
+/// How long the rooms of a pod that is told to end may end by themselves.
+fn wait_at_end(valid: &ValidCluster) -> u32 {
+    let timeout = u32::try_from(valid.drain_timeout.as_secs()).unwrap_or(u32::MAX);
+    timeout.min(GRACE_SECONDS.saturating_sub(END_RESERVE))
 }
 
 fn redis_config(valid: &ValidCluster) -> RedisConfig {

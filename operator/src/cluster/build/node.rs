@@ -26,8 +26,6 @@ pub const ADMIN_PORT: u16 = 9600;
 const ADMIN: &str = "admin";
 /// Nobody in particular, with no rights to any file.
 const NON_ROOT: i64 = 65_532;
-/// Seconds between SIGTERM and SIGKILL: clients are told to go elsewhere.
-const GRACE_SECONDS: i64 = 60;
 /// Bytes of a revision's hash: short enough to read, long enough not to repeat.
 const REVISION_BYTES: usize = 8;
 
@@ -73,7 +71,7 @@ impl NodeTemplate {
                 automount_service_account_token: Some(false),
                 enable_service_links: Some(false),
                 security_context: Some(pod_security()),
-                termination_grace_period_seconds: Some(GRACE_SECONDS),
+                termination_grace_period_seconds: Some(config::GRACE_SECONDS.into()),
                 image_pull_secrets: non_empty(
                     secrets.map(|s| LocalObjectReference { name: s.name.clone() }).collect(),
                 ),

@@ -40,7 +40,7 @@ pub fn files(valid: &ValidCluster) -> Volume {
     if let Some(name) = &valid.spec.http.token_secret_name {
         sources.push(secret(name, vec![item(TOKEN_ENTRY, config::TOKEN)]));
     }
-    sources.push(advertise());
+    sources.push(told());
     Volume {
         name: FILES.to_owned(),
         projected: Some(ProjectedVolumeSource { default_mode: Some(MODE), sources: Some(sources) }),
@@ -70,18 +70,23 @@ fn secret(name: &str, items: Vec<KeyToPath>) -> VolumeProjection {
     }
 }
 
-/// The annotation that the operator writes once it knows the Kubernetes node.
-fn advertise() -> VolumeProjection {
+/// The annotations by which the operator tells a pod its addresses, once it knows the Kubernetes
+/// node, and the state that it shall be in.
+fn told() -> VolumeProjection {
+    let file = |path: &str, annotation: &str| DownwardAPIVolumeFile {
+        path: path.to_owned(),
+        field_ref: Some(ObjectFieldSelector {
+            api_version: Some("v1".to_owned()),
+            field_path: format!("metadata.annotations['{annotation}']"),
+        }),
+        ..DownwardAPIVolumeFile::default()
+    };
     VolumeProjection {
         downward_api: Some(DownwardAPIProjection {
-            items: Some(vec![DownwardAPIVolumeFile {
-                path: config::ADVERTISE.to_owned(),
-                field_ref: Some(ObjectFieldSelector {
-                    api_version: Some("v1".to_owned()),
-                    field_path: format!("metadata.annotations['{}']", names::ADVERTISE_ADDRESSES),
-                }),
-                ..DownwardAPIVolumeFile::default()
-            }]),
+            items: Some(vec![
+                file(config::ADVERTISE, names::ADVERTISE_ADDRESSES),
+                file(config::STATE, names::STATE),
+            ]),
         }),
         ..VolumeProjection::default()
     }

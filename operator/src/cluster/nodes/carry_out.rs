@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
+use contract::node_state::NodeState;
 use crds::{LiveCluster, names};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{NodeAction, Plan};
 use crate::cluster::apply::ApplyError;
 use crate::cluster::build::{Applied, KubernetesResources};
 use crate::cluster::events;
 use crate::controller::Context;
+
+/// HTTP status of a change to what cannot change: the pod has another unique id.
+const INVALID: u16 = 422;
 
 /// What became of the plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,8 +83,10 @@ pub async fn carry_out(
     let mut done = CarriedOut::default();
     for action in &plan.actions {
         let changed = match action {
-            NodeAction::Create { slot } => {
-                let pod = resources.node.pod(*slot, &resources.revision);
+            NodeAction::Create { slot, attempt } => {
+                let mut pod = resources.node.pod(*slot, &resources.revision);
+                let annotations = pod.metadata.annotations.get_or_insert_default();
+                annotations.insert(names::ATTEMPT.to_owned(), attempt.to_string());
                 match create(&pods, &pod).await? {
                     Creation::Made => true,
                     Creation::There => false,
@@ -91,7 +97,13 @@ pub async fn carry_out(
                     }
                 }
             }
-            NodeAction::Open { name, addresses } => open(&pods, name, addresses).await?,
+            NodeAction::Open { name, uid, addresses, again: _ } => {
+                patch(&pods, name, &opening(uid, addresses)).await?
+            }
+            NodeAction::Close { name, uid, state, since, reason, because: _ } => {
+                let metadata = closing(uid, *state, &since.to_string(), reason.as_str());
+                patch(&pods, name, &metadata).await?
+            }
             NodeAction::Delete { name, uid, reason: _ } => delete(&pods, name, uid).await?,
         };
         if changed {
@@ -126,16 +138,50 @@ async fn create(pods: &Api<Pod>, pod: &Pod) -> Result<Creation, ApplyError> {
     }
 }
 
-async fn open(pods: &Api<Pod>, name: &str, addresses: &str) -> Result<bool, ApplyError> {
-    let patch = json!({"metadata": {
+/// What makes a pod take traffic, whatever it was told before.
+fn opening(uid: &str, addresses: &str) -> Value {
+    json!({
+        "uid": uid,
         "labels": {names::PLACEMENT: names::OPEN},
-        "annotations": {names::ADVERTISE_ADDRESSES: addresses},
-    }});
+        "annotations": {
+            names::ADVERTISE_ADDRESSES: addresses,
+            names::STATE: NodeState::Open.to_string(),
+            names::PLACEMENT_SINCE: null,
+            names::PLACEMENT_REASON: null,
+        },
+    })
+}
+
+/// What makes a pod leave: state, time and reason are there together or not at all.
+fn closing(uid: &str, state: NodeState, since: &str, reason: &str) -> Value {
+    let placement = match state {
+        NodeState::Open => names::OPEN,
+        NodeState::Cordoned => names::CORDONED,
+        NodeState::Draining { rooms_per_second: _ } => names::DRAINING,
+    };
+    json!({
+        "uid": uid,
+        "labels": {names::PLACEMENT: placement},
+        "annotations": {
+            names::STATE: state.to_string(),
+            names::PLACEMENT_SINCE: since,
+            names::PLACEMENT_REASON: reason,
+        },
+    })
+}
+
+/// Changes the metadata of a pod; says whether it was there. The unique id in it keeps the change
+/// from the pod's successor.
+async fn patch(pods: &Api<Pod>, name: &str, metadata: &Value) -> Result<bool, ApplyError> {
+    let patch = json!({"metadata": metadata});
     let params =
         PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() };
     match pods.patch_metadata(name, &params, &Patch::Merge(&patch)).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.code == INVALID => {
+            Ok(false)
+        }
         Err(error) => Err(ApplyError::new("Pod", name, error)),
     }
 }

@@ -1,7 +1,7 @@
 use crds::LiveCluster;
 
 use super::*;
-use crate::cluster::nodes::{Refusal, Trouble};
+use crate::cluster::nodes::{HostState, LeaveReason, Occupancy, Refusal, Trouble};
 use crate::cluster::validate::tests::{images, with_spec};
 use crate::cluster::validate::validate;
 
@@ -16,9 +16,15 @@ fn pod(slot: u16, phase: NodePhase, revision: &str) -> NodePod {
         phase,
         host: Some("host".to_owned()),
         ip: Some("10.0.0.2".to_owned()),
+        host_state: HostState::Up,
+        zone: None,
+        placement: Placement::Open,
+        occupancy: Occupancy::EMPTY,
         host_addresses: Some("192.0.2.1".to_owned()),
         told_addresses: Some("192.0.2.1".to_owned()),
-        open: true,
+        attempt: 0,
+        created: None,
+        ended: None,
         trouble: None,
     }
 }
@@ -29,7 +35,7 @@ struct Scene {
     pods: Vec<NodePod>,
     plan: Plan,
     done: CarriedOut,
-    counts: HashMap<String, Counts>,
+    readings: HashMap<String, Reading>,
     redis: bool,
 }
 
@@ -43,7 +49,7 @@ impl Scene {
             pods,
             plan: Plan::default(),
             done: CarriedOut::default(),
-            counts: HashMap::new(),
+            readings: HashMap::new(),
             redis: true,
         }
     }
@@ -56,7 +62,7 @@ impl Scene {
             pods: &self.pods,
             plan: &self.plan,
             done: &self.done,
-            counts: &self.counts,
+            readings: &self.readings,
             redis_reachable: self.redis,
         };
         status_of(old, &view, Timestamp::from_second(100).unwrap())
@@ -91,7 +97,8 @@ fn conditions_tell_the_state() {
     };
     let trouble = Trouble { reason: "ImagePullBackOff".to_owned(), message: "no image".to_owned() };
     let pulling = NodePod { trouble: Some(trouble), ..pod(1, Starting, REVISION) };
-    let untold = NodePod { told_addresses: None, open: false, ..pod(1, Ready, REVISION) };
+    let untold =
+        NodePod { told_addresses: None, placement: Placement::New, ..pod(1, Ready, REVISION) };
     let cases = [
         (Scene::new(ready()), "True/Ready: Available RedisReachable AddressesDiscovered"),
         (redis_down, "False/RedisUnreachable: Available AddressesDiscovered"),
@@ -134,24 +141,35 @@ fn nodes_that_leave_are_not_counted() {
     assert_eq!((status.nodes, status.ready_nodes), (2, 1));
     scene.pods.push(pod(3, NodePhase::Ready, REVISION));
     assert_eq!(scene.status().nodes, 2, "a surge is not counted either");
+    let (since, reason) = (Timestamp::UNIX_EPOCH, LeaveReason::Replaced);
+    for placement in [Placement::Cordoned { since, reason }, Placement::Draining { since, reason }]
+    {
+        scene.pods = vec![pod(0, NodePhase::Ready, REVISION)];
+        scene.pods.push(NodePod { placement, ..pod(1, NodePhase::Ready, "old") });
+        let status = scene.status();
+        assert_eq!((status.nodes, status.ready_nodes, status.draining_nodes), (1, 1, 1));
+    }
 }
 
 #[test]
 fn counts_are_added_up_and_silence_keeps_the_last() {
     let mut scene =
         Scene::new(vec![pod(0, NodePhase::Ready, REVISION), pod(1, NodePhase::Ready, REVISION)]);
-    let counts = |rooms| Counts { rooms, participants: 2 * rooms, subscribers: rooms };
-    scene.counts =
+    let counts = |rooms| Reading {
+        counts: Counts { rooms, participants: 2 * rooms, subscribers: rooms },
+        age: Duration::ZERO,
+    };
+    scene.readings =
         HashMap::from([("uid-0".to_owned(), counts(3)), ("uid-1".to_owned(), counts(4))]);
     let status = scene.status();
     assert_eq!((status.rooms, status.participants, status.subscribers), (7, 14, 7));
 
     let mut old = (*scene.found.cluster).clone();
     old.status = Some(status);
-    scene.counts.remove("uid-1");
+    scene.readings.remove("uid-1");
     assert_eq!(scene.status_after(&old).rooms, 7);
     // An operator that has just started knows nothing yet.
-    scene.counts.clear();
+    scene.readings.clear();
     assert_eq!(scene.status_after(&old).rooms, 7);
 }
 

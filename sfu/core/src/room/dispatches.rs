@@ -47,6 +47,9 @@ struct Dispatch {
     info: AgentDispatch,
     jobs: Vec<Job>,
     replacements: u32,
+    /// Jobs that began at the room's earlier home, for a participant who comes back: it gets no
+    /// second one.
+    carried: Vec<(i32, String)>,
 }
 
 impl Dispatch {
@@ -98,8 +101,10 @@ impl Room {
             attributes,
         };
         let index = self.dispatches.list.len();
-        let dispatch = Dispatch { info: info.clone(), jobs: Vec::new(), replacements: 0 };
+        let dispatch =
+            Dispatch { info: info.clone(), jobs: Vec::new(), replacements: 0, carried: Vec::new() };
         self.dispatches.list.push(dispatch);
+        self.state_changed();
         self.request_job(index, JobType::JtRoom, None);
         let present: Vec<(bool, ParticipantInfo)> = self
             .participants
@@ -120,6 +125,7 @@ impl Room {
     pub fn delete_dispatch(&mut self, id: &str, now: Now) -> Option<AgentDispatch> {
         let index = self.dispatches.list.iter().position(|dispatch| dispatch.info.id == id)?;
         let mut dispatch = self.dispatches.list.remove(index);
+        self.state_changed();
         if let Some(state) = &mut dispatch.info.state {
             state.deleted_at = nanoseconds(now);
         }
@@ -167,7 +173,15 @@ impl Room {
 
     fn request_job(&mut self, index: usize, kind: JobType, participant: Option<ParticipantInfo>) {
         let room = Some(self.info());
-        let Some(dispatch) = self.dispatches.list.get(index) else { return };
+        let Some(dispatch) = self.dispatches.list.get_mut(index) else { return };
+        if let Some(participant) = &participant
+            && let Some(carried) = dispatch.carried.iter().position(|(carried, identity)| {
+                *carried == i32::from(kind) && *identity == participant.identity
+            })
+        {
+            dispatch.carried.swap_remove(carried);
+            return;
+        }
         let job = Job {
             id: generate_id("AJ_", &mut self.rng),
             dispatch_id: dispatch.info.id.clone(),
@@ -187,6 +201,7 @@ impl Room {
     /// A worker took a job of [`RoomOutput::RequestJob`].
     pub fn job_assigned(&mut self, mut job: Job, state: JobState, now: Now) {
         job.state = Some(state);
+        self.state_changed();
         let job_id = job.id.clone();
         let dispatches = &mut self.dispatches.list;
         match dispatches.iter_mut().find(|dispatch| dispatch.info.id == job.dispatch_id) {
@@ -210,6 +225,7 @@ impl Room {
     /// A worker says how a job is.
     pub fn update_job(&mut self, job_id: &str, status: JobStatus, error: &str, now: Now) {
         let at = nanoseconds(now);
+        self.state_changed();
         let Dispatches { list, early, .. } = &mut self.dispatches;
         let mut jobs = list.iter_mut().flat_map(|dispatch| &mut dispatch.jobs);
         let Some(job) = jobs.find(|job| job.id == job_id) else {
@@ -270,6 +286,25 @@ impl Room {
             self.update_job(&job_id, JobStatus::JsFailed, "agent worker left the room", now);
             self.output.push_back(RoomOutput::TerminateJob { job_id });
         }
+    }
+
+    /// Goes on with the dispatches of the room's earlier home and their jobs.
+    pub(super) fn restore_dispatches(&mut self, dispatches: Vec<AgentDispatch>) {
+        let restore = |mut info: AgentDispatch| {
+            let jobs = info.state.as_mut().map(|state| std::mem::take(&mut state.jobs));
+            let jobs = jobs.unwrap_or_default();
+            let running = jobs.iter().filter(|job| is_running(job));
+            let carried = running
+                .filter_map(|job| Some((job.r#type, job.participant.as_ref()?.identity.clone())))
+                .collect();
+            Dispatch { info, jobs, replacements: 0, carried }
+        };
+        self.dispatches.list = dispatches.into_iter().take(MAX_DISPATCHES).map(restore).collect();
+    }
+
+    /// The room goes on elsewhere, and its jobs with it.
+    pub(super) fn forget_dispatches(&mut self) {
+        self.dispatches.list.clear();
     }
 
     /// The room ends: so do its jobs.

@@ -97,7 +97,9 @@ impl Room {
         participant.deadlines.join = Some(now.instant + JOIN_TIMEOUT);
         participant.deadlines.refresh = Some(now.instant + REFRESH_INTERVAL);
         info!(room = %self.options.name, participant = %participant.sid, "Participant joins");
-        self.visited = true;
+        if !std::mem::replace(&mut self.visited, true) {
+            self.state_changed();
+        }
         self.ends_at = None;
         self.identities.insert(participant.identity.clone(), key);
         self.sessions.insert(session, key);

@@ -32,18 +32,36 @@ impl Room {
         true
     }
 
-    /// Ends the room for all.
+    /// Ends the room for all, or here: publishers are told first, so that their media is at the
+    /// next home when their subscribers come.
     pub fn close(&mut self, reason: RoomCloseReason, now: Now) {
-        let (reason, action) = match reason {
+        let (disconnect, action) = match reason {
             RoomCloseReason::Deleted => (DisconnectReason::RoomDeleted, Action::Disconnect),
             RoomCloseReason::Drain => (DisconnectReason::ServerShutdown, Action::Reconnect),
         };
-        let keys: Vec<ParticipantKey> = self.participants.keys().copied().collect();
+        if reason == RoomCloseReason::Drain {
+            // Agents move as all others do; their jobs go on.
+            self.forget_dispatches();
+        }
+        let mut keys: Vec<ParticipantKey> = self.participants.keys().copied().collect();
+        keys.sort_by_key(|key| !self.participants.get(key).is_some_and(Participant::is_publisher));
         for key in keys {
-            self.remove(key, reason, Some(action), now);
+            self.remove(key, disconnect, Some(action), now);
         }
         self.dirty.clear();
-        self.end();
+        match reason {
+            RoomCloseReason::Deleted => self.end(),
+            RoomCloseReason::Drain => self.end_here(),
+        }
+    }
+
+    /// The room goes on elsewhere, or will: nobody is told that it is over.
+    fn end_here(&mut self) {
+        self.ends_at = None;
+        if !std::mem::replace(&mut self.ended, true) {
+            info!(room = %self.options.name, sid = %self.options.sid, "Room leaves");
+            self.output.push_back(RoomOutput::Ended);
+        }
     }
 
     pub(super) fn end(&mut self) {

@@ -1,0 +1,120 @@
+//! What a fault did to the clients in rooms, as JSON lines in `target/e2e/faults.jsonl`.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::clients::RoomClient;
+use crate::repository;
+use crate::stage::say;
+
+/// Half of the gaps are at most this long where a room moves in an orderly way, in milliseconds.
+pub const MOVE_GAP_P50_MS: f64 = 1_000.0;
+/// Nearly all gaps are at most this long, in milliseconds.
+pub const MOVE_GAP_P99_MS: f64 = 3_000.0;
+
+/// What one client went through.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effect {
+    /// Whose.
+    pub client: String,
+    /// For each publisher the longest time without a new picture, in milliseconds, ascending.
+    pub gaps_ms: Vec<f64>,
+    /// It was thrown out.
+    pub is_lost: bool,
+    /// It is in another room than before, if of the same name.
+    pub is_other_room: bool,
+}
+
+impl Effect {
+    /// What a client went through since its gaps were taken last; the room was `room_sid`.
+    pub fn on(client: &dyn RoomClient, room_sid: &str) -> Result<Self> {
+        let mut gaps_ms: Vec<f64> = client.gaps()?.into_values().collect();
+        gaps_ms.sort_by(f64::total_cmp);
+        let report = client.report()?;
+        Ok(Self {
+            client: client.person().identity.clone(),
+            gaps_ms,
+            is_lost: report.count("disconnected") > 0 || report.state != "connected",
+            is_other_room: report.room_sid != room_sid,
+        })
+    }
+}
+
+/// The value below which this share of the ascending `values` lies; the next higher of them.
+fn percentile(values: &[f64], share: f64) -> f64 {
+    let rank = (share * values.len() as f64).ceil().max(1.0);
+    // Few values: the rank is small and exact.
+    values.get(rank as usize - 1).or_else(|| values.last()).copied().unwrap_or_default()
+}
+
+/// Appends a line for each client to the results.
+pub fn record(case: &str, effects: &[Effect], joins_refused: u32) -> Result<()> {
+    let directory = repository().join("target/e2e");
+    fs::create_dir_all(&directory).context("making the directory of results")?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(directory.join("faults.jsonl"))
+        .context("opening the results")?;
+    for effect in effects {
+        let line = json!({
+            "case": case,
+            "client": effect.client,
+            "gap_p50_ms": percentile(&effect.gaps_ms, 0.5).round(),
+            "gap_p99_ms": percentile(&effect.gaps_ms, 0.99).round(),
+            "participants_lost": u32::from(effect.is_lost),
+            "rooms_lost": u32::from(effect.is_other_room),
+            "joins_refused": joins_refused,
+        });
+        say(&line.to_string());
+        writeln!(file, "{line}").context("writing the results")?;
+    }
+    Ok(())
+}
+
+/// Checks that a move was orderly: nobody and no room lost, and short gaps.
+pub fn check_move(effects: &[Effect]) -> Result<()> {
+    for Effect { client, gaps_ms: _, is_lost, is_other_room } in effects {
+        ensure!(!is_lost, "{client} was thrown out");
+        ensure!(!is_other_room, "{client} is in another room");
+    }
+    let mut gaps: Vec<f64> = effects.iter().flat_map(|effect| effect.gaps_ms.clone()).collect();
+    gaps.sort_by(f64::total_cmp);
+    ensure!(!gaps.is_empty(), "no gap was measured");
+    let (p50, p99) = (percentile(&gaps, 0.5), percentile(&gaps, 0.99));
+    ensure!(p50 <= MOVE_GAP_P50_MS && p99 <= MOVE_GAP_P99_MS, "gaps: {gaps:.0?} ms");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_measured_values() {
+        let values: Vec<f64> = (1..=10).map(f64::from).collect();
+        assert_eq!(percentile(&values, 0.5), 5.0);
+        assert_eq!(percentile(&values, 0.99), 10.0);
+        assert_eq!(percentile(&values[..1], 0.5), 1.0);
+        assert_eq!(percentile(&[], 0.5), 0.0);
+    }
+
+    #[test]
+    fn a_lost_client_or_room_and_long_gaps_are_no_orderly_move() {
+        let effect = |gaps: &[f64], is_lost, is_other_room| Effect {
+            client: "anna".to_owned(),
+            gaps_ms: gaps.to_vec(),
+            is_lost,
+            is_other_room,
+        };
+        assert!(check_move(&[effect(&[400.0, 900.0, 2_900.0], false, false)]).is_ok());
+        assert!(check_move(&[effect(&[400.0, 1_100.0, 2_900.0], false, false)]).is_err());
+        assert!(check_move(&[effect(&[400.0, 900.0, 3_100.0], false, false)]).is_err());
+        assert!(check_move(&[effect(&[400.0], true, false)]).is_err());
+        assert!(check_move(&[effect(&[400.0], false, true)]).is_err());
+        assert!(check_move(&[effect(&[], false, false)]).is_err());
+    }
+}

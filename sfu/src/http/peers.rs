@@ -1,0 +1,35 @@
+//! What nodes ask each other about rooms and leases.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use contract::ids::RoomName;
+
+use super::text;
+use crate::node::{Node, Route};
+use crate::placement::{PLEDGED, REFUSED};
+
+/// Another node gave us a room: it begins before its participants come.
+pub(super) async fn adopt(State(node): State<Arc<Node>>, name: String) -> Response {
+    let Ok(room) = RoomName::new(name) else { return text(400, "not the name of a room") };
+    match node.route(&room).await {
+        Ok(Route::Local(_)) => text(200, ""),
+        Ok(Route::Remote(_)) => text(409, "the room has another home"),
+        Err(error) => text(error.status, error.message),
+    }
+}
+
+/// Another node cannot ask Redis where a room lives.
+pub(super) async fn here(State(node): State<Arc<Node>>, name: String) -> Response {
+    let room = RoomName::new(name).ok().and_then(|room| node.rooms.get(&room));
+    match room {
+        Some(_) if node.placement.may_admit() => text(200, ""),
+        _ => text(404, "the room does not live here"),
+    }
+}
+
+/// Another node cannot reach Redis and asks whether its rooms are safe from us.
+pub(super) async fn pledge(State(node): State<Arc<Node>>) -> &'static str {
+    if node.placement.pledge() { PLEDGED } else { REFUSED }
+}
