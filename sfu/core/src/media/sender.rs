@@ -11,7 +11,7 @@ use super::ring::StoredPacket;
 use super::rtcp::SenderReport;
 use super::{Sender, SsrcPair};
 
-use history::History;
+use history::{History, Lookup};
 use offsets::SequenceOffsets;
 
 pub(super) use history::Sent;
@@ -51,6 +51,16 @@ pub(super) enum Decision {
     Fill(u64),
     /// Does not send it.
     Leave,
+}
+
+/// The answer to a subscriber that misses a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The packet that had it.
+    Packet(Sent),
+    /// Nothing that a decoder needs had it. A subscriber that puts packets in order waits for it
+    /// all the same.
+    Nothing(u64),
 }
 
 /// Layers of a track: a stream of simulcast, and the layers within it.
@@ -327,16 +337,24 @@ impl SenderState {
         }
     }
 
-    /// A packet that the subscriber asks for again: numbers, stream and source.
-    pub(super) fn take_for_repeat(&mut self, sequence: u16, now: Instant) -> Option<Sent> {
+    /// What to answer to a subscriber that asks for a number; `None` for one that was not used, is
+    /// too old, or was answered a moment ago.
+    pub(super) fn take_for_repeat(&mut self, sequence: u16, now: Instant) -> Option<Repeat> {
         let last = self.last?.sequence;
-        let behind = (last as u16).wrapping_sub(sequence);
-        let sequence = last.checked_sub(u64::from(behind))?;
-        // Behind a switch the decoder needs nothing from before it.
-        if sequence < self.switched_at {
+        let behind = u64::from((last as u16).wrapping_sub(sequence));
+        let sequence = last.checked_sub(behind).filter(|_| behind < History::LENGTH)?;
+        if sequence < self.first_sequence {
             return None;
         }
-        self.history.take_for_repeat(sequence, now)
+        // Behind a switch the decoder needs nothing from before it.
+        if sequence < self.switched_at {
+            return Some(Repeat::Nothing(sequence));
+        }
+        match self.history.take_for_repeat(sequence, now) {
+            Lookup::Sent(sent) => Some(Repeat::Packet(sent)),
+            Lookup::TooSoon => None,
+            Lookup::Unknown => Some(Repeat::Nothing(sequence)),
+        }
     }
 
     /// Highest extended sequence number of either source. No number after it was used.

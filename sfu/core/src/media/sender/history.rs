@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::Outgoing;
 
-/// Packets that can be sent again to a subscriber; as many as the publisher's ring holds.
-const LENGTH: usize = 512;
 /// A packet is sent again once in this time: several NACKs for it are on the way at once.
 const REPEAT: Duration = Duration::from_millis(15);
 /// Not sent again yet.
@@ -59,20 +57,34 @@ pub(in super::super) struct Sent {
     pub(in super::super) source: u32,
 }
 
+/// What is known of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// What was sent under it.
+    Sent(Sent),
+    /// It was sent again a moment ago.
+    TooSoon,
+    /// No packet of the publisher had it.
+    Unknown,
+}
+
 impl History {
+    /// Packets that can be sent again to a subscriber; as many as the publisher's ring holds.
+    pub(super) const LENGTH: u64 = 512;
+
     pub(super) fn new(now: Instant) -> Self {
         Self { entries: Vec::new(), epoch: now }
     }
 
     pub(super) fn push(&mut self, sent: Sent) {
         if self.entries.is_empty() {
-            self.entries.resize(LENGTH, EMPTY);
+            self.entries.resize(Self::LENGTH as usize, EMPTY);
         }
         // Sound is not kept.
         let Outgoing { sequence, timestamp, marker, vp8, primary_only: _ } = sent.outgoing;
         let (picture_id, tl0_index) = vp8.unwrap_or_default();
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        self.entries[(sequence % LENGTH as u64) as usize] = Entry {
+        self.entries[(sequence % Self::LENGTH) as usize] = Entry {
             timestamp,
             source: sent.source,
             sequence: sequence as u16,
@@ -84,24 +96,26 @@ impl History {
     }
 
     /// The packet with this extended number, unless it was sent again a moment ago.
-    pub(super) fn take_for_repeat(&mut self, sequence: u64, now: Instant) -> Option<Sent> {
-        let entry = self.entries.get_mut((sequence % LENGTH as u64) as usize)?;
+    pub(super) fn take_for_repeat(&mut self, sequence: u64, now: Instant) -> Lookup {
+        let Some(entry) = self.entries.get_mut((sequence % Self::LENGTH) as usize) else {
+            return Lookup::Unknown;
+        };
         if entry.flags & USED == 0 || entry.sequence != sequence as u16 {
-            return None;
+            return Lookup::Unknown;
         }
         let millis = now.saturating_duration_since(self.epoch).as_millis() % u128::from(NEVER);
         let millis = millis as u16;
         let since =
             (u32::from(millis) + u32::from(NEVER) - u32::from(entry.repeated)) % u32::from(NEVER);
         if entry.repeated != NEVER && u128::from(since) < REPEAT.as_millis() {
-            return None;
+            return Lookup::TooSoon;
         }
         entry.repeated = millis;
         let vp8 = (entry.flags & VP8 != 0).then_some((entry.picture_id, entry.tl0_index));
         let marker = entry.flags & MARKER != 0;
         let timestamp = entry.timestamp;
         let outgoing = Outgoing { sequence, timestamp, marker, vp8, primary_only: false };
-        Some(Sent { outgoing, stream: entry.flags & STREAM, source: entry.source })
+        Lookup::Sent(Sent { outgoing, stream: entry.flags & STREAM, source: entry.source })
     }
 }
 
@@ -125,13 +139,14 @@ mod tests {
             source: 99,
         };
         history.push(sent(5));
-        assert_eq!(history.take_for_repeat(5, now), Some(sent(5)));
-        assert_eq!(history.take_for_repeat(5, now + REPEAT / 2), None);
-        assert_eq!(history.take_for_repeat(5, now + REPEAT), Some(sent(5)));
+        let found = Lookup::Sent(sent(5));
+        assert_eq!(history.take_for_repeat(5, now), found);
+        assert_eq!(history.take_for_repeat(5, now + REPEAT / 2), Lookup::TooSoon);
+        assert_eq!(history.take_for_repeat(5, now + REPEAT), found);
         let later = now + Duration::from_secs(1000);
-        assert_eq!(history.take_for_repeat(5, later), Some(sent(5)));
-        history.push(sent(5 + LENGTH as u64));
-        assert_eq!(history.take_for_repeat(5, later), None);
+        assert_eq!(history.take_for_repeat(5, later), found);
+        history.push(sent(5 + History::LENGTH));
+        assert_eq!(history.take_for_repeat(5, later), Lookup::Unknown);
     }
 
     #[test]
