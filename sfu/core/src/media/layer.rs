@@ -98,6 +98,12 @@ impl Layer {
         self.ring.get(highest.checked_sub(u64::from(behind))?)
     }
 
+    /// Whether a packet that has not come will not come any more.
+    pub(super) fn has_given_up(&self, sequence: u64) -> bool {
+        let is_old = self.sequence.highest().is_some_and(|highest| sequence < highest);
+        is_old && self.wants_nack && !self.nack.awaits(sequence)
+    }
+
     /// The kept packets behind `sequence`, in order.
     pub(super) fn after(&self, sequence: u64) -> impl Iterator<Item = &Arc<StoredPacket>> {
         let highest = self.sequence.highest().unwrap_or(sequence);

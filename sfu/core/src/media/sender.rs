@@ -61,6 +61,15 @@ pub(super) enum Repeat {
     /// Nothing that a decoder needs had it. A subscriber that puts packets in order waits for it
     /// all the same.
     Nothing(u64),
+    /// It is for a packet that has not come.
+    Hole {
+        /// The number.
+        sequence: u64,
+        /// The publisher's stream.
+        stream: u8,
+        /// The publisher's extended sequence number.
+        source: u64,
+    },
 }
 
 /// Layers of a track: a stream of simulcast, and the layers within it.
@@ -297,9 +306,14 @@ impl SenderState {
     /// ask for it.
     pub(super) fn skip(&mut self, source: u64, stream: u8) {
         match self.current {
-            // Padding is not kept, so it may come twice: late, its number must not be used.
             Some(current) if current.stream == stream && source > self.highest_source => {
                 self.close_up(source);
+            }
+            // Padding is not kept, so it may come twice: late, its number must not be used.
+            Some(current) if current.stream == stream => {
+                if let Some(sequence) = self.offsets.map(source) {
+                    self.history.push_nothing(sequence);
+                }
             }
             Some(_) | None => {}
         }
@@ -313,6 +327,7 @@ impl SenderState {
             if let Some(last) = &mut self.last {
                 last.sequence = last.sequence.max(sequence);
             }
+            self.history.push_nothing(sequence);
             return Decision::Fill(sequence);
         }
         self.close_up(packet.sequence);
@@ -353,7 +368,11 @@ impl SenderState {
         match self.history.take_for_repeat(sequence, now) {
             Lookup::Sent(sent) => Some(Repeat::Packet(sent)),
             Lookup::TooSoon => None,
-            Lookup::Unknown => Some(Repeat::Nothing(sequence)),
+            Lookup::Nothing => Some(Repeat::Nothing(sequence)),
+            Lookup::Unknown => {
+                let (stream, source) = (self.current?.stream, self.offsets.source_of(sequence)?);
+                Some(Repeat::Hole { sequence, stream, source })
+            }
         }
     }
 

@@ -179,8 +179,8 @@ fn other_traffic_gets_its_share_and_leaves_ours() {
         Scenario::new("3 Mbit/s with TCP", s(70))
             .down(path().limited(3000, 150))
             .at(s(10), Event::Cross(Some(tcp)))
-            .expect(Rate(500, 2000, (s(20), s(70))))
-            .expect(CrossRate(500, 2500, (s(20), s(70))))
+            .expect(Rate(400, 2000, (s(20), s(70))))
+            .expect(CrossRate(500, 2600, (s(20), s(70))))
             .expect(NoFreezeOver(s(1), s(3))),
         Scenario::new("1.2 Mbit/s with TCP", s(70))
             .down(path().limited(1200, 200))

@@ -211,8 +211,8 @@ impl Engine {
     }
 }
 
-/// What is sent for a number that a subscriber misses. Every number that was used has an answer
-/// where there is a retransmission stream.
+/// What is sent for a number that a subscriber misses. Every number has an answer where there is
+/// a retransmission stream, unless the publisher may still repair it.
 fn repeated(
     position: u16,
     state: &SenderState,
@@ -238,6 +238,11 @@ fn repeated(
             None => sent.outgoing.sequence,
         },
         Repeat::Nothing(sequence) => sequence,
+        Repeat::Hole { sequence, stream, source } => {
+            // Answered before it came, it would be taken for something old when it comes.
+            let layer = track?.layers.get(usize::from(stream))?;
+            Some(sequence).filter(|_| layer.has_given_up(source))?
+        }
     };
     let payload_type = state.config.codecs.iter().find_map(|codec| codec.rtx_payload_type)?;
     has_rtx.then_some(Pending::Void { sender: position, payload_type, sequence })

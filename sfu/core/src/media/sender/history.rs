@@ -18,7 +18,7 @@ struct Entry {
     sequence: u16,
     picture_id: u16,
     tl0_index: u8,
-    /// Stream in the low bits; marker, VP8 and use in the high ones.
+    /// Stream in the low bits; marker, VP8, use and emptiness in the high ones.
     flags: u8,
     /// Milliseconds since the epoch, modulo [`NEVER`], of the last time it was sent again.
     repeated: u16,
@@ -27,6 +27,7 @@ struct Entry {
 const USED: u8 = 0x80;
 const MARKER: u8 = 0x40;
 const VP8: u8 = 0x20;
+const NOTHING: u8 = 0x10;
 const STREAM: u8 = 0x0F;
 
 const EMPTY: Entry = Entry {
@@ -64,6 +65,8 @@ pub(super) enum Lookup {
     Sent(Sent),
     /// It was sent again a moment ago.
     TooSoon,
+    /// It carried nothing.
+    Nothing,
     /// No packet of the publisher had it.
     Unknown,
 }
@@ -77,22 +80,27 @@ impl History {
     }
 
     pub(super) fn push(&mut self, sent: Sent) {
-        if self.entries.is_empty() {
-            self.entries.resize(Self::LENGTH as usize, EMPTY);
-        }
         // Sound is not kept.
         let Outgoing { sequence, timestamp, marker, vp8, primary_only: _ } = sent.outgoing;
         let (picture_id, tl0_index) = vp8.unwrap_or_default();
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-        self.entries[(sequence % Self::LENGTH) as usize] = Entry {
-            timestamp,
-            source: sent.source,
-            sequence: sequence as u16,
-            picture_id,
-            tl0_index,
-            flags: USED | sent.stream & STREAM | flag(marker, MARKER) | flag(vp8.is_some(), VP8),
-            repeated: NEVER,
-        };
+        let flags = sent.stream & STREAM | flag(marker, MARKER) | flag(vp8.is_some(), VP8);
+        let entry = Entry { timestamp, source: sent.source, picture_id, tl0_index, ..EMPTY };
+        self.put(sequence, Entry { flags, ..entry });
+    }
+
+    /// Notes that a number carries nothing.
+    pub(super) fn push_nothing(&mut self, sequence: u64) {
+        self.put(sequence, Entry { flags: NOTHING, ..EMPTY });
+    }
+
+    fn put(&mut self, sequence: u64, entry: Entry) {
+        if self.entries.is_empty() {
+            self.entries.resize(Self::LENGTH as usize, EMPTY);
+        }
+        let flags = entry.flags | USED;
+        self.entries[(sequence % Self::LENGTH) as usize] =
+            Entry { sequence: sequence as u16, flags, ..entry };
     }
 
     /// The packet with this extended number, unless it was sent again a moment ago.
@@ -102,6 +110,9 @@ impl History {
         };
         if entry.flags & USED == 0 || entry.sequence != sequence as u16 {
             return Lookup::Unknown;
+        }
+        if entry.flags & NOTHING != 0 {
+            return Lookup::Nothing;
         }
         let millis = now.saturating_duration_since(self.epoch).as_millis() % u128::from(NEVER);
         let millis = millis as u16;
@@ -147,6 +158,9 @@ mod tests {
         assert_eq!(history.take_for_repeat(5, later), found);
         history.push(sent(5 + History::LENGTH));
         assert_eq!(history.take_for_repeat(5, later), Lookup::Unknown);
+        history.push_nothing(6);
+        assert_eq!(history.take_for_repeat(6, later), Lookup::Nothing);
+        assert_eq!(history.take_for_repeat(6, later), Lookup::Nothing, "it costs little");
     }
 
     #[test]

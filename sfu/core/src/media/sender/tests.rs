@@ -148,11 +148,18 @@ fn a_number_without_a_packet_is_known_as_such_while_it_is_young() {
     // What was sent before a switch is of no use behind it.
     let number = |sequence: u64| sequence as u16;
     assert_eq!(sender.take_for_repeat(number(third - 1), now), Some(Repeat::Nothing(third - 1)));
-    let last = (0..History::LENGTH - 2).map(|_| sender.send(high.next(false), 1, now).unwrap());
+    let late = high.sequence + 1;
+    high.sequence = late;
+    let last = (0..History::LENGTH - 3).map(|_| sender.send(high.next(false), 1, now).unwrap());
     let last = last.last().unwrap().sequence;
     assert_eq!(last - third, History::LENGTH - 2);
     assert_eq!(sender.take_for_repeat(number(third - 1), now), Some(Repeat::Nothing(third - 1)));
     assert_eq!(sender.take_for_repeat(number(third - 2), now), None, "too old");
+    let hole = Repeat::Hole { sequence: third + 1, stream: 1, source: late };
+    assert_eq!(sender.take_for_repeat(number(third + 1), now), Some(hole));
+    sender.skip(late, 1);
+    let nothing = Some(Repeat::Nothing(third + 1));
+    assert_eq!(sender.take_for_repeat(number(third + 1), now), nothing, "it was padding");
 }
 
 #[test]

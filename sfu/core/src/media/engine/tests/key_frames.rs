@@ -169,3 +169,24 @@ fn every_number_that_a_subscriber_misses_has_an_answer() {
     assert_eq!(answers[1].payload[..2], after.to_be_bytes());
     assert_eq!(answers[1].payload[2..], KEY);
 }
+
+#[test]
+fn a_number_that_the_publisher_may_still_repair_is_not_answered_with_nothing() {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let mut source = Source::new(1000, None);
+    source.send(&mut world, publisher, &KEY);
+    source.next();
+    source.send(&mut world, publisher, &DELTA);
+    let hole = world.peers[subscriber].media[1].sequence.wrapping_sub(1);
+    let answers = |world: &mut World| {
+        let mut nack = Vec::new();
+        write_nack(&mut nack, 1, SSRC, &[hole]);
+        world.peers[subscriber].media.clear();
+        world.send_control(subscriber, nack);
+        world.peers[subscriber].media.iter().map(|got| got.payload.clone()).collect::<Vec<_>>()
+    };
+    assert!(answers(&mut world).is_empty());
+    // It was asked for six times.
+    world.advance(Duration::from_millis(400));
+    assert_eq!(answers(&mut world), [hole.to_be_bytes()]);
+}
