@@ -381,6 +381,12 @@ impl SenderState {
         self.last.map_or(self.first_sequence, |last| last.sequence).max(self.rtx_sequence)
     }
 
+    /// RTP time for a number that carries nothing: that of its neighbours, since receivers expect
+    /// times in the order of numbers.
+    pub(super) fn time_at(&self, sequence: u64) -> u32 {
+        self.history.time_at(sequence).or(self.last_timestamp()).unwrap_or_default()
+    }
+
     /// RTP time of the newest packet, for padding.
     pub(super) fn last_timestamp(&self) -> Option<u32> {
         self.last.map(|last| last.timestamp)

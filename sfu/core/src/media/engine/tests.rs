@@ -16,9 +16,7 @@ use proptest::prelude::*;
 
 use crate::media::ice::CONSENT_TIMEOUT;
 use crate::media::parameters::STATISTICS_INTERVAL;
-use crate::media::rtcp::{
-    RtcpMessage, SenderReport, parse, write_nack, write_sender_report,
-};
+use crate::media::rtcp::{RtcpMessage, SenderReport, parse, write_nack, write_sender_report};
 use crate::media::rtp::HeaderFields;
 use crate::media::{
     AudioLevel, Codec, CodecKind, ExtensionIds, MediaCommand, MediaEvent, MediaKind, Mid, Receiver,

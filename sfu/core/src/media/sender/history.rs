@@ -28,6 +28,8 @@ const USED: u8 = 0x80;
 const MARKER: u8 = 0x40;
 const VP8: u8 = 0x20;
 const NOTHING: u8 = 0x10;
+/// How far back a number that carries nothing looks for a packet to share the time of.
+const NEIGHBOURS: u64 = 16;
 const STREAM: u8 = 0x0F;
 
 const EMPTY: Entry = Entry {
@@ -103,6 +105,17 @@ impl History {
             Entry { sequence: sequence as u16, flags, ..entry };
     }
 
+    /// RTP time of what was sent under this number or shortly before it.
+    pub(super) fn time_at(&self, sequence: u64) -> Option<u32> {
+        let entry = |back: u64| {
+            let sequence = sequence.checked_sub(back)?;
+            let entry = self.entries.get((sequence % Self::LENGTH) as usize)?;
+            (entry.flags & (USED | NOTHING) == USED && entry.sequence == sequence as u16)
+                .then_some(entry.timestamp)
+        };
+        (0..=NEIGHBOURS).find_map(entry)
+    }
+
     /// The packet with this extended number, unless it was sent again a moment ago.
     pub(super) fn take_for_repeat(&mut self, sequence: u64, now: Instant) -> Lookup {
         let Some(entry) = self.entries.get_mut((sequence % Self::LENGTH) as usize) else {
@@ -161,6 +174,11 @@ mod tests {
         history.push_nothing(6);
         assert_eq!(history.take_for_repeat(6, later), Lookup::Nothing);
         assert_eq!(history.take_for_repeat(6, later), Lookup::Nothing, "it costs little");
+        let newest = 5 + History::LENGTH;
+        history.push_nothing(newest + 1);
+        let times = [newest, newest + 1, newest + NEIGHBOURS, newest + NEIGHBOURS + 1];
+        let times = times.map(|sequence| history.time_at(sequence));
+        assert_eq!(times, [Some(7), Some(7), Some(7), None]);
     }
 
     #[test]

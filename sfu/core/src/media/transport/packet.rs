@@ -109,9 +109,9 @@ impl Transport {
             }
             Pending::Void { sequence, .. } => {
                 let Some(rtx) = ssrc.rtx else { return false };
-                let (index, timestamp) = (state.next_rtx_sequence(), state.last_timestamp());
+                let (index, timestamp) = (state.next_rtx_sequence(), state.time_at(*sequence));
                 Frame {
-                    fields: header(rtx, index, timestamp.unwrap_or_default(), false),
+                    fields: header(rtx, index, timestamp, false),
                     index,
                     original: Some(*sequence as u16),
                     ..Frame::default()

@@ -128,11 +128,8 @@ fn a_key_frame_whose_first_packet_comes_late_brings_what_came_before_it() {
     let lost = source.next();
     for part in [1, 2] {
         // Parts of the same picture, which do not begin it.
-        let fields = HeaderFields {
-            marker: part == 2,
-            sequence: lost.sequence + u16::from(part),
-            ..lost
-        };
+        let fields =
+            HeaderFields { marker: part == 2, sequence: lost.sequence + u16::from(part), ..lost };
         world.send(publisher, fields, &[(MID_ID, b"v"), (RID_ID, b"q")], &[0x00, 0xCC, part]);
     }
     assert!(world.peers[subscriber].media.is_empty());
@@ -166,6 +163,7 @@ fn every_number_that_a_subscriber_misses_has_an_answer() {
     assert_eq!(answers.len(), 2);
     assert!(answers.iter().all(|got| (got.ssrc, got.payload_type) == (RTX_SSRC, OURS_RTX)));
     assert_eq!(answers[0].payload, before.to_be_bytes());
+    assert_eq!(answers[0].timestamp, world.peers[subscriber].media[1].timestamp);
     assert_eq!(answers[1].payload[..2], after.to_be_bytes());
     assert_eq!(answers[1].payload[2..], KEY);
 }
