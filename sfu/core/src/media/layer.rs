@@ -26,8 +26,10 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// which lacks bandwidth; the bounds are for layers of a high and of a low frame rate.
 const MISSED_PICTURES: f64 = 6.0;
 const STOPPED: Duration = Duration::from_millis(250);
-/// Shortest time between key frame requests: one upstream however many subscribers ask.
+/// Time between key frame requests: one upstream however many subscribers ask.
 const KEY_FRAME_INTERVAL: Duration = Duration::from_millis(500);
+/// Most requests for a key frame that does not come; somebody who still needs it asks again.
+const MAX_KEY_FRAME_REQUESTS: u8 = 10;
 
 /// What became of a received packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +57,8 @@ pub(super) struct Layer {
     nack: NackGenerator,
     statistics: Statistics,
     last_packet: Option<Instant>,
-    key_frame_wanted: bool,
+    /// How often to ask for a key frame unless one comes.
+    key_frame_requests: u8,
     last_key_frame_request: Option<Instant>,
     /// NTP and RTP time of the last sender report, and when it came.
     sender_report: Option<(u64, u32, Instant)>,
@@ -77,7 +80,7 @@ impl Layer {
             nack: NackGenerator::default(),
             statistics: Statistics::default(),
             last_packet: None,
-            key_frame_wanted: false,
+            key_frame_requests: 0,
             last_key_frame_request: None,
             sender_report: None,
         }
@@ -93,6 +96,18 @@ impl Layer {
         let highest = self.sequence.highest()?;
         let behind = (highest as u32).wrapping_sub(low);
         self.ring.get(highest.checked_sub(u64::from(behind))?)
+    }
+
+    /// Whether a packet that has not come will not come any more.
+    pub(super) fn has_given_up(&self, sequence: u64) -> bool {
+        let is_old = self.sequence.highest().is_some_and(|highest| sequence < highest);
+        is_old && self.wants_nack && !self.nack.awaits(sequence)
+    }
+
+    /// The kept packets behind `sequence`, in order.
+    pub(super) fn after(&self, sequence: u64) -> impl Iterator<Item = &Arc<StoredPacket>> {
+        let highest = self.sequence.highest().unwrap_or(sequence);
+        (sequence + 1..=highest).filter_map(|later| self.ring.get(later))
     }
 
     /// Bits a second up to a spatial layer, once known.
@@ -124,7 +139,7 @@ impl Layer {
 
     /// Whether something of this stream is to be asked for.
     pub(super) fn is_restless(&self) -> bool {
-        self.key_frame_wanted || (self.wants_nack && self.nack.poll_timeout().is_some())
+        self.key_frame_requests > 0 || (self.wants_nack && self.nack.poll_timeout().is_some())
     }
 
     /// When the last packet came.
@@ -174,6 +189,7 @@ impl Layer {
         let value = |id| header.extension(packet, id);
         let dependency_descriptor = value(extensions.dependency_descriptor);
         let info = self.reader.read(codec.1.kind, payload, dependency_descriptor);
+        self.note_key_frame(info.key_frame);
         self.rates.add(&info, header.marker, payload.len(), now);
         let kept = self.ring.insert(&NewPacket {
             sequence,
@@ -204,14 +220,15 @@ impl Layer {
         self.clock_rate = clock_rate;
         self.sequence.note(packet.sequence);
         self.last_packet = Some(now);
+        self.note_key_frame(packet.info.key_frame);
         self.rates.add(&packet.info, packet.marker, packet.payload.len(), now);
         self.ring.insert_shared(packet).is_some()
     }
 
     /// Another source continues this layer: numbers start anew.
     pub(super) fn restart(&mut self, ssrc: u32, kind: MediaKind) {
-        *self =
-            Self { ssrc: Some(ssrc), key_frame_wanted: self.key_frame_wanted, ..Self::new(kind) };
+        let key_frame_requests = self.key_frame_requests;
+        *self = Self { ssrc: Some(ssrc), key_frame_requests, ..Self::new(kind) };
     }
 
     /// Notes the publisher's clock.
@@ -230,18 +247,25 @@ impl Layer {
 
     /// Remembers that a subscriber cannot go on without a key frame.
     pub(super) fn want_key_frame(&mut self) {
-        self.key_frame_wanted = self.is_video;
+        self.key_frame_requests = if self.is_video { MAX_KEY_FRAME_REQUESTS } else { 0 };
     }
 
-    /// Whether to ask the publisher for a key frame at `now`.
+    fn note_key_frame(&mut self, has_come: bool) {
+        if has_come {
+            self.key_frame_requests = 0;
+        }
+    }
+
+    /// Whether to ask the publisher for a key frame at `now`: until one comes, since the request
+    /// may be lost.
     pub(super) fn take_key_frame_request(&mut self, now: Instant) -> bool {
         let is_early = self
             .last_key_frame_request
             .is_some_and(|last| now.duration_since(last) < KEY_FRAME_INTERVAL);
-        if !self.key_frame_wanted || is_early || self.ssrc.is_none() {
+        if self.key_frame_requests == 0 || is_early || self.ssrc.is_none() {
             return false;
         }
-        self.key_frame_wanted = false;
+        self.key_frame_requests -= 1;
         self.last_key_frame_request = Some(now);
         true
     }
@@ -341,6 +365,25 @@ mod tests {
         assert!(layer.take_key_frame_request(now));
         layer.want_key_frame();
         assert!(!layer.take_key_frame_request(now));
+        let mut again = now;
+        for _ in 1..=MAX_KEY_FRAME_REQUESTS {
+            again += KEY_FRAME_INTERVAL;
+            assert!(layer.take_key_frame_request(again));
+        }
+        assert!(!layer.take_key_frame_request(again + KEY_FRAME_INTERVAL), "it is bounded");
+    }
+
+    #[test]
+    fn a_key_frame_that_came_is_not_asked_for_again() {
+        let now = Instant::now();
+        let mut layer = Layer::new(MediaKind::Video);
+        layer.ssrc = Some(5);
+        layer.want_key_frame();
+        assert!(layer.take_key_frame_request(now));
+        layer.note_key_frame(false);
         assert!(layer.take_key_frame_request(now + KEY_FRAME_INTERVAL));
+        layer.note_key_frame(true);
+        assert!(!layer.take_key_frame_request(now + 2 * KEY_FRAME_INTERVAL));
+        assert!(!layer.is_restless());
     }
 }

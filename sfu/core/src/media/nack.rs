@@ -66,6 +66,11 @@ impl NackGenerator {
         self.missing.retain(|missing| missing.requests < MAX_REQUESTS);
     }
 
+    /// Whether `sequence` may still come: it is being asked for.
+    pub fn awaits(&self, sequence: u64) -> bool {
+        self.missing.iter().any(|missing| missing.sequence == sequence)
+    }
+
     /// When [`Self::due`] has something.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.missing.iter().map(|missing| missing.next_request).min()
@@ -95,8 +100,10 @@ mod tests {
         let mut now = start + PATIENCE;
         for _ in 1..MAX_REQUESTS {
             now += REPEAT;
+            assert!(nack.awaits(65_537) && !nack.awaits(65_536));
             assert_eq!(due(&mut nack, now), [1]);
         }
+        assert!(!nack.awaits(65_537));
         assert_eq!(nack.poll_timeout(), None);
     }
 

@@ -99,15 +99,15 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// Calls `handle` for each message of a compound packet; stops at the first malformed one.
+/// Calls `handle` for each message of a compound packet. A malformed one hides none of the others;
+/// what follows a lying length is not read.
 pub fn parse<'a>(mut compound: &'a [u8], mut handle: impl FnMut(RtcpMessage<'a>)) {
     while let Some(header) = compound.first_chunk::<4>() {
         let length = 4 * (usize::from(u16::from_be_bytes([header[2], header[3]])) + 1);
         let (Some(packet), 2) = (compound.get(..length), header[0] >> 6) else { return };
         let count = header[0] & 0x1F;
-        if parse_packet(header[1], count, packet, &mut handle).is_none() {
-            return;
-        }
+        // What a malformed one says is skipped, from where it ends too soon.
+        let _read = parse_packet(header[1], count, packet, &mut handle);
         compound = &compound[length..];
     }
 }
@@ -245,6 +245,18 @@ mod tests {
                 delay_since: 11
             }]
         );
+    }
+
+    #[test]
+    fn a_malformed_packet_hides_none_of_those_behind_it() {
+        // Transport-wide feedback and a report that end too soon, and a type that nobody knows.
+        let mut compound = vec![0x8F, 205, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2];
+        compound.extend_from_slice(&[0x82, 201, 0, 1, 0, 0, 0, 1]);
+        compound.extend_from_slice(&[0x80, 199, 0, 0]);
+        write_pli(&mut compound, 1, 2);
+        assert_eq!(messages(&compound), [RtcpMessage::KeyFrameRequest { ssrc: 2 }]);
+        compound[3] = 200;
+        assert_eq!(messages(&compound), [], "its end is not known");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::ring::StoredPacket;
 use super::rtcp::SenderReport;
 use super::{Sender, SsrcPair};
 
-use history::History;
+use history::{History, Lookup};
 use offsets::SequenceOffsets;
 
 pub(super) use history::Sent;
@@ -51,6 +51,25 @@ pub(super) enum Decision {
     Fill(u64),
     /// Does not send it.
     Leave,
+}
+
+/// The answer to a subscriber that misses a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The packet that had it.
+    Packet(Sent),
+    /// Nothing that a decoder needs had it. A subscriber that puts packets in order waits for it
+    /// all the same.
+    Nothing(u64),
+    /// It is for a packet that has not come.
+    Hole {
+        /// The number.
+        sequence: u64,
+        /// The publisher's stream.
+        stream: u8,
+        /// The publisher's extended sequence number.
+        source: u64,
+    },
 }
 
 /// Layers of a track: a stream of simulcast, and the layers within it.
@@ -287,9 +306,14 @@ impl SenderState {
     /// ask for it.
     pub(super) fn skip(&mut self, source: u64, stream: u8) {
         match self.current {
-            // Padding is not kept, so it may come twice: late, its number must not be used.
             Some(current) if current.stream == stream && source > self.highest_source => {
                 self.close_up(source);
+            }
+            // Padding is not kept, so it may come twice: late, its number must not be used.
+            Some(current) if current.stream == stream => {
+                if let Some(sequence) = self.offsets.map(source) {
+                    self.history.push_nothing(sequence);
+                }
             }
             Some(_) | None => {}
         }
@@ -303,6 +327,7 @@ impl SenderState {
             if let Some(last) = &mut self.last {
                 last.sequence = last.sequence.max(sequence);
             }
+            self.history.push_nothing(sequence);
             return Decision::Fill(sequence);
         }
         self.close_up(packet.sequence);
@@ -327,21 +352,39 @@ impl SenderState {
         }
     }
 
-    /// A packet that the subscriber asks for again: numbers, stream and source.
-    pub(super) fn take_for_repeat(&mut self, sequence: u16, now: Instant) -> Option<Sent> {
+    /// What to answer to a subscriber that asks for a number; `None` for one that was not used, is
+    /// too old, or was answered a moment ago.
+    pub(super) fn take_for_repeat(&mut self, sequence: u16, now: Instant) -> Option<Repeat> {
         let last = self.last?.sequence;
-        let behind = (last as u16).wrapping_sub(sequence);
-        let sequence = last.checked_sub(u64::from(behind))?;
-        // Behind a switch the decoder needs nothing from before it.
-        if sequence < self.switched_at {
+        let behind = u64::from((last as u16).wrapping_sub(sequence));
+        let sequence = last.checked_sub(behind).filter(|_| behind < History::LENGTH)?;
+        if sequence < self.first_sequence {
             return None;
         }
-        self.history.take_for_repeat(sequence, now)
+        // Behind a switch the decoder needs nothing from before it.
+        if sequence < self.switched_at {
+            return Some(Repeat::Nothing(sequence));
+        }
+        match self.history.take_for_repeat(sequence, now) {
+            Lookup::Sent(sent) => Some(Repeat::Packet(sent)),
+            Lookup::TooSoon => None,
+            Lookup::Nothing => Some(Repeat::Nothing(sequence)),
+            Lookup::Unknown => {
+                let (stream, source) = (self.current?.stream, self.offsets.source_of(sequence)?);
+                Some(Repeat::Hole { sequence, stream, source })
+            }
+        }
     }
 
     /// Highest extended sequence number of either source. No number after it was used.
     pub(super) fn last_sequence(&self) -> u64 {
         self.last.map_or(self.first_sequence, |last| last.sequence).max(self.rtx_sequence)
+    }
+
+    /// RTP time for a number that carries nothing: that of its neighbours, since receivers expect
+    /// times in the order of numbers.
+    pub(super) fn time_at(&self, sequence: u64) -> u32 {
+        self.history.time_at(sequence).or(self.last_timestamp()).unwrap_or_default()
     }
 
     /// RTP time of the newest packet, for padding.

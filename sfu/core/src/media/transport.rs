@@ -3,6 +3,7 @@
 mod outbox;
 mod packet;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -12,8 +13,9 @@ use super::data::DataTransport;
 use super::dtls::DtlsSession;
 use super::ice::IceAgent;
 use super::parameters::STATISTICS_INTERVAL;
+use super::ring::StoredPacket;
 use super::rtp::RtpHeader;
-use super::sender::SenderState;
+use super::sender::{Decision, SenderState};
 use super::srtp::{Inbound, Outbound};
 use super::twcc::ArrivalRecorder;
 use super::{IceCredentials, Receiver, RemoteTransport, RoomKey, TransportId};
@@ -34,6 +36,19 @@ pub(super) struct Stream {
     pub(super) layer: u8,
     /// Carries retransmissions (RFC 4588).
     pub(super) is_rtx: bool,
+}
+
+/// What became of a packet that was offered to a sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// It waits to be sent.
+    Taken,
+    /// The same, and the subscriber gets this stream from here on.
+    Begun,
+    /// The subscriber does not get it.
+    Left,
+    /// There was no room.
+    Refused,
 }
 
 /// A client's transport.
@@ -194,6 +209,41 @@ impl Transport {
                     self.streams.insert(rtx, Stream { is_rtx: true, ..stream });
                 }
             }
+        }
+    }
+
+    /// Offers a packet of `layer` to a sender, with RTP ticks a second and whether it is never
+    /// held back.
+    pub(super) fn offer(
+        &mut self,
+        sender: usize,
+        packet: &Arc<StoredPacket>,
+        layer: u8,
+        (clock_rate, is_urgent): (u32, bool),
+        now: Instant,
+    ) -> Offered {
+        let state = &mut self.senders[sender];
+        let Some(types) = state.payload_types(packet.codec) else { return Offered::Left };
+        let before = state.current().map(|current| current.stream);
+        let (position, payload_type) = (sender as u16, types.media);
+        let pending = match state.decide(packet, layer, clock_rate, now) {
+            Decision::Send(outgoing) => {
+                let packet = Arc::clone(packet);
+                Pending::Media { sender: position, payload_type, packet, outgoing }
+            }
+            Decision::Fill(sequence) => Pending::Fill { sender: position, payload_type, sequence },
+            Decision::Leave => return Offered::Left,
+        };
+        if before.is_some_and(|before| before != layer) && state.ssrc().rtx.is_some() {
+            // Pictures of the stream before are of no use behind this key frame. Without
+            // retransmission stream their numbers may have been sent already, as repeats,
+            // and must not mean anything else (SRTP's nonce).
+            self.outbox.forget_paced(position);
+        }
+        match self.outbox.push(pending, is_urgent) {
+            true if before != Some(layer) => Offered::Begun,
+            true => Offered::Taken,
+            false => Offered::Refused,
         }
     }
 

@@ -1,9 +1,10 @@
-//! From packets to decoded pictures as libwebrtc does it for VP8: a frame is complete when all
-//! numbers from its start to its marker are there, and decodable when what it refers to was
-//! decoded (RFC 7741 section 4.2: picture id, `TL0PICIDX`, temporal layer, Y bit).
+//! From packets to decoded pictures as libwebrtc does it: a picture is complete when all numbers
+//! from its start to its marker are there, and decodable when what it refers to was decoded (as
+//! RFC 7741 section 4.2 tells it: picture id, `TL0PICIDX`, temporal layer, Y bit).
 
 use std::collections::BTreeMap;
 
+use crate::scalable::Form;
 use crate::vp8::{Frame, Payload};
 
 /// Packets that wait for the rest of their frame.
@@ -33,19 +34,28 @@ struct Decoded {
     tl0: u8,
     /// A picture of temporal layer 1 since the last one of layer 0.
     has_layer_one: bool,
+    /// Highest layer that pictures after the last key frame may have, where all are on one source.
+    highest: u8,
 }
 
 /// Frames of one stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Assembler {
+    form: Form,
     /// Packets by extended number; `None` is padding, which has a number but no frame.
     parts: BTreeMap<u64, Option<Part>>,
     decoded: Option<Decoded>,
     /// Frames that were complete but older than what was shown.
     pub(crate) stale: u64,
+    /// Pictures with a layer that has nothing to refer to.
+    pub(crate) in_vain: u64,
 }
 
 impl Assembler {
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form, parts: BTreeMap::new(), decoded: None, stale: 0, in_vain: 0 }
+    }
+
     /// Takes a packet that was not there before and returns the pictures that can now be shown.
     pub(crate) fn insert(
         &mut self,
@@ -78,7 +88,7 @@ impl Assembler {
             let follows = previous == Some(index);
             previous = Some(index + 1);
             let Some(part) = part else { continue };
-            if part.payload.starts {
+            if part.payload.starts && (!self.form.is_scalable() || part.payload.frame.layer == 0) {
                 start = Some((index, *part));
             } else if !follows || start.is_some_and(|(_, first)| first.timestamp != part.timestamp)
             {
@@ -87,23 +97,28 @@ impl Assembler {
             if let (Some((_, first)), true) = (start, part.marker)
                 && self.can_decode(&first.payload.frame)
             {
-                found = Some((index, first));
+                found = Some((index, first, part.payload.frame.layer));
                 break;
             }
         }
-        let (last, Part { payload, timestamp, .. }) = found?;
+        let (last, Part { payload, timestamp, .. }, top) = found?;
         self.parts = self.parts.split_off(&(last + 1));
-        let frame = payload.frame;
+        let mut frame = payload.frame;
         if self.is_stale(&frame) {
             self.stale += 1;
             return self.decode_next();
         }
         let before = self.decoded.is_some_and(|decoded| decoded.has_layer_one);
+        // A layer refers to itself in an earlier picture.
+        let highest = self.decoded.map(|decoded| decoded.highest).filter(|_| !frame.is_key);
+        frame.layer = top.min(highest.unwrap_or(top));
+        self.in_vain += u64::from(self.form.is_scalable() && top > frame.layer);
         self.decoded = Some(Decoded {
             last,
             picture_id: frame.picture_id,
             tl0: frame.tl0,
             has_layer_one: frame.temporal == 1 || (frame.temporal == 2 && before),
+            highest: if self.form.is_scalable() { frame.layer } else { u8::MAX },
         });
         Some(Picture { frame, timestamp })
     }
@@ -154,7 +169,7 @@ mod tests {
 
     /// Positions that are shown of frames of two packets each when packets arrive in `order`.
     fn shown(order: &[u64]) -> Vec<u16> {
-        let mut assembler = Assembler::default();
+        let mut assembler = Assembler::new(Form::Simulcast);
         let mut shown = Vec::new();
         for &index in order {
             let position = (index / 2) as u16;

@@ -20,6 +20,7 @@ mod publisher;
 mod reception;
 mod remb;
 mod report;
+mod scalable;
 mod scenario;
 mod scenarios;
 mod subscriber;

@@ -12,6 +12,7 @@ use crate::audit::Sent;
 use crate::cross::{Cross, CrossConfig};
 use crate::endpoint::Send;
 use crate::link::{Cargo, LinkConfig, Loss};
+use crate::scalable::Form;
 use crate::scenario::ms;
 use crate::subscriber::{FeedbackMode, Wanted};
 use crate::world::World;
@@ -72,7 +73,14 @@ fn any_step() -> impl Strategy<Value = (Step, Duration)> {
 }
 
 fn wanted(quality: Option<VideoQuality>, has_rtx: bool) -> [Wanted; 2] {
-    let wanted = |track, kind, quality| Wanted { track, kind, quality, priority: 0, has_rtx };
+    let wanted = |track, kind, quality| Wanted {
+        track,
+        kind,
+        form: Form::Simulcast,
+        quality,
+        priority: 0,
+        has_rtx,
+    };
     [
         wanted(AUDIO, MediaKind::Audio, Some(VideoQuality::High)),
         wanted(VIDEO, MediaKind::Video, quality),
@@ -87,7 +95,7 @@ fn call(
     steps: &[(Step, Duration)],
 ) -> World {
     let mut world = World::new(seed);
-    world.publish(&[AUDIO], &[VIDEO], publisher);
+    world.publish(&[AUDIO], (&[VIDEO], Form::Simulcast), publisher);
     world.subscribe(mode, LinkConfig::clean(10), LinkConfig::clean(10));
     world.want(0, &wanted(Some(VideoQuality::High), has_rtx));
     for (step, length) in steps {

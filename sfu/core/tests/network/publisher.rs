@@ -1,5 +1,6 @@
-//! A publisher as Chromium is one: VP8 simulcast of three layers with RTX and transport-wide
-//! numbers, and Opus. It answers NACK and key frame requests, and paces what it sends.
+//! A publisher as Chromium is one: three layers of video, as simulcast or on one source, with RTX
+//! and transport-wide numbers, and Opus. It answers NACK and key frame requests, and paces what it
+//! sends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use sfu_core::media::{
 
 use crate::encoder::{Encoder, FRAME_RATE};
 use crate::endpoint::{RtpPacket, Send};
+use crate::scalable::{Form, Place};
 use crate::vp8::{self, Frame, Payload};
 
 /// Layers in rising quality: name and bit rate, as livekit-client publishes 720p.
@@ -29,6 +31,7 @@ const RID_ID: u8 = 2;
 const REPAIRED_RID_ID: u8 = 3;
 const LEVEL_ID: u8 = 4;
 const TRANSPORT_ID: u8 = 5;
+pub(crate) const DEPENDENCY_ID: u8 = 6;
 /// Most payload bytes of a packet.
 const MAX_PAYLOAD: usize = 1150;
 /// Time between the packets of a frame.
@@ -117,14 +120,17 @@ struct Track {
     key: TrackKey,
     mid: String,
     next: Instant,
-    /// Layers of video; one source for audio.
+    /// Layers of video; one for audio. Where all are on one source it is that of the first.
     layers: Vec<Layer>,
     is_video: bool,
+    /// Number of the last frame of one layer, where all are on one source.
+    frame_number: u16,
 }
 
 /// A publishing client.
 pub(crate) struct Publisher {
     start: Instant,
+    form: Form,
     tracks: Vec<Track>,
     pending: VecDeque<(Instant, RtpPacket)>,
     next_report: Instant,
@@ -142,7 +148,7 @@ impl Publisher {
     /// A publisher of the tracks with these keys; SSRCs are multiples of 1000.
     pub(crate) fn new(
         audio: &[TrackKey],
-        video: &[TrackKey],
+        (video, form): (&[TrackKey], Form),
         seed: u64,
         start: Instant,
         now: Instant,
@@ -159,15 +165,23 @@ impl Publisher {
                 tl0: base as u8,
                 is_on: true,
             };
+            // On one source a layer has only what the one below lacks.
+            let below = |index: usize| match index.checked_sub(1) {
+                Some(below) if form.is_scalable() => LAYERS[below].1,
+                Some(_) | None => 0,
+            };
+            let own = |(index, (_, kbps)): (usize, &(&str, u64))| layer(index, kbps - below(index));
             let layers = match kind {
-                true => LAYERS.iter().enumerate().map(|(i, (_, kbps))| layer(i, *kbps)).collect(),
+                true => LAYERS.iter().enumerate().map(own).collect(),
                 false => vec![layer(0, AUDIO_KBPS)],
             };
             let mid = tracks.len().to_string();
-            tracks.push(Track { key, mid, next: now, layers, is_video: kind });
+            let frame_number = 0;
+            tracks.push(Track { key, mid, next: now, layers, is_video: kind, frame_number });
         }
         Self {
             start,
+            form,
             tracks,
             pending: VecDeque::new(),
             next_report: now + REPORT_INTERVAL,
@@ -187,16 +201,21 @@ impl Publisher {
                 mid: Mid(track.mid.clone()),
                 track: track.key,
                 kind: if track.is_video { MediaKind::Video } else { MediaKind::Audio },
-                codecs: vec![codec(if track.is_video { CodecKind::Vp8 } else { CodecKind::Opus })],
+                codecs: vec![codec(if track.is_video {
+                    self.form.codec()
+                } else {
+                    CodecKind::Opus
+                })],
                 extensions: ExtensionIds {
                     mid: Some(MID_ID),
                     rid: Some(RID_ID),
                     repaired_rid: Some(REPAIRED_RID_ID),
                     audio_level: Some(LEVEL_ID),
                     transport_cc: Some(TRANSPORT_ID),
+                    dependency_descriptor: Some(DEPENDENCY_ID),
                     ..ExtensionIds::default()
                 },
-                rids: match track.is_video {
+                rids: match track.is_video && !self.form.is_scalable() {
                     true => LAYERS.iter().map(|(rid, _)| Rid((*rid).to_owned())).collect(),
                     false => Vec::new(),
                 },
@@ -227,9 +246,12 @@ impl Publisher {
             }
             RtcpMessage::KeyFrameRequest { ssrc } => {
                 self.key_frame_requests += 1;
-                for layer in self.tracks.iter_mut().flat_map(|track| &mut track.layers) {
-                    if layer.source.ssrc == ssrc {
-                        layer.encoder.request_key_frame();
+                for track in &mut self.tracks {
+                    let is_whole = self.form.is_scalable() && track.layers[0].source.ssrc == ssrc;
+                    for layer in &mut track.layers {
+                        if is_whole || layer.source.ssrc == ssrc {
+                            layer.encoder.request_key_frame();
+                        }
                     }
                 }
             }
@@ -253,9 +275,10 @@ impl Publisher {
         for index in 0..self.tracks.len() {
             while self.tracks[index].next <= now {
                 let at = self.tracks[index].next;
-                match self.tracks[index].is_video {
-                    true => self.capture(index, at),
-                    false => self.speak(index, at),
+                match (self.tracks[index].is_video, self.form.is_scalable()) {
+                    (true, false) => self.capture(index, at),
+                    (true, true) => self.capture_on_one_source(index, at),
+                    (false, _) => self.speak(index, at),
                 }
             }
         }
@@ -343,6 +366,61 @@ impl Publisher {
                     source.sent.pop_first();
                 }
                 self.pending.push_back((due, packet));
+                due += PACING;
+            }
+        }
+    }
+
+    /// Encodes a picture in every layer, each on top of the one below.
+    fn capture_on_one_source(&mut self, index: usize, at: Instant) {
+        let elapsed = at - self.start;
+        let Self { form, tracks, pending, .. } = self;
+        let track = &mut tracks[index];
+        track.next += Duration::from_secs(1) / FRAME_RATE as u32;
+        let mut due = pending.back().map_or(at, |(last, _)| at.max(*last));
+        let layers = track.layers.iter_mut().map(|layer| layer.encoder.encode());
+        let layers: Vec<_> = layers.collect();
+        let base = layers[0];
+        let Layer { source, picture_id, tl0, .. } = &mut track.layers[0];
+        *picture_id = (*picture_id + 1) & 0x7FFF;
+        *tl0 = tl0.wrapping_add(u8::from(base.temporal == 0));
+        for (number, encoded) in layers.iter().enumerate() {
+            track.frame_number = track.frame_number.wrapping_add(1);
+            let frame = Frame {
+                is_key: base.is_key,
+                picture_id: *picture_id,
+                tl0: *tl0,
+                temporal: base.temporal,
+                is_sync: base.is_sync,
+                layer: number as u8,
+                captured_ms: elapsed.as_millis() as u32,
+            };
+            let count = encoded.size.div_ceil(MAX_PAYLOAD).max(1);
+            for part in 0..count {
+                source.index += 1;
+                source.packets += 1;
+                let (starts, ends) = (part == 0, part + 1 == count);
+                let place = Place { frame, starts, ends, number: track.frame_number };
+                let data = Payload { frame, starts, source: source.index as u32 };
+                let mut payload = form.head(&place);
+                payload.extend(vp8::write(data, encoded.size / count));
+                source.octets = source.octets.wrapping_add(payload.len() as u32);
+                let mut extensions = vec![(MID_ID, track.mid.clone().into_bytes())];
+                extensions.extend(form.descriptor(&place).map(|bytes| (DEPENDENCY_ID, bytes)));
+                let packet = RtpPacket {
+                    marker: ends && number + 1 == layers.len(),
+                    payload_type: VP8,
+                    ssrc: source.ssrc,
+                    index: source.index,
+                    timestamp: source.timestamp(elapsed),
+                    extensions,
+                    payload,
+                };
+                source.sent.insert(source.index, packet.clone());
+                if source.sent.len() as u64 > HISTORY {
+                    source.sent.pop_first();
+                }
+                pending.push_back((due, packet));
                 due += PACING;
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use sfu_core::media::{MediaEvent, TrackKey};
+use sfu_core::media::{MediaEvent, TrackKey, TransportId};
 
 use crate::playout::Shown;
 
@@ -37,6 +37,8 @@ pub(crate) struct VideoReport {
     pub(crate) freezes: Vec<(Duration, Duration)>,
     /// Announced pauses.
     pub(crate) pauses: Vec<(Duration, Duration)>,
+    /// Pictures with a layer that has nothing to refer to.
+    pub(crate) in_vain: u64,
 }
 
 /// A scenario's outcome for its subscriber.
@@ -180,18 +182,18 @@ impl Report {
     }
 }
 
-/// Announced pauses of a track until `end`.
+/// Announced pauses of a track towards a subscriber until `end`.
 pub(crate) fn pauses(
     events: &[(Instant, MediaEvent)],
-    track: TrackKey,
+    (to, track): (TransportId, TrackKey),
     start: Instant,
     end: Instant,
 ) -> Vec<(Duration, Duration)> {
     let mut found = Vec::new();
     let mut since = None;
     for (at, event) in events {
-        if let MediaEvent::StreamState { track: of, is_paused, .. } = event
-            && *of == track
+        if let MediaEvent::StreamState { transport, track: of, is_paused } = event
+            && (*transport, *of) == (to, track)
         {
             match (since, is_paused) {
                 (None, true) => since = Some(*at),

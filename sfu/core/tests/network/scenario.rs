@@ -7,6 +7,7 @@ use sfu_core::media::{MediaEvent, MediaKind, TrackKey, VideoQuality};
 use crate::cross::{Cross, CrossConfig};
 use crate::link::LinkConfig;
 use crate::report::{Report, SAMPLE, Sample, Span, VideoReport, pauses};
+use crate::scalable::Form;
 use crate::subscriber::{FeedbackMode, Wanted};
 use crate::world::World;
 
@@ -72,6 +73,8 @@ pub(crate) enum Bound {
     Latency(usize, Duration, Span),
     /// Most key frame requests of the subscriber.
     KeyFrameRequests(u64),
+    /// Most pictures of a track with a layer that has nothing to refer to.
+    InVain(usize, u64),
 }
 
 /// A row.
@@ -81,8 +84,12 @@ pub(crate) struct Scenario {
     pub(crate) length: Duration,
     /// From publisher to engine.
     pub(crate) publisher: LinkConfig,
+    /// How video is published.
+    pub(crate) form: Form,
     /// From engine to subscriber, at the start.
     pub(crate) down: LinkConfig,
+    /// The same of further subscribers, who want the same.
+    pub(crate) others: Vec<LinkConfig>,
     /// From subscriber to engine.
     pub(crate) up: LinkConfig,
     pub(crate) feedback: FeedbackMode,
@@ -90,7 +97,8 @@ pub(crate) struct Scenario {
     /// What the subscriber wants of each video track at the start.
     pub(crate) video: Vec<(Option<VideoQuality>, u32)>,
     pub(crate) timeline: Vec<(Duration, Event)>,
-    pub(crate) bounds: Vec<Bound>,
+    /// Of each subscriber, by its number.
+    pub(crate) bounds: Vec<(usize, Bound)>,
 }
 
 impl Scenario {
@@ -100,7 +108,9 @@ impl Scenario {
             name,
             length,
             publisher: LinkConfig::clean(15),
+            form: Form::Simulcast,
             down: LinkConfig::clean(20),
+            others: Vec::new(),
             up: LinkConfig::clean(20),
             feedback: FeedbackMode::TransportWide(ms(100)),
             has_rtx: true,
@@ -119,8 +129,13 @@ impl Scenario {
         self
     }
 
-    pub(crate) fn expect(mut self, bound: Bound) -> Self {
-        self.bounds.push(bound);
+    pub(crate) fn expect(self, bound: Bound) -> Self {
+        self.expect_of(0, bound)
+    }
+
+    /// Bounds another subscriber than the first.
+    pub(crate) fn expect_of(mut self, subscriber: usize, bound: Bound) -> Self {
+        self.bounds.push((subscriber, bound));
         self
     }
 
@@ -128,6 +143,7 @@ impl Scenario {
         let audio = Wanted {
             track: AUDIO,
             kind: MediaKind::Audio,
+            form: self.form,
             quality: Some(VideoQuality::High),
             priority: 0,
             has_rtx: false,
@@ -135,6 +151,7 @@ impl Scenario {
         let video = video.iter().enumerate().map(|(index, (quality, priority))| Wanted {
             track: TrackKey(VIDEO + index as u64),
             kind: MediaKind::Video,
+            form: self.form,
             quality: *quality,
             priority: *priority,
             has_rtx: self.has_rtx,
@@ -142,17 +159,21 @@ impl Scenario {
         std::iter::once(audio).chain(video).collect()
     }
 
-    /// Plays the scenario.
-    pub(crate) fn run(&self) -> Report {
+    /// Plays the scenario; a report for each subscriber.
+    pub(crate) fn run(&self) -> Vec<Report> {
         let tracks = self.video.len() as u64;
         let seed =
             self.name.bytes().fold(7, |seed: u64, byte| seed * 31 % 1_000_003 + u64::from(byte));
         let mut world = World::new(seed);
         let video: Vec<TrackKey> = (0..tracks).map(|index| TrackKey(VIDEO + index)).collect();
-        world.publish(&[AUDIO], &video, self.publisher);
-        world.subscribe(self.feedback, self.up, self.down);
-        world.want(0, &self.wanted(&self.video));
-        let mut samples = Vec::new();
+        world.publish(&[AUDIO], (&video, self.form), self.publisher);
+        let downs: Vec<LinkConfig> =
+            std::iter::once(self.down).chain(self.others.iter().copied()).collect();
+        for (subscriber, down) in downs.iter().enumerate() {
+            world.subscribe(self.feedback, self.up, *down);
+            world.want(subscriber, &self.wanted(&self.video));
+        }
+        let mut samples = vec![Vec::new(); downs.len()];
         let mut timeline = self.timeline.clone();
         timeline.sort_by_key(|(at, _)| *at);
         let mut timeline = timeline.into_iter().peekable();
@@ -161,9 +182,12 @@ impl Scenario {
                 self.apply(&mut world, event);
             }
             world.run_until(world.elapsed() + SAMPLE);
-            samples.push(self.sample(&world));
+            for (subscriber, samples) in samples.iter_mut().enumerate() {
+                samples.push(self.sample(&world, subscriber));
+            }
         }
-        self.report(world, samples)
+        let reports = samples.into_iter().enumerate();
+        reports.map(|(subscriber, samples)| self.report(&world, subscriber, samples)).collect()
     }
 
     fn apply(&self, world: &mut World, event: Event) {
@@ -177,8 +201,8 @@ impl Scenario {
         }
     }
 
-    fn sample(&self, world: &World) -> Sample {
-        let to = &world.subscribers[0];
+    fn sample(&self, world: &World, subscriber: usize) -> Sample {
+        let to = &world.subscribers[subscriber];
         let streams = &to.site.client.streams;
         let video = streams.iter().filter(|stream| stream.wanted.kind == MediaKind::Video);
         let estimate = world.events.iter().rev().find_map(|(_, event)| match event {
@@ -194,7 +218,8 @@ impl Scenario {
             video: video
                 .map(|stream| {
                     let layer = stream.playout.shown.last().map(|shown| shown.layer);
-                    let paused = pauses(&world.events, stream.wanted.track, world.start, world.now);
+                    let of = (to.site.endpoint.id, stream.wanted.track);
+                    let paused = pauses(&world.events, of, world.start, world.now);
                     (layer, paused.last().is_some_and(|(_, to)| *to == world.elapsed()))
                 })
                 .collect(),
@@ -205,10 +230,10 @@ impl Scenario {
         }
     }
 
-    fn report(&self, world: World, samples: Vec<Sample>) -> Report {
+    fn report(&self, world: &World, subscriber: usize, samples: Vec<Sample>) -> Report {
         let (start, end) = (world.start, world.now);
-        let client = &world.subscribers[0].site.client;
-        let id = world.subscribers[0].site.endpoint.id;
+        let client = &world.subscribers[subscriber].site.client;
+        let id = world.subscribers[subscriber].site.endpoint.id;
         let mut video = Vec::new();
         let mut audio_heard = Vec::new();
         for stream in &client.streams {
@@ -216,8 +241,7 @@ impl Scenario {
                 audio_heard = stream.heard.iter().map(|at| *at - start).collect();
                 continue;
             }
-            let track = stream.wanted.track;
-            let pauses = pauses(&world.events, track, start, end);
+            let pauses = pauses(&world.events, (id, stream.wanted.track), start, end);
             let announced = |from: Duration, length: Duration| {
                 // Before the first picture after a pause a key frame has to come.
                 pauses.iter().any(|(f, t)| *f < from + length && from < *t + ms(500))
@@ -231,6 +255,7 @@ impl Scenario {
                     .filter(|(at, length)| !announced(*at, *length))
                     .collect(),
                 pauses,
+                in_vain: stream.in_vain(),
             });
         }
         let estimates = world.events.iter().filter_map(|(at, event)| match event {
@@ -256,8 +281,13 @@ impl Scenario {
     }
 
     /// What is not as it must be.
-    pub(crate) fn failures(&self, report: &Report) -> Vec<String> {
-        self.bounds.iter().filter_map(|bound| bound.check(report).err()).collect()
+    pub(crate) fn failures(&self, reports: &[Report]) -> Vec<String> {
+        let check = |(subscriber, bound): &(usize, Bound)| {
+            let failure = bound.check(&reports[*subscriber]).err()?;
+            let many = reports.len() > 1;
+            Some(if many { format!("subscriber {subscriber}: {failure}") } else { failure })
+        };
+        self.bounds.iter().filter_map(check).collect()
     }
 }
 
@@ -327,6 +357,10 @@ impl Bound {
                 let found = report.latency(track, span);
                 (found.is_some_and(|found| found <= most), format!("{found:?}"))
             }
+            Self::InVain(track, most) => {
+                let found = report.video[track].in_vain;
+                (found <= most, found.to_string())
+            }
             Self::KeyFrameRequests(most) => {
                 (report.key_frame_requests <= most, report.key_frame_requests.to_string())
             }
@@ -343,14 +377,17 @@ fn in_range(bps: f64, least: u64, most: u64) -> (bool, String) {
 pub(crate) fn play(table: Vec<Scenario>) {
     let mut failures = String::new();
     for scenario in table {
-        let report = scenario.run();
-        let found = scenario.failures(&report);
-        let series = std::env::var_os("NETWORK_SERIES");
-        if let Some(directory) = series {
-            let file = scenario.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-            let mut text = found.iter().fold(String::new(), |text, line| text + "# " + line + "\n");
-            text += &report.series();
-            std::fs::write(std::path::Path::new(&directory).join(file + ".csv"), text).unwrap();
+        let reports = scenario.run();
+        let found = scenario.failures(&reports);
+        if let Some(directory) = std::env::var_os("NETWORK_SERIES") {
+            let name = scenario.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+            for (subscriber, report) in reports.iter().enumerate() {
+                let file = format!("{name}-{subscriber}.csv");
+                let lines =
+                    found.iter().fold(String::new(), |text, line| text + "# " + line + "\n");
+                let text = lines + &report.series();
+                std::fs::write(std::path::Path::new(&directory).join(file), text).unwrap();
+            }
         }
         if !found.is_empty() {
             failures += &format!("\n{}:\n  {}", scenario.name, found.join("\n  "));

@@ -13,9 +13,10 @@ use crate::assembler::Assembler;
 use crate::endpoint::Send;
 use crate::feedback::TransportFeedback;
 use crate::playout::Playout;
-use crate::publisher::codec;
+use crate::publisher::{DEPENDENCY_ID, codec};
 use crate::reception::{Arrival, Reception};
 use crate::remb::{self, Remb};
+use crate::scalable::Form;
 use crate::vp8;
 
 /// Our source in feedback.
@@ -48,6 +49,7 @@ pub(crate) enum FeedbackMode {
 pub(crate) struct Wanted {
     pub(crate) track: TrackKey,
     pub(crate) kind: MediaKind,
+    pub(crate) form: Form,
     pub(crate) quality: Option<VideoQuality>,
     pub(crate) priority: u32,
     /// Retransmissions on a stream of their own.
@@ -136,7 +138,7 @@ impl Subscriber {
             .map(|stream| {
                 let mut codec = codec(match stream.wanted.kind {
                     MediaKind::Audio => CodecKind::Opus,
-                    MediaKind::Video => CodecKind::Vp8,
+                    MediaKind::Video => stream.wanted.form.codec(),
                 });
                 codec.transport_cc = transport_cc;
                 codec.rtx_payload_type = codec.rtx_payload_type.filter(|_| stream.wanted.has_rtx);
@@ -148,6 +150,7 @@ impl Subscriber {
                     codecs: vec![codec],
                     extensions: ExtensionIds {
                         transport_cc: transport_cc.then_some(TRANSPORT_ID),
+                        dependency_descriptor: Some(DEPENDENCY_ID),
                         ..ExtensionIds::default()
                     },
                     max_quality: stream.wanted.quality,
@@ -256,13 +259,18 @@ impl Stream {
             ssrc: SsrcPair { ssrc: base, rtx },
             reception: Reception::new(base, clock_rate),
             rtx: rtx.map(|ssrc| Reception::new(ssrc, clock_rate)),
-            assembler: Assembler::default(),
+            assembler: Assembler::new(wanted.form),
             playout: Playout::new(start),
             waits_for_key_since: None,
             last_decoded: None,
             last_request: None,
             heard: Vec::new(),
         }
+    }
+
+    /// Pictures with a layer that has nothing to refer to.
+    pub(crate) fn in_vain(&self) -> u64 {
+        self.assembler.in_vain
     }
 
     fn take(&mut self, header: &RtpHeader, payload: &[u8], start: Instant, now: Instant) {
@@ -290,6 +298,7 @@ impl Stream {
         if self.last_decoded.is_none() {
             self.waits_for_key_since.get_or_insert(now);
         }
+        let payload = self.wanted.form.data(payload);
         let parsed = vp8::parse(payload);
         assert!(payload.is_empty() || parsed.is_some(), "{header:?} carries what nobody published");
         for picture in self.assembler.insert(index, parsed, header.marker, header.timestamp) {

@@ -13,6 +13,7 @@ use crate::cross::Cross;
 use crate::endpoint::{Endpoint, FixedKeys, Received, Send};
 use crate::link::{Cargo, Link, LinkConfig};
 use crate::publisher::Publisher;
+use crate::scalable::Form;
 use crate::subscriber::{FeedbackMode, Subscriber, Wanted};
 
 pub(crate) const ROOM: RoomKey = RoomKey(1);
@@ -71,7 +72,12 @@ impl World {
     }
 
     /// A publisher behind `up`, whose transport is connected.
-    pub(crate) fn publish(&mut self, audio: &[TrackKey], video: &[TrackKey], up: LinkConfig) {
+    pub(crate) fn publish(
+        &mut self,
+        audio: &[TrackKey],
+        video: (&[TrackKey], Form),
+        up: LinkConfig,
+    ) {
         let down = LinkConfig::clean(up.delay.as_millis() as u64);
         let publisher = Publisher::new(audio, video, self.seed, self.start, self.now);
         let receivers = publisher.receivers();

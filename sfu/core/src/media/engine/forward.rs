@@ -7,11 +7,16 @@ use super::super::MediaEvent;
 use super::super::ice::Path;
 use super::super::layer::Ingested;
 use super::super::parameters::MediaKind;
+use super::super::ring::StoredPacket;
 use super::super::rtp::RtpHeader;
-use super::super::sender::Decision;
-use super::super::transport::{Pending, Stream};
+use super::super::sender::{Repeat, SenderState, Sent};
+use super::super::track::Track;
+use super::super::transport::{Offered, Pending, Stream};
 use super::super::{MediaEvent as Event, TrackKey};
 use super::{Engine, SiblingContent};
+
+/// Bytes that an answer to a NACK counts at least.
+const MIN_REPEAT: usize = 40;
 
 impl Engine {
     pub(super) fn handle_srtp(&mut self, path: Path, datagram: &mut [u8], now: Instant) {
@@ -134,46 +139,35 @@ impl Engine {
         now: Instant,
     ) {
         let Some(track) = self.tracks.get(&key) else { return };
-        let Some(packet) = track.layers[usize::from(layer)].ring().get(sequence) else { return };
+        let stream = &track.layers[usize::from(layer)];
+        let Some(packet) = stream.ring().get(sequence) else { return };
         let is_urgent = track.config.kind == MediaKind::Audio;
-        for route in &track.routes {
+        for &route in &track.routes {
             let transport = &mut self.transports[route.transport];
             if transport.srtp.is_none() {
                 continue;
             }
-            let sender = &mut transport.senders[route.sender];
-            let Some(types) = sender.payload_types(packet.codec) else { continue };
-            let before = sender.current();
-            let is_first = !sender.has_sent();
-            let has_rtx = sender.ssrc().rtx.is_some();
-            let pending = match sender.decide(packet, layer, clock_rate, now) {
-                Decision::Send(outgoing) => Pending::Media {
-                    sender: route.sender as u16,
-                    payload_type: types.media,
-                    packet: Arc::clone(packet),
-                    outgoing,
-                },
-                Decision::Fill(sequence) => Pending::Fill {
-                    sender: route.sender as u16,
-                    payload_type: types.media,
-                    sequence,
-                },
-                Decision::Leave => continue,
+            let is_first = !transport.senders[route.sender].has_sent();
+            let mut offer = |packet: &Arc<StoredPacket>| {
+                transport.offer(route.sender, packet, layer, (clock_rate, is_urgent), now)
             };
-            if has_rtx && before.is_some_and(|before| before.stream != layer) {
-                // Pictures of the stream before are of no use behind this key frame. Without
-                // retransmission stream their numbers may have been sent already, as repeats,
-                // and must not mean anything else (SRTP's nonce).
-                transport.outbox.forget_paced(route.sender as u16);
+            let offered = offer(packet);
+            match offered {
+                Offered::Left => continue,
+                Offered::Refused => self.counters.dropped += 1,
+                Offered::Taken => {}
+                Offered::Begun => {
+                    // What it begins with may come late, as a repair: the rest is here already.
+                    for later in stream.after(sequence) {
+                        offer(later);
+                    }
+                }
             }
             if !transport.is_dirty {
                 transport.is_dirty = true;
                 self.dirty.push(route.transport);
             }
-            if !transport.outbox.push(pending, is_urgent) {
-                self.counters.dropped += 1;
-            }
-            if is_first {
+            if is_first && transport.senders[route.sender].has_sent() {
                 let event = MediaEvent::ForwardingStarted { transport: transport.id, track: key };
                 self.events.push_back((track.room, event));
             }
@@ -202,27 +196,54 @@ impl Engine {
         let transport = &mut self.transports[index];
         let position = transport.senders.iter().position(|s| s.ssrc().ssrc == ssrc);
         let Some(position) = position else { return };
-        let sender = &mut transport.senders[position];
-        let Some(sent) = sender.take_for_repeat(lost, now) else { return };
-        let Some(track) = self.tracks.get(&sender.config.track) else { return };
-        let Some(layer) = track.layers.get(usize::from(sent.stream)) else { return };
-        let Some(packet) = layer.find(sent.source) else { return };
-        let Some(types) = sender.payload_types(packet.codec) else { return };
         let estimate = transport.estimate();
-        let is_allowed = transport.outbox.take_repeat(packet.payload.len(), estimate, now);
-        if !is_allowed {
+        let sender = &mut transport.senders[position];
+        let Some(repeat) = sender.take_for_repeat(lost, now) else { return };
+        let track = self.tracks.get(&sender.config.track);
+        let Some(pending) = repeated(position as u16, sender, repeat, track) else { return };
+        if !transport.outbox.take_repeat(pending.bytes().max(MIN_REPEAT), estimate, now) {
             return;
         }
-        let (sender, packet, outgoing) = (position as u16, Arc::clone(packet), sent.outgoing);
-        let pending = match types.rtx.filter(|_| transport.senders[position].ssrc().rtx.is_some()) {
-            Some(payload_type) => Pending::Repeat { sender, payload_type, packet, outgoing },
-            // The same bytes under the same number: nothing in the packet depends on the time
-            // of sending, so that SRTP's nonce still belongs to one plain text only.
-            None => Pending::Media { sender, payload_type: types.media, packet, outgoing },
-        };
         if transport.outbox.push(pending, true) {
             self.counters.retransmitted += 1;
         }
         self.mark_dirty(index);
     }
+}
+
+/// What is sent for a number that a subscriber misses. Every number has an answer where there is
+/// a retransmission stream, unless the publisher may still repair it.
+fn repeated(
+    position: u16,
+    state: &SenderState,
+    repeat: Repeat,
+    track: Option<&Track>,
+) -> Option<Pending> {
+    let has_rtx = state.ssrc().rtx.is_some();
+    let packet = |sent: Sent| {
+        let layer = track?.layers.get(usize::from(sent.stream))?;
+        let packet = layer.find(sent.source)?;
+        let types = state.payload_types(packet.codec)?;
+        let (sender, packet, outgoing) = (position, Arc::clone(packet), sent.outgoing);
+        Some(match types.rtx.filter(|_| has_rtx) {
+            Some(payload_type) => Pending::Repeat { sender, payload_type, packet, outgoing },
+            // The same bytes under the same number: nothing in the packet depends on the time
+            // of sending, so that SRTP's nonce still belongs to one plain text only.
+            None => Pending::Media { sender, payload_type: types.media, packet, outgoing },
+        })
+    };
+    let sequence = match repeat {
+        Repeat::Packet(sent) => match packet(sent) {
+            Some(pending) => return Some(pending),
+            None => sent.outgoing.sequence,
+        },
+        Repeat::Nothing(sequence) => sequence,
+        Repeat::Hole { sequence, stream, source } => {
+            // Answered before it came, it would be taken for something old when it comes.
+            let layer = track?.layers.get(usize::from(stream))?;
+            Some(sequence).filter(|_| layer.has_given_up(source))?
+        }
+    };
+    let payload_type = state.config.codecs.iter().find_map(|codec| codec.rtx_payload_type)?;
+    has_rtx.then_some(Pending::Void { sender: position, payload_type, sequence })
 }

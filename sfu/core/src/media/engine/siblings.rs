@@ -124,7 +124,8 @@ impl Engine {
     ) -> bool {
         let Some(track) = self.tracks.get_mut(&key) else { return false };
         let layer = &mut track.layers[usize::from(index)];
-        if layer.ssrc != Some(ssrc) {
+        let is_new_source = layer.ssrc != Some(ssrc);
+        if is_new_source {
             layer.restart(ssrc, track.config.kind);
             for route in &track.routes {
                 self.transports[route.transport].senders[route.sender].forget_stream(index);
@@ -135,9 +136,14 @@ impl Engine {
         if !layer.take_shared(packet, clock_rate, now) {
             return false;
         }
-        if !track.active[usize::from(index)] {
+        let becomes_active = !track.active[usize::from(index)];
+        if becomes_active {
             track.refresh_active(now);
+        }
+        if becomes_active || is_new_source {
             self.mark_restless(key);
+        }
+        if becomes_active {
             self.retarget_routes(key);
         }
         true

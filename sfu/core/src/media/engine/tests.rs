@@ -3,6 +3,7 @@
 mod allocations;
 mod audibility;
 mod copies;
+mod key_frames;
 mod limits;
 mod mirrors;
 mod peer;
@@ -15,9 +16,7 @@ use proptest::prelude::*;
 
 use crate::media::ice::CONSENT_TIMEOUT;
 use crate::media::parameters::STATISTICS_INTERVAL;
-use crate::media::rtcp::{
-    RtcpMessage, SenderReport, parse, write_nack, write_pli, write_sender_report,
-};
+use crate::media::rtcp::{RtcpMessage, SenderReport, parse, write_nack, write_sender_report};
 use crate::media::rtp::HeaderFields;
 use crate::media::{
     AudioLevel, Codec, CodecKind, ExtensionIds, MediaCommand, MediaEvent, MediaKind, Mid, Receiver,
@@ -327,20 +326,6 @@ fn layers_are_switched_at_key_frames_without_a_gap() {
         assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1));
         assert!(pair[1].timestamp.wrapping_sub(pair[0].timestamp) < 1 << 31);
     }
-}
-
-#[test]
-fn many_key_frame_requests_become_one() {
-    let (mut world, publisher, subscriber) = call(&[]);
-    let mut source = Source::new(1000, None);
-    source.send(&mut world, publisher, &KEY);
-    for _ in 0..5 {
-        let mut pli = Vec::new();
-        write_pli(&mut pli, 1, SSRC);
-        world.send_control(subscriber, pli);
-        world.advance(Duration::from_millis(20));
-    }
-    assert_eq!(requests(&mut world, publisher), [(1000, None)]);
 }
 
 #[test]

@@ -37,6 +37,13 @@ impl SequenceOffsets {
         let (_, offset) = self.0.iter().rev().find(|(from, _)| *from <= source)?;
         source.checked_add_signed(*offset)
     }
+
+    /// The source number that has this output number.
+    pub(super) fn source_of(&self, output: u64) -> Option<u64> {
+        let source = |offset: i64| output.checked_add_signed(-offset);
+        let begins = |(from, offset): &&(u64, i64)| source(*offset) >= Some(*from);
+        self.0.iter().rev().find(begins).and_then(|(_, offset)| source(*offset))
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +60,8 @@ mod tests {
         }
         assert_eq!(offsets.0.len(), 2);
         assert_eq!((offsets.map(1001), offsets.map(1010)), (Some(11), Some(12)));
+        let sources = [9, 10, 11, 12, 13].map(|output| offsets.source_of(output));
+        assert_eq!(sources, [None, Some(1000), Some(1001), Some(1010), Some(1011)]);
     }
 
     #[test]

@@ -129,9 +129,37 @@ fn sent_packets_are_found_again() {
     let outgoing = sender.send(source.next(true), 0, now).unwrap();
     sender.send(source.next(false), 0, now);
     let sent = Sent { outgoing, stream: 0, source: (1 << 16) + 1 };
-    assert_eq!(sender.take_for_repeat(100, now), Some(sent));
+    assert_eq!(sender.take_for_repeat(100, now), Some(Repeat::Packet(sent)));
+    assert_eq!(sender.take_for_repeat(100, now), None, "it is on its way");
     assert_eq!(sender.take_for_repeat(99, now), None);
     assert_eq!(sender.take_for_repeat(102, now), None);
+}
+
+#[test]
+fn a_number_without_a_packet_is_known_as_such_while_it_is_young() {
+    let now = Instant::now();
+    let mut sender = sender(0);
+    let (mut low, mut high) = (Source::new(1 << 16), Source::new(900_000));
+    for key_frame in [true, false] {
+        sender.send(low.next(key_frame), 0, now).unwrap();
+    }
+    sender.set_target(all(1));
+    let third = sender.send(high.next(true), 1, now).unwrap().sequence;
+    // What was sent before a switch is of no use behind it.
+    let number = |sequence: u64| sequence as u16;
+    assert_eq!(sender.take_for_repeat(number(third - 1), now), Some(Repeat::Nothing(third - 1)));
+    let late = high.sequence + 1;
+    high.sequence = late;
+    let last = (0..History::LENGTH - 3).map(|_| sender.send(high.next(false), 1, now).unwrap());
+    let last = last.last().unwrap().sequence;
+    assert_eq!(last - third, History::LENGTH - 2);
+    assert_eq!(sender.take_for_repeat(number(third - 1), now), Some(Repeat::Nothing(third - 1)));
+    assert_eq!(sender.take_for_repeat(number(third - 2), now), None, "too old");
+    let hole = Repeat::Hole { sequence: third + 1, stream: 1, source: late };
+    assert_eq!(sender.take_for_repeat(number(third + 1), now), Some(hole));
+    sender.skip(late, 1);
+    let nothing = Some(Repeat::Nothing(third + 1));
+    assert_eq!(sender.take_for_repeat(number(third + 1), now), nothing, "it was padding");
 }
 
 #[test]

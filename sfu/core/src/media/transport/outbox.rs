@@ -53,6 +53,16 @@ pub(in super::super) enum Pending {
         /// Its numbers as they were.
         outgoing: Outgoing,
     },
+    /// The answer to a subscriber that misses a number which carried nothing for it, on the
+    /// retransmission stream.
+    Void {
+        /// Index of the sender.
+        sender: u16,
+        /// Payload type of retransmissions.
+        payload_type: u8,
+        /// The number.
+        sequence: u64,
+    },
     /// A number that carries nothing.
     Fill {
         /// Index of the sender.
@@ -69,14 +79,16 @@ impl Pending {
         match self {
             Self::Media { sender, .. }
             | Self::Repeat { sender, .. }
+            | Self::Void { sender, .. }
             | Self::Fill { sender, .. } => sender,
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of the payload.
+    pub(in super::super) fn bytes(&self) -> usize {
         match self {
             Self::Media { packet, .. } | Self::Repeat { packet, .. } => packet.payload.len(),
-            Self::Fill { .. } => 0,
+            Self::Void { .. } | Self::Fill { .. } => 0,
         }
     }
 }
@@ -123,7 +135,7 @@ impl Outbox {
 
     /// Adds a packet; `false` when there is no room.
     pub(in super::super) fn push(&mut self, packet: Pending, is_urgent: bool) -> bool {
-        if self.urgent.len() + self.paced.len() >= MAX_WAITING {
+        if self.len() >= MAX_WAITING {
             return false;
         }
         if is_urgent {
@@ -133,6 +145,11 @@ impl Outbox {
             self.paced.push_back(packet);
         }
         true
+    }
+
+    /// Media packets that wait.
+    pub(in super::super) fn len(&self) -> usize {
+        self.urgent.len() + self.paced.len()
     }
 
     pub(in super::super) fn is_empty(&self) -> bool {
@@ -152,7 +169,7 @@ impl Outbox {
     pub(in super::super) fn forget_paced(&mut self, sender: u16) {
         self.paced.retain(|pending| match pending {
             Pending::Repeat { sender: of, .. } => *of != sender,
-            Pending::Media { .. } | Pending::Fill { .. } => true,
+            Pending::Media { .. } | Pending::Void { .. } | Pending::Fill { .. } => true,
         });
         for pending in &mut self.paced {
             if let Pending::Media { sender: of, payload_type, outgoing, .. } = pending

@@ -74,6 +74,7 @@ impl Transport {
         }
         let (&Pending::Media { sender, payload_type, .. }
         | &Pending::Repeat { sender, payload_type, .. }
+        | &Pending::Void { sender, payload_type, .. }
         | &Pending::Fill { sender, payload_type, .. }) = pending;
         let Some(state) = self.senders.get_mut(usize::from(sender)) else { return false };
         let ssrc = state.ssrc();
@@ -103,6 +104,16 @@ impl Transport {
                     packet: Some(packet),
                     payload: outgoing.payload(packet),
                     vp8: outgoing.vp8,
+                    ..Frame::default()
+                }
+            }
+            Pending::Void { sequence, .. } => {
+                let Some(rtx) = ssrc.rtx else { return false };
+                let (index, timestamp) = (state.next_rtx_sequence(), state.time_at(*sequence));
+                Frame {
+                    fields: header(rtx, index, timestamp, false),
+                    index,
+                    original: Some(*sequence as u16),
                     ..Frame::default()
                 }
             }

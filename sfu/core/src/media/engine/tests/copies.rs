@@ -35,5 +35,6 @@ fn a_copy_goes_on_with_the_numbers_and_times_of_the_track() {
     let mut nack = Vec::new();
     write_nack(&mut nack, 1, SSRC, &[lost]);
     world.send_control(subscriber, nack);
-    assert_eq!(world.engine.counters().retransmitted, 0);
+    let answer = world.peers[subscriber].media.last().unwrap();
+    assert_eq!((answer.ssrc, &answer.payload[..]), (RTX_SSRC, &lost.to_be_bytes()[..]));
 }

@@ -169,9 +169,14 @@ impl World {
     /// A transport whose handshake is complete.
     pub(super) fn connect(&mut self) -> usize {
         let peer = self.add();
+        self.finish(peer);
+        peer
+    }
+
+    /// Completes the handshake of a transport.
+    pub(super) fn finish(&mut self, peer: usize) {
         self.check(peer);
         self.send_raw(peer, vec![HANDSHAKE]);
-        peer
     }
 
     /// Sends an authentic connectivity check that nominates.

@@ -87,3 +87,18 @@ fn an_ended_import_sends_nothing_more_and_a_new_source_begins_anew() {
     source.send(&mut worlds[0], publisher, &DELTA);
     assert!(worlds[0].engine.poll_sibling().is_none());
 }
+
+#[test]
+fn a_new_source_without_a_key_frame_is_asked_for_one_through_the_publishers_worker() {
+    let (mut worlds, publisher, subscriber) = spread(&[]);
+    Source::new(1000, None).send(&mut worlds[0], publisher, &KEY);
+    carry(&mut worlds);
+    advance(&mut worlds, Duration::from_millis(20));
+    requests(&mut worlds[0], publisher);
+    // The stream never stopped, so the layer stays active.
+    Source::new(2000, None).send(&mut worlds[0], publisher, &DELTA);
+    carry(&mut worlds);
+    advance(&mut worlds, Duration::from_millis(510));
+    assert_eq!(requests(&mut worlds[0], publisher), [(2000, None)]);
+    assert_eq!(worlds[1].peers[subscriber].media.len(), 1);
+}
