@@ -73,7 +73,7 @@ build-tools:
 	@$(CLUSTER) install build
 
 programs: web build-tools
-	@$(STAGE) "build sfu and operator" $(CARGO) build --release --package sfu --package operator
+	@$(STAGE) "build the programs" $(CARGO) build --release --package sfu --package operator --package turn-server
 
 format:
 	@$(STAGE) "format" $(CARGO) fmt --all --check

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use contract::access_token::{ApiKeys, Claims, MoreClaims, TokenError};
+use contract::turn_credentials::{LiveKitUser, TurnCredentials};
 use parking_lot::RwLock;
 
 use crate::settings::{KeySource, Settings, SettingsError};
@@ -40,6 +41,14 @@ impl Keys {
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.current.read().verify(token, unix_time)
+    }
+
+    /// Credentials for the TURN servers of the cluster, by the first key.
+    pub fn turn_credentials(&self, participant: &str, expiry_s: u64) -> Option<TurnCredentials> {
+        let keys = self.current.read();
+        let (api_key, secret) = keys.signing()?;
+        let (api_key, participant) = (api_key.to_owned(), participant.to_owned());
+        Some(LiveKitUser { api_key, participant, expiry_s }.credentials(secret))
     }
 
     /// Signs with the key that the claims name as issuer, else with the first.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use contract::ids::{NodeId, RoomName, RoomSid};
-use contract::redis::{NodeLoad, NodeRecord, NodeState};
+use contract::redis::{MediaAddresses, NodeLoad, NodeRecord, NodeState};
 use parking_lot::Mutex;
 use sfu_core::placement::Candidate;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ impl MemoryStore {
             address: ([127, 0, 0, 1], 0).into(),
             state: NodeState::Open,
             load: NodeLoad::default(),
+            media: MediaAddresses::default(),
         };
         Self { record, rooms: Mutex::default(), returned: watch::channel(()).0 }
     }

@@ -8,8 +8,8 @@ use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::{Client, IntoConnectionInfo as _, RedisError, Script};
 use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::{
-    CLAIM_ROOM, Keys, NODE_LEASE, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState, RELEASE_NODE,
-    RELEASE_ROOM, RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    CLAIM_ROOM, Keys, MediaAddresses, NODE_LEASE, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState,
+    RELEASE_NODE, RELEASE_ROOM, RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
 };
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
@@ -144,8 +144,8 @@ impl RedisStore {
         self.shared.lock().renewed_at.is_some()
     }
 
-    /// Renews the lease until [`Self::leave`]; `load` is asked each time.
-    pub async fn run(&self, load: impl Fn() -> NodeLoad) {
+    /// Renews the lease until [`Self::leave`]; `report` is asked each time.
+    pub async fn run(&self, report: impl Fn() -> (NodeLoad, MediaAddresses)) {
         let mut stopped = self.stop.subscribe();
         let mut ticks = tokio::time::interval(NODE_RENEWAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -155,7 +155,7 @@ impl RedisStore {
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
             let sent_at = boot_time();
-            let renewed = self.renew(load()).await;
+            let renewed = self.renew(report()).await;
             let mut shared = self.shared.lock();
             match renewed {
                 Ok((was_known, nodes)) => {
@@ -183,7 +183,10 @@ impl RedisStore {
     }
 
     /// Renews the lease; answers whether Redis knew it, and the living nodes.
-    async fn renew(&self, load: NodeLoad) -> Result<(bool, Vec<Candidate>), StoreError> {
+    async fn renew(
+        &self,
+        (load, media): (NodeLoad, MediaAddresses),
+    ) -> Result<(bool, Vec<Candidate>), StoreError> {
         let state = self.shared.lock().state;
         let record = NodeRecord {
             id: self.id.clone(),
@@ -191,6 +194,7 @@ impl RedisStore {
             address: self.address,
             state,
             load,
+            media,
         };
         let script = Script::new(RENEW_NODE);
         let mut call = script.prepare_invoke();
