@@ -287,7 +287,8 @@ pub struct TurnLimits {
     pub bytes_per_second: u64,
     /// Packets a second of an allocation, both directions; more is dropped; 0: no limit.
     pub packets_per_second: u32,
-    /// Answers 401 and 438 a second to one address; more requests get none.
+    /// Answers without a signature a second to one address by UDP and DTLS; more requests get
+    /// none.
     pub challenges_per_second: u32,
     /// TCP and TLS connections of the server.
     pub connections: u32,

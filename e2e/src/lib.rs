@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod demo;
 pub mod dev_server;
 pub mod doctor;
+pub mod firewall;
 pub mod images;
 pub mod live_cluster;
 pub mod livekit;
