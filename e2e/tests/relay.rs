@@ -10,6 +10,7 @@ use contract::sfu_config::MediaConfig;
 use crds::names;
 use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Network, Person, RoomClient, Tab, await_everybody_meets,
+    await_media,
 };
 use e2e::firewall::Firewall;
 use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT};
@@ -59,12 +60,12 @@ fn calls_go_by_turn_over_udp_tcp_and_tls_while_certificates_keys_and_pods_change
         let browser = Browser::start_trusting(firewall.network(), &keys)?;
         let call = Call::start(live_cluster, &browser)?;
         ensure!(firewall.dropped()? > 0, "anna's browser did not try the media ports");
-        certificate_is_renewed(live_cluster, firewall.network(), &second)?;
-        call.went_on("a renewed certificate")?;
-        let dora = keys_are_rotated(live_cluster, &browser)?;
-        call.went_on("rotated keys")?;
-        dora.leave()?;
-        home_is_deleted(live_cluster, &call)
+        call.goes_on("a renewed certificate", || {
+            certificate_is_renewed(live_cluster, firewall.network(), &second)
+        })?;
+        home_is_deleted(live_cluster, &call)?;
+        // Last, since tokens by the old key are good for nothing afterwards.
+        call.goes_on("rotated keys", || keys_are_rotated(live_cluster, &browser))
     })
 }
 
@@ -113,15 +114,23 @@ impl Call {
         Ok(())
     }
 
-    /// New pictures and sound come to everybody, and nobody had to connect again.
-    fn went_on(&self, after: &str) -> Result<()> {
-        await_everybody_meets(&self.clients(), MEDIA_TIMEOUT).context(after.to_owned())?;
-        for client in self.clients() {
-            let report = client.report()?;
-            let again = report.count("reconnecting") + report.count("signalReconnecting");
-            ensure!(again == 0, "{after}: {} saw {:?}", report.identity, report.events);
-        }
+    /// New pictures and sound come to everybody after something happened, and nobody had to
+    /// connect again.
+    fn goes_on(&self, what: &str, happens: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = self.reconnections()?;
+        happens().context(what.to_owned())?;
+        await_everybody_meets(&self.clients(), MEDIA_TIMEOUT).context(what.to_owned())?;
+        let after = self.reconnections()?;
+        ensure!(before == after, "{what}: {after:?} reconnections instead of {before:?}");
         self.assert_relayed()
+    }
+
+    fn reconnections(&self) -> Result<Vec<usize>> {
+        let count = |client: &dyn RoomClient| {
+            let report = client.report()?;
+            Ok(report.count("reconnecting") + report.count("signalReconnecting"))
+        };
+        self.clients().into_iter().map(count).collect()
     }
 }
 
@@ -154,7 +163,7 @@ fn certificate_is_renewed(
 
 /// Puts another API key in the place of the generated one; somebody joins with it, by a server
 /// that shows the renewed certificate.
-fn keys_are_rotated(live_cluster: &LiveCluster, browser: &Browser) -> Result<Tab> {
+fn keys_are_rotated(live_cluster: &LiveCluster, browser: &Browser) -> Result<()> {
     let (key, secret) = NEW_KEY;
     let patch = json!({ "stringData": { "keys.yaml": format!("{key}: {secret}\n") } });
     let mut kubectl = live_cluster.namespace().kubectl();
@@ -170,8 +179,8 @@ fn keys_are_rotated(live_cluster: &LiveCluster, browser: &Browser) -> Result<Tab
     })?;
     let others = [Person::anna(), Person::bob(), Person::clara()];
     let others: Vec<&Person> = others.iter().collect();
-    e2e::clients::await_media(&dora, &others, MEDIA_TIMEOUT)?;
-    Ok(dora)
+    await_media(&dora, &others, MEDIA_TIMEOUT)?;
+    dora.leave()
 }
 
 fn home_is_deleted(live_cluster: &LiveCluster, call: &Call) -> Result<()> {
@@ -188,10 +197,6 @@ fn home_is_deleted(live_cluster: &LiveCluster, call: &Call) -> Result<()> {
     call.assert_relayed()?;
     let uid = live_cluster.home_of("lobby")?.uid;
     ensure!(uid != home.uid, "the room is still at home on the deleted pod");
-    live_cluster_is_whole(live_cluster)
-}
-
-fn live_cluster_is_whole(live_cluster: &LiveCluster) -> Result<()> {
     live_cluster.await_ready(2)?;
     eventually("every TURN server runs", READY_TIMEOUT, || {
         let status = &live_cluster.object()?["status"];
