@@ -5,6 +5,7 @@
 //! programs by anything but their public interfaces.
 
 pub mod artifact_cache;
+pub mod certificate;
 pub mod clients;
 pub mod cluster;
 pub mod demo;

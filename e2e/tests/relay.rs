@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use contract::sfu_config::MediaConfig;
 use crds::names;
+use e2e::certificate::Certificate;
 use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Network, Person, RoomClient, Tab, await_everybody_meets,
     await_media,
@@ -17,9 +16,7 @@ use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT};
 use e2e::livekit::Access;
 use e2e::process::Run as _;
 use e2e::wait::eventually;
-use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::json;
 
 const FIRST_PORT: u16 = 26_000;
 /// Slots that the nodes of this test may get while they are replaced.
@@ -40,7 +37,7 @@ const NEW_KEY: (&str, &str) = ("APIrotated", "a-secret-of-the-second-day-0123456
 
 #[test]
 fn calls_go_by_turn_over_udp_tcp_and_tls_while_certificates_keys_and_pods_change() -> Result<()> {
-    let (first, second) = (Identity::new()?, Identity::new()?);
+    let (first, second) = (Certificate::new(TURN_DOMAIN)?, Certificate::new(TURN_DOMAIN)?);
     let addition = Addition {
         spec: json!({ "turn": { "tls": {
             "domain": TURN_DOMAIN,
@@ -48,7 +45,7 @@ fn calls_go_by_turn_over_udp_tcp_and_tls_while_certificates_keys_and_pods_change
             "port": TLS_PORT,
             "service": { "type": "NodePort" },
         } } }),
-        objects: vec![first.secret()],
+        objects: vec![first.secret(TLS_SECRET)],
     };
     LiveCluster::run_with("relay", 2, FIRST_PORT, &addition, |live_cluster| {
         let turn = live_cluster.node_address()?;
@@ -145,17 +142,17 @@ fn assert_relayed(tab: &Tab, transport: &str) -> Result<()> {
 fn certificate_is_renewed(
     live_cluster: &LiveCluster,
     network: &Network,
-    second: &Identity,
+    second: &Certificate,
 ) -> Result<()> {
     let http = HttpClient::start(network)?;
     let before = http.certificate(TURN_DOMAIN, TLS_PORT)?;
-    ensure!(before != second.fingerprint, "the second certificate is there already");
-    live_cluster.namespace().apply(&second.secret())?;
+    ensure!(before != second.fingerprint(), "the second certificate is there already");
+    live_cluster.namespace().apply(&second.secret(TLS_SECRET))?;
     live_cluster.refresh_files()?;
     eventually("the renewed certificate is shown", SECRET_TIMEOUT, || {
         for _ in 0..LOOKS {
             let shown = http.certificate(TURN_DOMAIN, TLS_PORT)?;
-            ensure!(shown == second.fingerprint, "{shown} is shown");
+            ensure!(shown == second.fingerprint(), "{shown} is shown");
         }
         Ok(())
     })
@@ -206,39 +203,4 @@ fn home_is_deleted(live_cluster: &LiveCluster, call: &Call) -> Result<()> {
         ensure!(turn["status"] == "True", "{turn}");
         Ok(())
     })
-}
-
-/// A certificate with its key.
-struct Identity {
-    certificate: String,
-    /// Of the certificate, SHA-256 as hexadecimal digits.
-    fingerprint: String,
-    key: KeyPair,
-}
-
-impl Identity {
-    fn new() -> Result<Self> {
-        let key = KeyPair::generate()?;
-        let made = CertificateParams::new([TURN_DOMAIN.to_owned()])?.self_signed(&key)?;
-        let fingerprint = hex::encode(Sha256::digest(made.der()));
-        Ok(Self { certificate: made.pem(), fingerprint, key })
-    }
-
-    /// What tells a browser to take it.
-    fn key_hash(&self) -> String {
-        STANDARD.encode(Sha256::digest(self.key.subject_public_key_info()))
-    }
-
-    fn secret(&self) -> Value {
-        json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": { "name": TLS_SECRET },
-            "type": "kubernetes.io/tls",
-            "stringData": {
-                "tls.crt": self.certificate,
-                "tls.key": self.key.serialize_pem(),
-            },
-        })
-    }
 }

@@ -112,7 +112,7 @@ impl Node {
         let config = &settings.config;
         let peers = config.peer.as_ref().map(PeerClient::new).transpose()?.map(Arc::new);
         let placement = Arc::new(match (&config.redis, &config.peer) {
-            (None, _) => Placement::Memory(MemoryStore::new(&settings.node_name)),
+            (None, _) => Placement::Memory(Box::new(MemoryStore::new(&settings.node_name))),
             (Some(_), None) => return Err(StartError::NoPeer),
             (Some(redis), Some(peer)) => {
                 let address = (settings.pod_ip, peer.port).into();
