@@ -36,9 +36,11 @@ check: web format lints units arrows generated licenses ## format, lints, unit t
 
 test-full: test fuzz ## the long suites as well: a minute of fuzzing for each target
 
-bench: programs ## the media path beside livekit-server, in target/bench (root, Go, 40 minutes)
-	@$(STAGE) "build the benchmark" $(CARGO) build --release --package sfu-bench
+bench: programs ## media path and TURN server beside others, in target/bench (root, Go, an hour)
+	@$(CLUSTER) install tests
+	@$(STAGE) "build the benchmarks" $(CARGO) build --release --package sfu-bench --package turn-bench
 	@target/release/forwarding-bench
+	@target/release/turn-bench
 	@$(STAGE) "benchmarks by stage" $(CARGO) bench --package sfu-core --bench forwarding
 
 images: programs ## archives of all container images, in target/images
@@ -73,7 +75,7 @@ build-tools:
 	@$(CLUSTER) install build
 
 programs: web build-tools
-	@$(STAGE) "build sfu and operator" $(CARGO) build --release --package sfu --package operator
+	@$(STAGE) "build the programs" $(CARGO) build --release --package sfu --package operator --package turn-server
 
 format:
 	@$(STAGE) "format" $(CARGO) fmt --all --check

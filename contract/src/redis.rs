@@ -16,7 +16,7 @@
 //! A heartbeat costs one script, a join costs one script, however many rooms and nodes exist. Why
 //! two nodes never both are a room's home is argued in `docs/decisions/0004-one-home.md`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -177,6 +177,16 @@ pub struct NodeLoad {
     pub packets_per_second: u64,
 }
 
+/// Where a node's media is received.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MediaAddresses {
+    /// Addresses in the node's ICE candidates.
+    pub advertised: Vec<IpAddr>,
+    /// UDP ports.
+    pub ports: Vec<u16>,
+}
+
 /// A node's lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -190,6 +200,9 @@ pub struct NodeRecord {
     pub state: NodeState,
     /// Its load.
     pub load: NodeLoad,
+    /// Where its media is received, which the TURN servers of the cluster pass on to.
+    #[serde(default)]
+    pub media: MediaAddresses,
 }
 
 #[cfg(test)]

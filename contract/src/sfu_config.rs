@@ -49,6 +49,9 @@ pub struct SfuConfig {
     /// Media sockets.
     #[serde(default)]
     pub media: MediaConfig,
+    /// The TURN server beside this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<TurnAccessConfig>,
     /// Defaults of rooms.
     #[serde(default)]
     pub room: RoomConfig,
@@ -183,7 +186,8 @@ fn default_peer_port() -> u16 {
 }
 
 /// Media sockets. A node of slot `s` uses the ports
-/// `first_port + s * ports_per_slot() ..`: ICE-TCP first, then one UDP port a worker.
+/// `first_port + s * ports_per_slot() ..`: ICE-TCP first, then one UDP port a worker, then the
+/// one of the TURN server beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MediaConfig {
@@ -201,18 +205,30 @@ pub struct MediaConfig {
     /// `advertise_file`. It changes while the node runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_file: Option<PathBuf>,
+    /// Clients reach the media ports by themselves. Where they do not, candidates carry `POD_IP`,
+    /// which only TURN servers of the cluster reach, and clients are told to use these alone.
+    #[serde(skip_serializing_if = "is_true")]
+    pub direct: bool,
 }
 
 impl Default for MediaConfig {
     fn default() -> Self {
-        Self { workers: 1, first_port: 20_000, tcp: true, advertise_file: None, state_file: None }
+        Self {
+            workers: 1,
+            first_port: 20_000,
+            tcp: true,
+            advertise_file: None,
+            state_file: None,
+            direct: true,
+        }
     }
 }
 
 impl MediaConfig {
-    /// Ports that a slot takes: ICE-TCP and one a worker.
+    /// Ports that a slot takes: ICE-TCP, one a worker, TURN. The last is kept free where there is
+    /// no TURN server, so that nodes move no port when it is turned on.
     pub fn ports_per_slot(&self) -> u16 {
-        self.workers.saturating_add(1)
+        self.workers.saturating_add(2)
     }
 
     /// The ICE-TCP port of `slot`; `None` where the range ends above 65535.
@@ -224,6 +240,65 @@ impl MediaConfig {
     pub fn udp_port(&self, slot: u16, worker: u16) -> Option<u16> {
         self.tcp_port(slot)?.checked_add(1)?.checked_add(worker)
     }
+
+    /// The port of the TURN server of `slot`, UDP and TCP.
+    pub fn turn_port(&self, slot: u16) -> Option<u16> {
+        self.udp_port(slot, self.workers)
+    }
+}
+
+/// The TURN server beside a media node: how clients reach it, and what it must know. Credentials
+/// are made from the API keys (`turn_credentials`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TurnAccessConfig {
+    /// Clients reach it by UDP at the addresses that this node advertises (`turn:`).
+    pub udp: bool,
+    /// The same by TCP.
+    pub tcp: bool,
+    /// Port of both; the slot's own ([`MediaConfig::turn_port`]) when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Clients reach any server of the cluster by TLS at one address (`turns:`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TurnTlsAccess>,
+    /// Seconds from a join in which allocations can be made with its credentials; allocations
+    /// that are there go on.
+    pub credentials_life_s: u32,
+    /// Where the media ports of the cluster are written for the server beside this node (a
+    /// [`PeersFile`](crate::turn_config::PeersFile)).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers_file: Option<PathBuf>,
+}
+
+impl Default for TurnAccessConfig {
+    fn default() -> Self {
+        Self {
+            udp: true,
+            tcp: true,
+            port: None,
+            tls: None,
+            // As long as a token of `POST /api/create-room` admits: a client whose network
+            // changes in between allocates anew. What they open is media ports of this cluster.
+            credentials_life_s: 6 * 3600,
+            peers_file: None,
+        }
+    }
+}
+
+/// Where clients reach TURN by TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TurnTlsAccess {
+    /// Name in the certificate.
+    pub domain: String,
+    /// TCP port.
+    #[serde(default = "default_tls_port")]
+    pub port: u16,
+}
+
+fn default_tls_port() -> u16 {
+    443
 }
 
 /// Defaults of rooms that their creator did not set.
@@ -325,6 +400,10 @@ pub enum LogFormat {
     Text,
 }
 
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
 /// Keeps what nobody set out of written files.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -382,7 +461,8 @@ mod tests {
         let media = MediaConfig { workers: 2, first_port: 20_000, ..MediaConfig::default() };
         assert_eq!(media.tcp_port(0), Some(20_000));
         assert_eq!((media.udp_port(0, 0), media.udp_port(0, 1)), (Some(20_001), Some(20_002)));
-        assert_eq!(media.tcp_port(1), Some(20_003));
+        assert_eq!(media.turn_port(0), Some(20_003));
+        assert_eq!(media.tcp_port(1), Some(20_004));
         assert_eq!(media.tcp_port(u16::MAX), None);
     }
 }

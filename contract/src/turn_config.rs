@@ -14,6 +14,12 @@ use crate::sfu_config::LogConfig;
 
 pub use network::{Network, NetworkError};
 
+/// Environment variables by which a pod learns what is its own.
+pub mod env {
+    /// The pod's address: where data leaves to peers when `relay.addresses` is empty.
+    pub const POD_IP: &str = "POD_IP";
+}
+
 /// The whole configuration of a TURN server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +37,7 @@ pub struct TurnConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     pub proxy_protocol: ProxyProtocolConfig,
     /// From where data goes to peers.
+    #[serde(default)]
     pub relay: RelayConfig,
     /// Who may allocate.
     #[serde(default)]
@@ -110,10 +117,11 @@ pub struct ProxyProtocolConfig {
 }
 
 /// From where data goes to peers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RelayConfig {
-    /// At most one address of each family.
+    /// At most one address of each family; empty takes the pod's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<RelayAddressConfig>,
     /// Relayed ports.
     #[serde(default)]
@@ -279,7 +287,8 @@ pub struct TurnLimits {
     pub bytes_per_second: u64,
     /// Packets a second of an allocation, both directions; more is dropped; 0: no limit.
     pub packets_per_second: u32,
-    /// Answers 401 and 438 a second to one address; more requests get none.
+    /// Answers without a signature a second to one address by UDP and DTLS; more requests get
+    /// none.
     pub challenges_per_second: u32,
     /// TCP and TLS connections of the server.
     pub connections: u32,
@@ -340,7 +349,20 @@ impl TurnConfig {
     ///
     /// With what is wrong.
     pub fn from_yaml(text: &str) -> Result<Self, String> {
-        let config: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        Self::from_yaml_in_pod(text, None)
+    }
+
+    /// The same in a pod of this address, which `relay.addresses` need not name.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong.
+    pub fn from_yaml_in_pod(text: &str, pod_ip: Option<IpAddr>) -> Result<Self, String> {
+        let mut config: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let addresses = &mut config.relay.addresses;
+        if addresses.is_empty() {
+            addresses.extend(pod_ip.map(|bind| RelayAddressConfig { bind, advertise: None }));
+        }
         config.validate()?;
         Ok(config)
     }
@@ -495,6 +517,16 @@ mod tests {
             let error = TurnConfig::from_yaml(&format!("relay: {relay}\n")).unwrap_err();
             assert!(error.contains("relay."), "{relay}: {error}");
         }
+    }
+
+    #[test]
+    fn a_pod_relays_from_its_own_address_unless_told_otherwise() {
+        let pod = |text: &str| {
+            let config = TurnConfig::from_yaml_in_pod(text, Some([10, 1, 2, 3].into())).unwrap();
+            config.relay.addresses.iter().map(|address| address.bind).collect::<Vec<_>>()
+        };
+        assert_eq!(pod("realm: r\n"), [IpAddr::from([10, 1, 2, 3])]);
+        assert_eq!(pod(MINIMAL), [IpAddr::from([192, 0, 2, 1])]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod media;
 mod node;
 mod redis;
 mod rooms;
+mod turn;
 
 pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
@@ -27,6 +28,9 @@ pub use node::{
 pub use redis::{ExternalRedis, ManagedRedis, RedisSpec};
 pub use rooms::{
     PlayoutDelaySpec, RoomCodec, RoomsSpec, SubscriptionLimits, WebhookEvent, WebhooksSpec,
+};
+pub use turn::{
+    ExternalTrafficPolicy, TurnLimits, TurnService, TurnServiceType, TurnSpec, TurnTls,
 };
 
 use crate::status::LiveClusterStatus;
@@ -70,8 +74,14 @@ use crate::status::LiveClusterStatus;
 #[x_kube(
     validation = Rule::new("!self.domain.endsWith('.localhost') || self.development")
         .message("spec.domain may end in .localhost only with spec.development: true"),
-    validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || self.media.ports.count >= (self.nodes + 1) * (self.node.workers + 1)")
-        .message("spec.media.ports.count is too small: it must be at least (spec.nodes + 1) * (spec.node.workers + 1)"),
+    validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || self.media.ports.count >= (self.nodes + 1) * (self.node.workers + 2)")
+        .message("spec.media.ports.count is too small: it must be at least (spec.nodes + 1) * (spec.node.workers + 2)"),
+    validation = Rule::new("!has(self.media) || self.media.exposure != 'TurnOnly' || !has(self.turn) || self.turn.enabled")
+        .message("spec.media.exposure: TurnOnly needs spec.turn.enabled: true"),
+    validation = Rule::new("!has(self.turn) || !has(self.turn.port) || !has(self.media) || !has(self.media.ports) || self.turn.port < self.media.ports.first || self.turn.port >= self.media.ports.first + self.media.ports.count")
+        .message("spec.turn.port must not be one of spec.media.ports"),
+    validation = Rule::new("!has(self.turn) || !has(self.turn.tls) || self.turn.tls.port != 443 || self.turn.tls.domain != self.domain")
+        .message("spec.turn.tls.domain must differ from spec.domain: on port 443 the name tells TURN from the web"),
     validation = Rule::new("!has(self.webhooks) || !has(self.webhooks.apiKey) || (has(self.keys) && has(self.keys.secretName))")
         .message("spec.webhooks.apiKey names one of the keys of spec.keys.secretName, which must be given")
 )]
@@ -114,6 +124,9 @@ pub struct LiveClusterSpec {
     /// How media packets reach the nodes.
     #[serde(default)]
     pub media: MediaSpec,
+    /// The TURN server beside every media node.
+    #[serde(default)]
+    pub turn: TurnSpec,
     /// The Ingress for the domain.
     #[serde(default)]
     pub ingress: IngressSpec,

@@ -61,6 +61,12 @@ pub fn peer_secret(cluster: &str) -> String {
     format!("{cluster}-peer")
 }
 
+/// Secret with the keys of the TURN servers' nonces, and Service of TURN by TLS.
+#[must_use]
+pub fn turn(cluster: &str) -> String {
+    format!("{cluster}-turn")
+}
+
 /// ConfigMap with the configuration of media nodes.
 #[must_use]
 pub fn config_map(cluster: &str) -> String {

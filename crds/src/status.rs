@@ -23,6 +23,8 @@ pub mod condition {
     pub const REDIS_REACHABLE: &str = "RedisReachable";
     /// Every node knows the addresses that it tells clients.
     pub const ADDRESSES_DISCOVERED: &str = "AddressesDiscovered";
+    /// Every node has a TURN server that runs.
+    pub const TURN_READY: &str = "TurnReady";
     /// Clients reach the domain by TLS.
     pub const TLS_CONFIGURED: &str = "TLSConfigured";
 }
@@ -53,7 +55,7 @@ pub struct LiveClusterStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// Conditions: `Ready`, `Available`, `Progressing`, `Degraded`, `Draining`,
-    /// `RedisReachable`, `AddressesDiscovered`, `TLSConfigured`.
+    /// `RedisReachable`, `AddressesDiscovered`, `TurnReady`, `TLSConfigured`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

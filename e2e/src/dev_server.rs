@@ -177,7 +177,8 @@ fn build() -> Result<PathBuf> {
     build
         // The packages that the images are made of: another choice would build their
         // dependencies once more, with other features.
-        .args(["build", "--release", "--package", "sfu", "--package", "operator"])
+        .args(["build", "--release"])
+        .args(["sfu", "operator", "turn-server"].map(|name| format!("--package={name}")))
         .current_dir(repository())
         .run()?;
     let target =

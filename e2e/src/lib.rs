@@ -6,12 +6,14 @@
 
 pub mod artifact_cache;
 pub mod bench;
+pub mod certificate;
 pub mod clients;
 pub mod cluster;
 pub mod demo;
 pub mod dev_server;
 pub mod doctor;
 pub mod faults;
+pub mod firewall;
 pub mod images;
 pub mod live_cluster;
 pub mod livekit;

@@ -1,7 +1,8 @@
 //! One LiveCluster that a test makes, in a namespace of its own.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use contract::ids::{NodeId, RoomName};
@@ -35,6 +36,15 @@ pub struct LiveCluster {
     domain: String,
 }
 
+/// What a LiveCluster has beyond the usual.
+#[derive(Clone, Debug, Default)]
+pub struct Addition {
+    /// Fields of the specification.
+    pub spec: Value,
+    /// Objects that must be there before it.
+    pub objects: Vec<Value>,
+}
+
 /// A media pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaPod {
@@ -57,15 +67,15 @@ impl LiveCluster {
         first_port: u16,
         body: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
-        Self::run_with(test, nodes, first_port, &json!({}), body)
+        Self::run_with(test, nodes, first_port, &Addition::default(), body)
     }
 
-    /// The same with further fields of the specification.
+    /// The same with more in the specification, and objects that it names.
     pub fn run_with(
         test: &str,
         nodes: u32,
         first_port: u16,
-        fields: &Value,
+        addition: &Addition,
         body: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
         let cluster = release::install()?;
@@ -75,22 +85,25 @@ impl LiveCluster {
         namespace.create()?;
         let live_cluster = Self { cluster, namespace, domain: format!("{test}.example.com") };
         let result =
-            live_cluster.start(nodes, first_port, fields).and_then(|()| body(&live_cluster));
+            live_cluster.start(nodes, first_port, addition).and_then(|()| body(&live_cluster));
         if result.is_err() {
             say(&live_cluster.namespace.diagnosis());
         }
         result
     }
 
-    fn start(&self, nodes: u32, first_port: u16, fields: &Value) -> Result<()> {
+    fn start(&self, nodes: u32, first_port: u16, addition: &Addition) -> Result<()> {
+        for object in &addition.objects {
+            self.namespace.apply(object)?;
+        }
         let mut spec = json!({
             "domain": self.domain,
             "nodes": nodes,
             "media": { "ports": { "first": first_port, "count": PORTS } },
             "http": { "createRoom": "Open" },
         });
-        if let (Value::Object(spec), Value::Object(fields)) = (&mut spec, fields) {
-            spec.extend(fields.clone());
+        if let (Value::Object(spec), Value::Object(more)) = (&mut spec, &addition.spec) {
+            spec.extend(more.clone());
         }
         stage("LiveCluster becomes ready", || {
             self.apply(&spec)?;
@@ -153,6 +166,21 @@ impl LiveCluster {
         let address = address.parse().with_context(|| format!("ingress address {address}"))?;
         let here = Network { enter: self.cluster.client_prefix(), hosts: BTreeMap::new() };
         Ok(here.with_host(&self.domain, address))
+    }
+
+    /// The address of a Kubernetes node, as clients reach it.
+    pub fn node_address(&self) -> Result<IpAddr> {
+        let address = self.cluster.nodes().values().next().context("the cluster has no node")?;
+        address.parse().with_context(|| format!("node address {address}"))
+    }
+
+    /// Lets the kubelet look at the files of all media pods now: by itself it takes a minute to
+    /// notice a changed Secret.
+    pub fn refresh_files(&self) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let mut annotate = self.namespace.kubectl();
+        annotate.args(["annotate", "pods", "--overwrite", "--selector"]);
+        annotate.arg(names::node_selector(NAME)).arg(format!("e2e/refreshed={now}")).run()
     }
 
     /// How to enter its rooms: by the URL in its status, with the key that the operator made.

@@ -115,14 +115,14 @@ impl Drop for Fault<'_> {
 }
 
 /// A network namespace, held by a process that ends when its input does: with this process.
-struct Namespace {
+pub(crate) struct Namespace {
     child: Child,
-    network: Network,
+    pub(crate) network: Network,
 }
 
 impl Namespace {
     /// Makes a namespace; `outer` says where to make it.
-    fn start(outer: &Network) -> Result<Self> {
+    pub(crate) fn start(outer: &Network) -> Result<Self> {
         // Who is not root becomes root of a user namespace, which also holds what is made in it.
         let fresh_user = outer.enter.is_empty() && !is_root();
         let mut command = outer.command("unshare");
@@ -147,6 +147,11 @@ impl Namespace {
         let namespace = Self { child, network };
         ensure!(line.trim() == "made", "no network namespace can be made");
         Ok(namespace)
+    }
+
+    /// The process that holds it.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {

@@ -7,7 +7,7 @@ use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Person, PythonClient, RoomClient, await_everybody_meets,
 };
 use e2e::faults::{self, Effect};
-use e2e::live_cluster::{LiveCluster, READY_TIMEOUT};
+use e2e::live_cluster::{Addition, LiveCluster, READY_TIMEOUT};
 use e2e::livekit::Access;
 use e2e::process::Run as _;
 use e2e::wait::eventually;
@@ -20,8 +20,9 @@ const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
 fn rooms_move_whole_when_pods_are_replaced_or_deleted() -> Result<()> {
-    let drain = json!({ "drain": { "timeout": "5s", "roomsPerSecond": 5 } });
-    LiveCluster::run_with("moving", 2, 26_000, &drain, rooms_move)
+    let spec = json!({ "drain": { "timeout": "5s", "roomsPerSecond": 5 } });
+    let addition = Addition { spec, ..Addition::default() };
+    LiveCluster::run_with("moving", 2, 26_000, &addition, rooms_move)
 }
 
 fn rooms_move(live_cluster: &LiveCluster) -> Result<()> {

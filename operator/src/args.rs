@@ -48,6 +48,9 @@ pub struct RunOptions {
     /// Image of media nodes whose LiveCluster names none.
     #[arg(long, env = "SFU_IMAGE", default_value = concat!("livecluster/sfu:", env!("CARGO_PKG_VERSION")))]
     pub sfu_image: String,
+    /// Image of TURN servers whose LiveCluster names none.
+    #[arg(long, env = "TURN_IMAGE", default_value = concat!("livecluster/turn-server:", env!("CARGO_PKG_VERSION")))]
+    pub turn_image: String,
     /// Image of the managed Redis.
     #[arg(long, env = "REDIS_IMAGE", default_value = "redis:7.0.15")]
     pub redis_image: String,

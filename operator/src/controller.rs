@@ -196,7 +196,11 @@ pub fn watch_hosts(client: Client) -> Store<Node> {
 
 /// Runs the controller.
 async fn control(client: Client, options: RunOptions, metrics: Metrics) {
-    let images = Images { sfu: options.sfu_image.clone(), redis: options.redis_image.clone() };
+    let images = Images {
+        sfu: options.sfu_image.clone(),
+        turn: options.turn_image.clone(),
+        redis: options.redis_image.clone(),
+    };
     let hosts = watch_hosts(client.clone());
     let context = Arc::new(Context::new(client.clone(), images, hosts, metrics));
     let ours =

@@ -104,7 +104,7 @@ fn changed(path: &str, value: Value) -> Value {
 fn bad_foundations() -> Vec<(Value, &'static str)> {
     let two_redis = json!({"managed": {}, "external": {"addresses": ["r:6379"]}});
     let few_ports = json!({"domain": "live.example.com", "nodes": 4, "node": {"workers": 2},
-        "media": {"ports": {"count": 14}}});
+        "media": {"ports": {"count": 19}}});
     let external = |addresses: Value| changed("redis.external", json!({"addresses": addresses}));
     vec![
         (json!({}), "spec.domain: Required value"),
@@ -143,10 +143,10 @@ fn bad_foundations() -> Vec<(Value, &'static str)> {
         ),
         (
             changed("media.ports", json!({"first": 7000, "count": 1000})),
-            "spec.media.ports must not contain 7880",
+            "spec.media.ports must not contain 3478",
         ),
         (changed("media.ports.first", json!(80)), "should be greater than or equal to 1024"),
-        (changed("media.ports.count", json!(1)), "should be greater than or equal to 4"),
+        (changed("media.ports.count", json!(1)), "should be greater than or equal to 6"),
         (few_ports, "spec.media.ports.count is too small"),
     ]
 }
@@ -154,7 +154,10 @@ fn bad_foundations() -> Vec<(Value, &'static str)> {
 /// Everything else.
 fn bad_details() -> Vec<(Value, &'static str)> {
     vec![
-        (changed("media.exposure", json!("NodePort")), "supported values: \"HostPort\""),
+        (
+            changed("media.exposure", json!("NodePort")),
+            "supported values: \"HostPort\", \"TurnOnly\"",
+        ),
         (
             changed("node.workers", json!(0)),
             "spec.node.workers in body should be greater than or equal to 1",
@@ -181,6 +184,46 @@ fn bad_details() -> Vec<(Value, &'static str)> {
         (changed("drain.timeout", json!("25h")), "spec.drain.timeout must be at most 24h"),
         (changed("drain.timeout", json!("soon")), "spec.drain.timeout"),
         (changed("drain.roomsPerSecond", json!(0)), "spec.drain.roomsPerSecond"),
+    ]
+}
+
+/// TURN.
+fn bad_turn() -> Vec<(Value, &'static str)> {
+    let tls = |field: &str, value: Value| {
+        let mut tls = json!({"domain": "turn.example.com", "secretName": "c"});
+        tls[field] = value;
+        changed("turn.tls", tls)
+    };
+    let turn_only = json!({"domain": "live.example.com", "media": {"exposure": "TurnOnly"},
+        "turn": {"enabled": false}});
+    vec![
+        (turn_only, "spec.media.exposure: TurnOnly needs spec.turn.enabled: true"),
+        (
+            changed("turn", json!({"udp": false, "tcp": false})),
+            "spec.turn must have at least one of udp, tcp and tls",
+        ),
+        (
+            changed(
+                "turn",
+                json!({"udp": false, "tcp": false, "port": 3478,
+                "tls": {"domain": "turn.example.com", "secretName": "c"}}),
+            ),
+            "spec.turn.port is the port of udp and tcp, which are both false",
+        ),
+        (changed("turn.port", json!(20_500)), "spec.turn.port must not be one of spec.media.ports"),
+        (changed("turn.image", json!("an image")), "spec.turn.image must be an image reference"),
+        (changed("turn.limits.allocations", json!(0)), "should be greater than or equal to 1"),
+        (changed("turn.tls", json!({"domain": "turn.example.com"})), "secretName: Required value"),
+        (tls("domain", json!("turn")), "spec.turn.tls.domain must be a DNS name"),
+        (tls("domain", json!("192.0.2.1")), "spec.turn.tls.domain must be a DNS name"),
+        (tls("domain", json!("live.example.com")), "spec.turn.tls.domain must differ"),
+        (tls("service", json!({"type": "NodePort"})), "spec.turn.tls.port is the node port"),
+        (
+            tls("service", json!({"externalTrafficPolicy": "Local"})),
+            "externalTrafficPolicy is for the types NodePort and LoadBalancer only",
+        ),
+        (tls("proxyProtocol", json!(["10.0.0.1/8"])), "must be networks such as 10.0.0.0/8"),
+        (tls("proxyProtocol", json!(["10.0.0.1"])), "must be networks such as 10.0.0.0/8"),
     ]
 }
 
@@ -224,7 +267,8 @@ fn bad_rooms() -> Vec<(Value, &'static str)> {
 async fn bad_manifests_are_refused_with_the_reason() {
     let Some(client) = client().await else { return };
     let mut messages = BTreeSet::new();
-    for (spec, message) in bad_foundations().into_iter().chain(bad_details()).chain(bad_rooms()) {
+    let all = bad_foundations().into_iter().chain(bad_details()).chain(bad_turn());
+    for (spec, message) in all.chain(bad_rooms()) {
         let refused = dry_run(&client, &manifest("bad", &spec)).await;
         let refused = refused.expect_err(&format!("{spec} was taken"));
         assert!(refused.contains(message), "{spec}\nwas refused with: {refused}\nnot: {message}");
@@ -251,12 +295,24 @@ async fn good_manifests_are_taken_with_the_same_defaults_as_our_types() {
         json!({"domain": "live.example.com"}),
         json!({"domain": "demo.localhost", "development": true}),
         json!({"domain": "a.b", "redis": {"external": {"addresses": ["[2001:db8::1]:6379"]}}}),
-        changed("media.ports", json!({"first": 65532, "count": 4})),
+        changed("media.ports", json!({"first": 65530, "count": 6})),
+        changed("media.exposure", json!("TurnOnly")),
+        changed(
+            "turn",
+            json!({"port": 3478, "tls": {"domain": "turn.example.com",
+            "secretName": "c", "proxyProtocol": ["10.0.0.0/8", "fd00::/8", "10.1.2.3/32"]}}),
+        ),
+        changed(
+            "turn.tls",
+            json!({"domain": "live.example.com", "secretName": "c",
+            "port": 30443, "service": {"type": "NodePort", "externalTrafficPolicy": "Local"}}),
+        ),
+        changed("turn", json!({"enabled": false, "udp": false, "tcp": false})),
         changed("node.resources.requests", json!({"cpu": 2, "memory": "1.5Gi"})),
         changed("node.scheduling.tolerations", json!([{"operator": "Exists"}])),
     ];
     for mut spec in specs {
-        if spec.pointer("/media/ports/count") == Some(&json!(4)) {
+        if spec.pointer("/media/ports/count") == Some(&json!(6)) {
             spec["nodes"] = json!(1);
         }
         let stored = dry_run(&client, &manifest("good", &spec)).await;
@@ -363,7 +419,8 @@ impl Scene {
 }
 
 fn context(client: &Client) -> Context {
-    let images = Images { sfu: "unused".to_owned(), redis: "unused".to_owned() };
+    let unused = || "unused".to_owned();
+    let images = Images { sfu: unused(), turn: unused(), redis: unused() };
     let hosts = watch_hosts(client.clone());
     Context::new(client.clone(), images, hosts, Metrics::new().unwrap())
 }
@@ -387,6 +444,7 @@ async fn a_livecluster_becomes_objects_that_come_back_and_belong_to_it() {
     let uid = cluster.uid();
     let keys = scene.api::<Secret>().get(&names::keys_secret("c")).await.unwrap();
     assert_eq!(keys.owner_references()[0].uid, uid.clone().unwrap());
+    let nonces = scene.api::<Secret>().get(&names::turn("c")).await.unwrap();
     let map = scene.api::<ConfigMap>().get(&names::config_map("c")).await.unwrap();
     assert_eq!(map.owner_references()[0].uid, uid.unwrap());
 
@@ -395,6 +453,8 @@ async fn a_livecluster_becomes_objects_that_come_back_and_belong_to_it() {
     again.reconcile().await;
     let same = again.api::<Secret>().get(&names::keys_secret("c")).await.unwrap();
     assert_eq!(same.data, keys.data);
+    let same = again.api::<Secret>().get(&names::turn("c")).await.unwrap();
+    assert_eq!(same.data, nonces.data);
     let same = again.api::<ConfigMap>().get(&names::config_map("c")).await.unwrap();
     assert_eq!(same.resource_version(), map.resource_version());
 

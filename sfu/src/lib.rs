@@ -16,4 +16,5 @@ pub mod rooms;
 pub mod rtc;
 pub mod session;
 pub mod settings;
+pub mod turn;
 pub mod webhooks;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use contract::ids::RoomName;
-use contract::redis::NodeRecord;
+use contract::redis::{MediaAddresses, NodeRecord};
 use sfu_core::room::{RoomCloseReason, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use thiserror::Error;
@@ -24,6 +24,7 @@ use crate::rooms::Rooms;
 use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
 use crate::session::{OUTBOX, Outgoing, RoomHandle};
 use crate::settings::{Settings, SettingsError};
+use crate::turn;
 use crate::webhooks::{WebhookError, Webhooks};
 
 /// A room that is just ending is asked again this often, with [`ENDING_PAUSE`] between.
@@ -127,7 +128,7 @@ impl Node {
         let config = &settings.config;
         let peers = config.peer.as_ref().map(PeerClient::new).transpose()?.map(Arc::new);
         let placement = Arc::new(match (&config.redis, &config.peer) {
-            (None, _) => Placement::Memory(MemoryStore::new(&settings.node_name)),
+            (None, _) => Placement::Memory(Box::new(MemoryStore::new(&settings.node_name))),
             (Some(_), None) => return Err(StartError::NoPeer),
             (Some(redis), Some(peer)) => {
                 let address = (settings.pod_ip, peer.port).into();
@@ -185,9 +186,19 @@ impl Node {
         tokio::spawn(async move {
             if let Placement::Redis(store) = &*node.placement {
                 let rate = || node.packets_per_second.load(Ordering::Relaxed);
-                store.run(|| node.rooms.load(rate())).await;
+                store.run(|| (node.rooms.load(rate()), node.media_addresses())).await;
             }
         });
+        let node = Arc::clone(self);
+        tokio::spawn(async move { turn::tell_peers(&node).await });
+    }
+
+    /// Where this node receives media at this moment.
+    pub fn media_addresses(&self) -> MediaAddresses {
+        MediaAddresses {
+            advertised: self.settings.advertised(),
+            ports: self.media.udp_ports().to_vec(),
+        }
     }
 
     async fn measure_rate(&self) {

@@ -67,7 +67,7 @@ pub enum PlacementError {
 /// Room homes in Redis, or in memory for a node that is alone.
 pub enum Placement {
     /// One node, no Redis.
-    Memory(MemoryStore),
+    Memory(Box<MemoryStore>),
     /// Many nodes.
     Redis(Box<RedisStore>),
 }

@@ -19,6 +19,7 @@ use crate::placement::{Home, Placement};
 use crate::rtc::MediaPlane;
 use crate::session::{Forwards, RoomHandle, RoomHome, RoomTask, Rpcs, now};
 use crate::settings::Settings;
+use crate::turn::TurnAccess;
 use crate::webhooks::Webhooks;
 
 /// Media events that wait for a room.
@@ -160,7 +161,11 @@ impl Rooms {
             fingerprint: self.media.fingerprint(),
             node_id: self.placement.node_id(),
             node_name: self.settings.node_name.clone(),
-            ice_servers: self.settings.ice_servers.clone(),
+            ice_servers: Arc::new(TurnAccess {
+                settings: Arc::clone(&self.settings),
+                keys: Arc::clone(&self.keys),
+            }),
+            relay_only: !self.settings.config.media.direct,
         };
         let rng = StdRng::from_rng(&mut rand::rng());
         let room = match RoomState::from_json(&home.state) {

@@ -171,6 +171,11 @@ impl MediaPlane {
         self.fingerprint
     }
 
+    /// UDP port of each worker.
+    pub fn udp_ports(&self) -> &[u16] {
+        &self.ports
+    }
+
     /// Whether there is an address to advertise.
     pub fn has_address(&self) -> bool {
         !(self.advertise)().is_empty()

@@ -119,11 +119,13 @@ pub struct Settings {
     pub udp_ports: Vec<u16>,
     /// Port of ICE over TCP; `None` turns it off.
     pub tcp_port: Option<u16>,
+    /// Port of the TURN server beside this node, where clients reach it directly.
+    pub turn_port: Option<u16>,
     /// Advertised when no file says better.
     pub host_addresses: Vec<IpAddr>,
     /// API keys.
     pub keys: KeySource,
-    /// STUN and TURN servers for clients.
+    /// STUN and TURN servers for clients, besides the one that belongs to this node.
     pub ice_servers: Vec<IceServer>,
     /// What the log shall say of the configuration.
     pub notes: Vec<String>,
@@ -152,6 +154,8 @@ impl Settings {
             .collect::<Option<_>>()
             .ok_or(SettingsError::NoPorts { slot })?;
         let tcp_port = config.media.tcp_port(slot).filter(|_| config.media.tcp);
+        let turn = config.turn.as_ref();
+        let turn_port = turn.and_then(|turn| turn.port.or_else(|| config.media.turn_port(slot)));
         let pod_ip = variable(env::POD_IP, "an IP address")?;
         let host_ip: Option<IpAddr> = variable(env::HOST_IP, "an IP address")?;
         let keys_file = config.keys_file.clone();
@@ -163,6 +167,7 @@ impl Settings {
             pod_ip: pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             udp_ports,
             tcp_port,
+            turn_port,
             host_addresses: host_ip.or(pod_ip).into_iter().collect(),
             keys: KeySource::File(keys_file),
             ice_servers: Vec::new(),
@@ -183,6 +188,7 @@ impl Settings {
             peer: None,
             drain: DrainConfig::default(),
             media: MediaConfig::default(),
+            turn: None,
             room: RoomConfig::default(),
             webhook: WebhookConfig::default(),
             log: LogConfig { format: LogFormat::Text, ..LogConfig::default() },
@@ -200,6 +206,7 @@ impl Settings {
             pod_ip: loopback,
             udp_ports: vec![0],
             tcp_port: Some(0),
+            turn_port: None,
             host_addresses,
             keys: KeySource::Fixed([DEV_KEY].into_iter().map(owned).collect()),
             ice_servers: Vec::new(),
@@ -220,8 +227,14 @@ impl Settings {
         }
     }
 
-    /// The addresses to advertise at this moment: what the operator found, else the host's.
+    /// The addresses of this node's candidates at this moment.
     pub fn advertised(&self) -> Vec<IpAddr> {
+        if self.config.media.direct { self.public_addresses() } else { vec![self.pod_ip] }
+    }
+
+    /// The addresses at which clients reach this machine: what the operator found, else the
+    /// host's.
+    pub fn public_addresses(&self) -> Vec<IpAddr> {
         let written = self
             .config
             .media

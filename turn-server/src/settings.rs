@@ -8,7 +8,7 @@ use clap::Parser;
 use contract::sfu_config::{LogConfig, LogFormat};
 use contract::turn_config::{
     CredentialsConfig, ListenConfig, PeerRule, PeersConfig, ProxyProtocolConfig,
-    RelayAddressConfig, RelayConfig, RelayPorts, TurnAdminConfig, TurnConfig, TurnLimits,
+    RelayAddressConfig, RelayConfig, RelayPorts, TurnAdminConfig, TurnConfig, TurnLimits, env,
 };
 use thiserror::Error;
 
@@ -53,6 +53,14 @@ pub enum SettingsError {
         /// What is wrong.
         reason: String,
     },
+    /// An environment variable is no address.
+    #[error("{name} is no IP address: {value}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// What it is.
+        value: String,
+    },
 }
 
 /// Everything that is fixed for the life of the process.
@@ -73,7 +81,7 @@ impl Settings {
     pub fn load(args: &Args) -> Result<Self, SettingsError> {
         let mut settings = match &args.config {
             Some(path) => {
-                let config = TurnConfig::from_yaml(&read(path)?)
+                let config = TurnConfig::from_yaml_in_pod(&read(path)?, pod_ip()?)
                     .map_err(|reason| SettingsError::Invalid { path: path.clone(), reason })?;
                 Self { config, dev: false }
             }
@@ -125,6 +133,13 @@ impl Settings {
             workers => usize::from(workers),
         }
     }
+}
+
+/// The address of the pod; `None` outside of Kubernetes.
+fn pod_ip() -> Result<Option<IpAddr>, SettingsError> {
+    let Ok(value) = std::env::var(env::POD_IP) else { return Ok(None) };
+    let parsed = value.parse();
+    parsed.map(Some).map_err(|_| SettingsError::Variable { name: env::POD_IP, value })
 }
 
 /// Reads a file that must be there.

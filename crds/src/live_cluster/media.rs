@@ -4,19 +4,22 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Ports that a media node listens on besides media: signalling, ICE-TCP of a lone node, pod to
-/// pod, admin. No media port may be one of them.
-pub const RESERVED_PORTS: [u16; 4] = [7880, 7881, 7890, 9600];
+/// Ports that a media pod listens on besides media: TURN, TURN by TLS, signalling, ICE-TCP of a
+/// lone node, pod to pod, administration of both programs. No media port may be one of them.
+pub const RESERVED_PORTS: [u16; 7] = [3478, 5349, 7880, 7881, 7890, 9600, 9601];
 
 /// How media packets reach the nodes.
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MediaSpec {
     /// `HostPort`: ports of the Kubernetes node lead to the media node. The namespace must allow
     /// it (label `pod-security.kubernetes.io/enforce: privileged`, where pod security is
-    /// enforced), and a firewall must let the ports through.
+    /// enforced), and a firewall must let the ports through. `TurnOnly`: no media port is open,
+    /// clients come in by `spec.turn` alone; with `udp: false`, `tcp: false` and `tls` no port of
+    /// a Kubernetes node is used at all.
     #[serde(default)]
     pub exposure: Exposure,
-    /// Ports for media. A media node takes one for each worker (UDP) and one more (ICE over TCP).
+    /// Ports for media. A media node takes one for each worker (UDP), one for ICE over TCP and one
+    /// for TURN.
     /// LiveClusters that share Kubernetes nodes do best with ranges of their own: where a port is
     /// taken, Kubernetes places no second pod that wants it.
     #[serde(default)]
@@ -42,6 +45,8 @@ pub enum Exposure {
     /// By ports of the Kubernetes node.
     #[default]
     HostPort,
+    /// By TURN alone.
+    TurnOnly,
 }
 
 /// Consecutive ports.
@@ -49,8 +54,8 @@ pub enum Exposure {
 #[x_kube(
     validation = Rule::new("self.first + self.count <= 65536")
         .message("spec.media.ports must end at 65535 or below: first + count - 1 <= 65535"),
-    validation = Rule::new("[7880, 7881, 7890, 9600].all(p, p < self.first || p >= self.first + self.count)")
-        .message("spec.media.ports must not contain 7880, 7881, 7890 or 9600, which media nodes use for signalling and administration")
+    validation = Rule::new("[3478, 5349, 7880, 7881, 7890, 9600, 9601].all(p, p < self.first || p >= self.first + self.count)")
+        .message("spec.media.ports must not contain 3478, 5349, 7880, 7881, 7890, 9600 or 9601, which media pods use for TURN, signalling and administration")
 )]
 pub struct PortRange {
     /// The first port.
@@ -60,7 +65,7 @@ pub struct PortRange {
     pub first: u16,
     /// How many ports; enough for every node and one more while nodes are replaced.
     #[serde(default = "default_count")]
-    #[schemars(range(min = 4, max = 64512))]
+    #[schemars(range(min = 6, max = 49152))]
     #[schemars(extend("format" = "int32"))]
     pub count: u16,
 }

@@ -3,10 +3,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
     ("minimal", include_str!("../../examples/minimal.yaml")),
     ("development", include_str!("../../examples/development.yaml")),
     ("full", include_str!("../../examples/full.yaml")),
+    ("turn-only", include_str!("../../examples/turn-only.yaml")),
 ];
 
 fn example(name: &str) -> LiveCluster {
@@ -66,6 +67,7 @@ fn minimal_example_gets_the_defaults() {
     assert!(spec.media.tcp && spec.http.pages && !spec.development);
     assert_eq!(spec.http.create_room, CreateRoom::Disabled);
     assert_eq!(spec.redis, RedisSpec::default());
+    assert!(spec.turn.enabled && spec.turn.udp && spec.turn.tcp && spec.turn.tls.is_none());
     assert_eq!(spec.node.resources.requests["cpu"].as_str(), "250m");
 }
 

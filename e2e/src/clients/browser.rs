@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::driver::Driver;
@@ -19,8 +19,16 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser in the clients' network.
     pub fn start(network: &Network) -> Result<Self> {
+        Self::start_trusting(network, &[])
+    }
+
+    /// Starts a browser that takes certificates with these public keys, whoever issued them: each
+    /// is the SHA-256 hash of a SubjectPublicKeyInfo, in base64.
+    pub fn start_trusting(network: &Network, keys: &[String]) -> Result<Self> {
         let driver = start_driver(network)?;
-        let options = json!({ "executable": prepare::chromium()?, "hosts": network.hosts });
+        let executable = prepare::chromium()?;
+        let options =
+            json!({ "executable": executable, "hosts": network.hosts, "trustedKeys": keys });
         driver.call("launch", options)?;
         Ok(Self { driver: Arc::new(driver) })
     }
@@ -60,6 +68,12 @@ impl Tab {
     /// Returns the value of a JavaScript expression.
     pub fn evaluate(&self, expression: &str) -> Result<Value> {
         self.call("evaluate", json!({ "expression": expression }))
+    }
+
+    /// The selected path of each peer connection that is up, such as `relay tls`.
+    pub fn paths(&self) -> Result<Vec<String>> {
+        let paths = self.evaluate("window.client.paths()")?;
+        serde_json::from_value(paths).context("unexpected form of paths")
     }
 
     /// Mutes or unmutes what this tab publishes from a source.

@@ -54,6 +54,12 @@ impl HttpClient {
         self.request(json!({ "method": "GET", "url": url, "upgrade": true }))
     }
 
+    /// The SHA-256 fingerprint of the certificate that a server shows, as hexadecimal digits.
+    pub fn certificate(&self, name: &str, port: u16) -> Result<String> {
+        let shown = self.driver.call("certificate", json!({ "name": name, "port": port }))?;
+        shown.as_str().map(str::to_owned).context("a fingerprint is text")
+    }
+
     fn request(&self, options: Value) -> Result<HttpAnswer> {
         let answer = self.driver.call("request", options)?;
         serde_json::from_value(answer).context("unexpected form of an HTTP answer")

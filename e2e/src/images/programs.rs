@@ -28,8 +28,9 @@ struct Program {
     ports: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program { name: "sfu", ports: &["7880/tcp", "7881/tcp", "9600/tcp"] },
+    Program { name: "turn-server", ports: &["3478/udp", "3478/tcp", "5349/tcp", "9601/tcp"] },
     Program { name: "operator", ports: &["9600/tcp"] },
 ];
 

@@ -201,7 +201,7 @@ impl Writer<'_> {
     async fn prune_secrets(&self, wanted: &[Secret]) -> Result<(), ApplyError> {
         let name = self.cluster.name_any();
         let api = self.api::<Secret>();
-        for name in [names::keys_secret(&name), names::redis_secret(&name)] {
+        for name in [names::keys_secret(&name), names::redis_secret(&name), names::turn(&name)] {
             if wanted.iter().any(|secret| secret.name_any() == name) {
                 continue;
             }

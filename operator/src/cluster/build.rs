@@ -20,6 +20,7 @@ pub mod node;
 pub mod redis;
 pub mod secret;
 pub mod service;
+pub mod turn;
 pub mod volume;
 
 pub use node::NodeTemplate;
@@ -27,8 +28,8 @@ pub use node::NodeTemplate;
 /// Why objects could not be built.
 #[derive(Debug, Error)]
 pub enum BuildError {
-    /// The configuration of media nodes cannot be written.
-    #[error("failed to write the configuration of media nodes: {0}")]
+    /// The configuration of media pods cannot be written.
+    #[error("failed to write the configuration of media pods: {0}")]
     Config(String),
     /// A pod cannot be written.
     #[error("failed to write a media pod")]
@@ -71,9 +72,9 @@ pub fn build(
     valid: &ValidCluster,
     material: &Material,
 ) -> Result<KubernetesResources<Prepared>, BuildError> {
-    let config = config::sfu_config(valid).to_yaml().map_err(BuildError::Config)?;
+    let files = config::files(valid)?;
     let node = NodeTemplate::new(valid);
-    let revision = node.revision(&config, material)?;
+    let revision = node.revision(&files, material)?;
     let (redis_services, stateful_sets) = match &valid.redis {
         ValidRedis::Managed { resources, image } => (
             vec![redis::service(valid)],
@@ -83,10 +84,12 @@ pub fn build(
     };
     let mut services = vec![service::signalling(valid)];
     services.extend(redis_services);
+    let tls = valid.spec.turn.tls.as_ref().filter(|_| valid.turn.is_some());
+    services.extend(tls.map(|tls| turn::service(valid, tls)));
     Ok(KubernetesResources {
         secrets: secret::secrets(valid, material),
         absent_secrets: material.absent.clone(),
-        config_maps: vec![config::config_map(valid, &config)],
+        config_maps: vec![config::config_map(valid, files)],
         services,
         stateful_sets,
         ingresses: vec![ingress::ingress(valid)],

@@ -55,6 +55,10 @@ pub struct Dereferenced {
     pub authority: Option<Secret>,
     /// The certificate of media pods.
     pub peer: Option<Secret>,
+    /// The keys of the TURN servers' nonces.
+    pub turn: Option<Secret>,
+    /// The certificate of TURN by TLS.
+    pub turn_tls: Option<Secret>,
     /// The managed Redis.
     pub redis_set: Option<StatefulSet>,
     /// The media pods that this LiveCluster controls.
@@ -85,12 +89,15 @@ pub async fn dereference(
         Some(external) => external.secret_name.clone(),
         None => Some(names::redis_secret(&name)),
     };
-    let (keys, token, redis, authority, peer) = futures::try_join!(
+    let turn_tls = spec.turn.tls.as_ref().map(|tls| tls.secret_name.clone());
+    let (keys, token, redis, authority, peer, turn, turn_tls) = futures::try_join!(
         secret(Some(keys)),
         secret(spec.http.token_secret_name.clone()),
         secret(redis),
         secret(Some(names::authority_secret(&name))),
         secret(Some(names::peer_secret(&name))),
+        secret(Some(names::turn(&name))),
+        secret(turn_tls),
     )?;
     let (redis_set, pods) = futures::try_join!(
         redis_set(context, &namespace, &name),
@@ -106,6 +113,8 @@ pub async fn dereference(
         redis,
         authority,
         peer,
+        turn,
+        turn_tls,
         redis_set,
         pods,
     })

@@ -21,6 +21,8 @@ const SECRET_BYTES: usize = 32;
 const KEY_LENGTH: usize = 12;
 /// Characters of an API key; YAML needs no quotes for them.
 const KEY_ALPHABET: &[u8] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+/// Entry of the Secret of TURN: keys of nonces, one a line.
+pub const NONCE_ENTRY: &str = "nonce-keys";
 /// Entry of Secrets: the authorities' certificates.
 pub const AUTHORITY_ENTRY: &str = "ca.crt";
 /// Entry of Secrets: the authority's private key.
@@ -45,6 +47,8 @@ pub struct Material {
     pub keys: Option<String>,
     /// The password of the managed Redis; `None` when Redis is external.
     pub redis_password: Option<String>,
+    /// The keys of the TURN servers' nonces, newest first; `None` where there is no TURN.
+    pub nonce_keys: Option<String>,
     /// The authority.
     pub authority: Certified,
     /// The certificate of media pods.
@@ -70,6 +74,10 @@ pub fn complete(
         }
         ValidRedis::External(_) => None,
     };
+    let nonce_keys = valid.turn.is_some().then(|| {
+        let kept = found.turn.as_ref().and_then(|secret| text_of(secret, NONCE_ENTRY));
+        kept.unwrap_or_else(new_nonce_key)
+    });
     let kept = certified(found.authority.as_ref(), AUTHORITY_ENTRY, AUTHORITY_KEY_ENTRY);
     let authority = match kept.filter(|kept| authority::is_fresh(kept, now)) {
         Some(kept) => kept,
@@ -88,9 +96,10 @@ pub fn complete(
         (found.redis.is_none(), names::redis_secret(&valid.name)),
         (found.authority.is_none(), names::authority_secret(&valid.name)),
         (found.peer.is_none(), names::peer_secret(&valid.name)),
+        (found.turn.is_none(), names::turn(&valid.name)),
     ];
     let absent = absent.into_iter().filter(|(absent, _)| *absent).map(|(_, name)| name).collect();
-    Ok(Material { keys, redis_password, authority, peer, absent })
+    Ok(Material { keys, redis_password, nonce_keys, authority, peer, absent })
 }
 
 fn certified(secret: Option<&Secret>, certificate: &str, key: &str) -> Option<Certified> {
@@ -112,6 +121,13 @@ fn new_secret() -> String {
     let mut bytes = [0; SECRET_BYTES];
     rand::rng().fill(&mut bytes[..]);
     format!("s{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// A key as the TURN server reads it.
+fn new_nonce_key() -> String {
+    let mut bytes = [0; SECRET_BYTES];
+    rand::rng().fill(&mut bytes[..]);
+    format!("{}\n", hex::encode(bytes))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crds::status::{MAX_MEMBERS, Member, MemberState, condition};
 use crds::{LiveCluster, LiveClusterStatus, names};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
@@ -13,6 +14,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use super::ReconcileError;
+use super::build::turn;
 use super::conditions::{self, Finding, Truth};
 use super::dereference::Dereferenced;
 use super::nodes::{CarriedOut, NodePhase, NodePod, Placement, Plan};
@@ -224,6 +226,7 @@ fn findings(view: &View<'_>) -> Vec<Finding> {
     let message = format!("{leaving} nodes take no new rooms and leave when they are empty");
     findings.push(Finding::new(condition::DRAINING, leaving > 0, reason, message));
     findings.extend(surroundings(view));
+    findings.extend(turn(view));
     findings
 }
 
@@ -271,6 +274,25 @@ fn trouble(view: &View<'_>) -> Option<(String, String)> {
         let reason = if trouble.reason.is_empty() { "NodeFailing" } else { &trouble.reason };
         Some((reason.to_owned(), format!("{}: {}", pod.name, trouble.message)))
     })
+}
+
+/// The sidecars of the pods that are there; `None` where there shall be none.
+fn turn(view: &View<'_>) -> Option<Finding> {
+    view.valid.turn.as_ref()?;
+    let pods = view.found.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let running = |pod: &Pod| {
+        let statuses = pod.status.iter().flat_map(|status| &status.init_container_statuses);
+        let mut sidecars = statuses.flatten().filter(|status| status.name == turn::CONTAINER);
+        sidecars.any(|status| status.started == Some(true))
+    };
+    let (all, running) = (pods.clone().count(), pods.filter(|pod| running(pod)).count());
+    let (truth, reason) = match (all, running) {
+        (0, _) => (Truth::Unknown, "NodesStarting"),
+        (all, running) if all == running => (Truth::True, "Running"),
+        (_, _) => (Truth::False, "NotRunning"),
+    };
+    let message = format!("the TURN servers of {running} of {all} nodes run");
+    Some(Finding::new(condition::TURN_READY, truth, reason, message))
 }
 
 /// Redis, addresses, TLS.

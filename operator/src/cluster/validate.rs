@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use contract::access_token::ApiKeys;
 use contract::sfu_config::{self, MediaConfig};
-use crds::live_cluster::{CreateRoom, ExternalRedis, LogFormat, Resources};
+use crds::live_cluster::{CreateRoom, Exposure, ExternalRedis, LogFormat, Resources};
 use crds::{LiveClusterSpec, names};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -15,6 +15,7 @@ use kube::{Resource as _, ResourceExt as _};
 use thiserror::Error;
 
 use super::dereference::Dereferenced;
+use super::material::{CERTIFICATE_ENTRY, KEY_ENTRY};
 
 /// Most workers of a node, as the schema says; what a CPU request is cut down to.
 const MAX_WORKERS: u128 = 64;
@@ -32,6 +33,8 @@ pub const PASSWORD_ENTRY: &str = "password";
 pub struct Images {
     /// The media node.
     pub sfu: String,
+    /// The TURN server.
+    pub turn: String,
     /// The managed Redis.
     pub redis: String,
 }
@@ -128,6 +131,13 @@ pub enum ValidRedis {
     External(ExternalRedis),
 }
 
+/// The TURN server beside every media node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidTurn {
+    /// Its image.
+    pub image: String,
+}
+
 /// A LiveCluster that can be acted upon.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidCluster {
@@ -153,6 +163,8 @@ pub struct ValidCluster {
     pub keys_secret: String,
     /// The Redis.
     pub redis: ValidRedis,
+    /// The TURN server; `None` where there shall be none.
+    pub turn: Option<ValidTurn>,
 }
 
 impl ValidCluster {
@@ -170,6 +182,10 @@ impl ValidCluster {
             workers: self.workers,
             first_port: self.spec.media.ports.first,
             tcp: self.spec.media.tcp,
+            direct: match self.spec.media.exposure {
+                Exposure::HostPort => true,
+                Exposure::TurnOnly => false,
+            },
             ..MediaConfig::default()
         }
     }
@@ -201,8 +217,9 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
     let name = cluster.name_any();
     check_user_secrets(found)?;
     let workers = workers(spec)?;
-    let slots = spec.media.ports.count / (workers + 1);
-    let needed = (u32::from(spec.nodes) + 1) * (u32::from(workers) + 1);
+    let ports_per_slot = MediaConfig { workers, ..MediaConfig::default() }.ports_per_slot();
+    let slots = spec.media.ports.count / ports_per_slot;
+    let needed = (u32::from(spec.nodes) + 1) * u32::from(ports_per_slot);
     if u32::from(spec.media.ports.count) < needed {
         let count = spec.media.ports.count;
         return Err(Invalid::Ports { count, nodes: spec.nodes, workers, needed });
@@ -216,7 +233,9 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
             image: images.redis.clone(),
         },
     };
+    let turn_image = || spec.turn.image.clone().unwrap_or_else(|| images.turn.clone());
     Ok(ValidCluster {
+        turn: spec.turn.enabled.then(|| ValidTurn { image: turn_image() }),
         namespace: found.namespace.clone(),
         uid: found.uid.clone(),
         owner: OwnerReference {
@@ -262,6 +281,12 @@ fn check_user_secrets(found: &Dereferenced) -> Result<(), Invalid> {
     }
     if let Some(name) = &spec.http.token_secret_name {
         entry("spec.http.tokenSecretName", name, found.token.as_ref(), TOKEN_ENTRY)?;
+    }
+    if let Some(tls) = spec.turn.tls.as_ref().filter(|_| spec.turn.enabled) {
+        for name in [CERTIFICATE_ENTRY, KEY_ENTRY] {
+            let field = "spec.turn.tls.secretName";
+            entry(field, &tls.secret_name, found.turn_tls.as_ref(), name)?;
+        }
     }
     let external = spec.redis.external.as_ref();
     if let Some(name) = external.and_then(|external| external.secret_name.as_ref()) {

@@ -70,7 +70,7 @@ pub fn find<'a>(nodes: &'a [Candidate], id: &NodeId) -> Option<&'a Candidate> {
 
 #[cfg(test)]
 mod tests {
-    use contract::redis::NodeLoad;
+    use contract::redis::{MediaAddresses, NodeLoad};
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;
 
@@ -84,6 +84,7 @@ mod tests {
                 address: ([10, 0, 0, 1], 7890).into(),
                 state,
                 load: NodeLoad { rooms, ..NodeLoad::default() },
+                media: MediaAddresses::default(),
             },
             reservations: 0,
         }

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::access_token::{Claims, MoreClaims};
-use contract::ids::{Identity, NodeId, RoomName, RoomSid};
+use contract::ids::{Identity, NodeId, ParticipantSid, RoomName, RoomSid};
 use contract::sfu_config::RoomConfig;
 use livekit_protocol::{self as proto, ParticipantInfo, SignalResponse, signal_response};
 use rand::RngExt as _;
@@ -72,6 +72,13 @@ const SIF_TRAILER_BYTES: usize = 50;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
+/// Gives clients the STUN and TURN servers that they may use.
+pub trait IceServers: std::fmt::Debug + Send + Sync {
+    /// The servers for a participant, with credentials that are good from `unix_s` on, in seconds
+    /// since 1970.
+    fn servers_for(&self, participant: &ParticipantSid, unix_s: u64) -> Vec<proto::IceServer>;
+}
+
 /// What a room is made with.
 #[derive(Debug, Clone)]
 pub struct RoomOptions {
@@ -92,7 +99,9 @@ pub struct RoomOptions {
     /// Readable name of this node, for `ServerInfo.debug_info`.
     pub node_name: String,
     /// STUN and TURN servers for clients.
-    pub ice_servers: Vec<proto::IceServer>,
+    pub ice_servers: Arc<dyn IceServers>,
+    /// Clients reach the candidates by TURN only.
+    pub relay_only: bool,
 }
 
 impl RoomOptions {

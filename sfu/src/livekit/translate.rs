@@ -143,6 +143,7 @@ pub fn translate(entries: Entries, workers: usize) -> Result<Translation, Vec<St
         peer,
         drain: DrainConfig::default(),
         media: MediaConfig::default(),
+        turn: None,
         room: room(&mut reader),
         webhook: WebhookConfig {
             urls: reader.or_default("webhook.urls"),
@@ -182,6 +183,7 @@ impl Translation {
             pod_ip: address,
             udp_ports: self.udp_ports,
             tcp_port: self.tcp_port,
+            turn_port: None,
             host_addresses: vec![address],
             keys,
             ice_servers: self.ice_servers,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use contract::ids::{NodeId, RoomName, RoomSid};
-use contract::redis::{NodeLoad, NodeRecord, NodeState};
+use contract::redis::{MediaAddresses, NodeLoad, NodeRecord, NodeState};
 use parking_lot::Mutex;
 use sfu_core::placement::Candidate;
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ impl MemoryStore {
             address: ([127, 0, 0, 1], 0).into(),
             state: NodeState::Open,
             load: NodeLoad::default(),
+            media: MediaAddresses::default(),
         };
         let (returned, has_left) = (watch::channel(()).0, AtomicBool::new(false));
         Self { record, rooms: Mutex::default(), returned, has_left }

@@ -9,9 +9,9 @@ use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::{Client, IntoConnectionInfo as _, RedisError, Script};
 use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::{
-    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, NODE_LEASE, NODE_MEMORY, NODE_RENEWAL,
-    NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE,
-    RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, MediaAddresses, NODE_LEASE, NODE_MEMORY,
+    NODE_RENEWAL, NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM,
+    RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
 };
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
@@ -201,8 +201,8 @@ impl RedisStore {
         self.shared.lock().lease.term()
     }
 
-    /// Renews the lease until [`Self::leave`]; `load` is asked each time.
-    pub async fn run(&self, load: impl Fn() -> NodeLoad) {
+    /// Renews the lease until [`Self::leave`]; `report` is asked each time.
+    pub async fn run(&self, report: impl Fn() -> (NodeLoad, MediaAddresses)) {
         let mut stopped = self.stop.subscribe();
         let mut ticks = tokio::time::interval(NODE_RENEWAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -213,7 +213,7 @@ impl RedisStore {
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
             let sent_at = boot_time();
-            match self.renew(load()).await {
+            match self.renew(report()).await {
                 Ok((renewal, nodes)) => self.renewed(sent_at, &renewal, nodes),
                 Err(error) => {
                     if self.shared.lock().lease.missed() {
@@ -238,7 +238,7 @@ impl RedisStore {
     }
 
     /// The record of this node, and whether no renewal has succeeded yet.
-    fn record(&self, load: NodeLoad) -> (NodeRecord, bool) {
+    fn record(&self, (load, media): (NodeLoad, MediaAddresses)) -> (NodeRecord, bool) {
         let shared = self.shared.lock();
         let is_settling = shared.state == NodeState::Open && shared.lease.is_bound(boot_time());
         let record = NodeRecord {
@@ -247,13 +247,17 @@ impl RedisStore {
             address: self.address,
             state: if is_settling { NodeState::Settling } else { shared.state },
             load,
+            media,
         };
         (record, !shared.lease.was_held())
     }
 
     /// Renews the lease; answers what Redis said, and the living nodes.
-    async fn renew(&self, load: NodeLoad) -> Result<(Renewal, Vec<Candidate>), StoreError> {
-        let (record, is_first) = self.record(load);
+    async fn renew(
+        &self,
+        report: (NodeLoad, MediaAddresses),
+    ) -> Result<(Renewal, Vec<Candidate>), StoreError> {
+        let (record, is_first) = self.record(report);
         let script = Script::new(RENEW_NODE);
         let mut call = script.prepare_invoke();
         call.key(self.keys.nodes())

@@ -7,7 +7,6 @@ use axum::body::Body;
 use axum::extract::Request;
 use contract::ids::RoomName;
 use contract::node_state::NodeState;
-use contract::redis::NodeLoad;
 use livekit_protocol::{leave_request, signal_response};
 use serde_json::json;
 use sfu::peer::{FORWARDED_BY, PeerClient};
@@ -184,7 +183,7 @@ async fn a_process_that_restarts_in_place_ends_the_lease_of_the_one_before() {
     // The same pod at the same address; the first still renews in this test, as no dead one does.
     let again = Arc::new(RedisStore::new(redis_config, "u1", "a", address).unwrap());
     let renewing = Arc::clone(&again);
-    let renews = tokio::spawn(async move { renewing.run(NodeLoad::default).await });
+    let renews = tokio::spawn(async move { renewing.run(Default::default).await });
     eventually("the earlier process noticed that its lease was ended", || async {
         first.running.node.placement.term() == 1
     })

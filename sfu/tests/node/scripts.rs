@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use contract::ids::{NodeId, RoomName};
 use contract::redis::{
-    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, NODE_LEASE, NODE_MEMORY, NodeLoad,
-    NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE, RESERVATION,
-    ROOM_ROW, UPDATE_ROOM,
+    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, MediaAddresses, NODE_LEASE, NODE_MEMORY,
+    NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE,
+    RESERVATION, ROOM_ROW, UPDATE_ROOM,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -56,6 +56,7 @@ impl Pair {
             address: ([10, 0, 0, number / self.rng.random_range(1..=2)], 7890).into(),
             state: states[self.rng.random_range(0..states.len())],
             load: NodeLoad { rooms: u64::from(number), ..NodeLoad::default() },
+            media: MediaAddresses::default(),
         }
     }
 

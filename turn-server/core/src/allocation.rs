@@ -18,8 +18,8 @@ pub(crate) const CHANNEL_LIFE: Duration = Duration::from_secs(600);
 pub(crate) struct Permission {
     /// Address as the client names it.
     pub(crate) peer: IpAddr,
-    /// Address as this machine reaches it.
-    pub(crate) local: IpAddr,
+    /// Addresses as this machine reaches them: media nodes may share an advertised one.
+    pub(crate) locals: Box<[IpAddr]>,
     pub(crate) expires: Instant,
 }
 
@@ -70,7 +70,7 @@ impl Allocation {
 
     /// The permission for data that came from an address of this machine's network.
     pub(crate) fn permission_from(&self, local: IpAddr, now: Instant) -> Option<&Permission> {
-        self.permissions.iter().find(|known| known.local == local && known.expires > now)
+        self.permissions.iter().find(|known| known.locals.contains(&local) && known.expires > now)
     }
 
     pub(crate) fn channel(&self, number: u16, now: Instant) -> Option<&Channel> {

@@ -38,22 +38,26 @@ const SPECIAL_V6: [(Ipv6Addr, u8); 8] = [
 /// The policy, ready for look-ups.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    media: FxHashMap<IpAddr, (IpAddr, Box<[u16]>)>,
+    /// Where each advertised media port is. Nodes of one machine advertise the same address.
+    media: FxHashMap<SocketAddr, IpAddr>,
+    /// The addresses behind each advertised one.
+    behind: FxHashMap<IpAddr, Box<[IpAddr]>>,
     policy: PeerPolicy,
 }
 
 impl Peers {
     pub(crate) fn new(mut policy: PeerPolicy) -> Self {
-        let mut media: FxHashMap<IpAddr, (IpAddr, Box<[u16]>)> = FxHashMap::default();
-        for MediaPeer { advertised, local, mut ports } in std::mem::take(&mut policy.media) {
-            if let Some((_, others)) = media.get(&advertised) {
-                ports.extend_from_slice(others);
+        let mut media = FxHashMap::default();
+        let mut behind: FxHashMap<IpAddr, Vec<IpAddr>> = FxHashMap::default();
+        for MediaPeer { advertised, local, ports } in std::mem::take(&mut policy.media) {
+            media.extend(ports.iter().map(|port| (SocketAddr::new(advertised, *port), local)));
+            let locals = behind.entry(advertised).or_default();
+            if !locals.contains(&local) {
+                locals.push(local);
             }
-            ports.sort_unstable();
-            ports.dedup();
-            media.insert(advertised, (local, ports.into()));
         }
-        Self { media, policy }
+        let behind = behind.into_iter().map(|(ip, locals)| (ip, locals.into())).collect();
+        Self { media, behind, policy }
     }
 
     /// Where data to `peer` is sent; `None` when it must not be.
@@ -61,9 +65,7 @@ impl Peers {
         if peer.port() == 0 || self.is_own(peer) {
             return None;
         }
-        if let Some((local, ports)) = self.media.get(&peer.ip())
-            && ports.binary_search(&peer.port()).is_ok()
-        {
+        if let Some(local) = self.media.get(&peer) {
             return Some(SocketAddr::new(*local, peer.port()));
         }
         let is_allowed = self
@@ -72,18 +74,16 @@ impl Peers {
         is_allowed.then_some(peer)
     }
 
-    /// The address behind a peer that a permission is asked for. The port is of no account for
+    /// The addresses behind a peer that a permission is asked for. The port is of no account for
     /// permissions (RFC 8656 section 10.2), but naming one of ours is always wrong.
-    pub(crate) fn permitted(&self, peer: SocketAddr) -> Option<IpAddr> {
-        if self.is_own(peer) { None } else { self.local_ip(peer.ip()) }
+    pub(crate) fn permitted(&self, peer: SocketAddr) -> Option<Box<[IpAddr]>> {
+        if self.is_own(peer) { None } else { self.locals(peer.ip()) }
     }
 
-    /// The address behind `peer` when any of its ports may be sent to.
-    pub(crate) fn local_ip(&self, peer: IpAddr) -> Option<IpAddr> {
-        if let Some((local, _)) = self.media.get(&peer) {
-            return Some(*local);
-        }
-        self.rules(peer)?.next().map(|_| peer)
+    /// The addresses behind `peer` when any of its ports may be sent to.
+    pub(crate) fn locals(&self, peer: IpAddr) -> Option<Box<[IpAddr]>> {
+        let by_rule = || self.rules(peer)?.next().map(|_| Box::from([peer]));
+        self.behind.get(&peer).cloned().or_else(by_rule)
     }
 
     /// The rules that open an address; `None` when it is closed to all of them.

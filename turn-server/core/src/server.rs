@@ -144,9 +144,9 @@ impl Server {
                 channel.local = self.peers.local(channel.peer);
             }
             allocation.permissions.retain_mut(|permission| {
-                let local = self.peers.local_ip(permission.peer);
-                permission.local = local.unwrap_or(permission.local);
-                local.is_some()
+                let Some(locals) = self.peers.locals(permission.peer) else { return false };
+                permission.locals = locals;
+                true
             });
         }
     }

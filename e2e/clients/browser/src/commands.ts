@@ -1,6 +1,7 @@
 // The commands that the driver understands, one method each.
 
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
+import { type CertificateRequest, certificate } from './certificate.ts';
 import { request } from './http.ts';
 import type { JoinOptions, Report } from './protocol.ts';
 
@@ -31,6 +32,8 @@ export interface LaunchOptions {
   executable: string;
   /** Address of each host name that the resolver does not know. */
   hosts: Record<string, string>;
+  /** Hashes of the public keys of certificates to take without their authority. */
+  trustedKeys?: string[];
 }
 
 export interface NamedPage {
@@ -48,14 +51,18 @@ export class Commands {
     private readonly workerScript: string,
   ) {}
 
-  async launch({ executable, hosts }: LaunchOptions): Promise<{ version: string }> {
+  async launch({ executable, hosts, trustedKeys = [] }: LaunchOptions): Promise<{ version: string }> {
     this.hosts = hosts;
     const rules = Object.entries(hosts).map(([name, address]) => `MAP ${name} ${address}`);
     this.browser = await chromium.launch({
       executablePath: executable,
       headless: true,
       chromiumSandbox: process.getuid?.() !== 0,
-      args: [...FLAGS, `--host-resolver-rules=${rules.join(', ')}`],
+      args: [
+        ...FLAGS,
+        `--host-resolver-rules=${rules.join(', ')}`,
+        `--ignore-certificate-errors-spki-list=${trustedKeys.join(',')}`,
+      ],
     });
     return { version: this.browser.version() };
   }
@@ -144,6 +151,11 @@ export class Commands {
   /** An HTTP request without the browser, with the same names for hosts. */
   async request(options: Parameters<typeof request>[0]): Promise<unknown> {
     return request(options, this.hosts);
+  }
+
+  /** The fingerprint of a server's certificate, with the same names for hosts. */
+  async certificate(options: CertificateRequest): Promise<string> {
+    return certificate(options, this.hosts);
   }
 
   /** Names for hosts without a browser. */

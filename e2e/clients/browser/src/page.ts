@@ -12,6 +12,7 @@ import { GapWatch } from './gaps.ts';
 import { absentTrack, Probe } from './probe.ts';
 import type { JoinOptions, Message, ParticipantReport, Report } from './protocol.ts';
 import { colourTrack, toneTrack } from './publish.ts';
+import { paths, relayBy } from './relay.ts';
 
 /** Entries kept of messages, events and errors. */
 const LONGEST_LIST = 500;
@@ -47,6 +48,9 @@ class Client {
 
   async join(options: JoinOptions): Promise<void> {
     await this.audio.resume();
+    if (options.relayBy !== undefined) {
+      relayBy(options.relayBy);
+    }
     const { singlePeerConnection = true, roomOptions = {} } = options;
     const encryption = options.key === undefined ? {} : await encryptionWith(options.key);
     this.room = new Room({ singlePeerConnection, ...encryption, ...roomOptions });
@@ -103,6 +107,11 @@ class Client {
       events: this.events,
       errors: this.errors,
     };
+  }
+
+  /** The selected path of each peer connection that is up. */
+  paths(): Promise<string[]> {
+    return paths();
   }
 
   private listen(): void {

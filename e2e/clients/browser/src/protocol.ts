@@ -14,6 +14,8 @@ export interface JoinOptions {
   simulcast?: boolean;
   /** Passphrase of end-to-end encryption; none without it. */
   key?: string;
+  /** Media goes by TURN alone, which is reached by this transport; by any way without it. */
+  relayBy?: 'udp' | 'tcp' | 'tls';
   /** Further options of livekit-client's `Room`. */
   roomOptions?: Record<string, unknown>;
   /** Answers of the server come on one peer connection (`/rtc/v1`) or on two (`/rtc`). */

@@ -11,7 +11,7 @@ use crds::live_cluster::{CreateRoom, RoomsSpec, WebhookEvent, WebhooksSpec};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{metadata, redis};
+use super::{BuildError, metadata, redis, turn};
 use crate::cluster::validate::{ValidCluster, ValidRedis};
 
 /// Directory of all files of a media node.
@@ -35,7 +35,8 @@ pub const PEER_PORT: u16 = 7890;
 /// Seconds between SIGTERM and SIGKILL: rooms end or move.
 pub const GRACE_SECONDS: u32 = 60;
 
-fn file(name: &str) -> PathBuf {
+/// A file of [`DIRECTORY`].
+pub(super) fn file(name: &str) -> PathBuf {
     PathBuf::from(DIRECTORY).join(name)
 }
 
@@ -68,6 +69,7 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
             state_file: Some(file(STATE)),
             ..valid.media_config()
         },
+        turn: turn::access(valid),
         room: room_config(&spec.rooms),
         webhook: webhook_config(&spec.webhooks),
         log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
@@ -142,11 +144,22 @@ fn redis_config(valid: &ValidCluster) -> RedisConfig {
     }
 }
 
-/// The ConfigMap with `config`.
-pub fn config_map(valid: &ValidCluster, config: &str) -> ConfigMap {
+/// What the programs of a media pod read, by file.
+pub fn files(valid: &ValidCluster) -> Result<BTreeMap<String, String>, BuildError> {
+    let sfu = sfu_config(valid).to_yaml().map_err(BuildError::Config)?;
+    let mut files = BTreeMap::from([(CONFIG.to_owned(), sfu)]);
+    if valid.turn.is_some() {
+        let turn = turn::turn_config(valid)?.to_yaml().map_err(BuildError::Config)?;
+        files.insert(turn::CONFIG.to_owned(), turn);
+    }
+    Ok(files)
+}
+
+/// The ConfigMap with these files.
+pub fn config_map(valid: &ValidCluster, files: BTreeMap<String, String>) -> ConfigMap {
     ConfigMap {
         metadata: metadata(valid, names::config_map(&valid.name), component::NODE),
-        data: Some(BTreeMap::from([(CONFIG.to_owned(), config.to_owned())])),
+        data: Some(files),
         ..ConfigMap::default()
     }
 }

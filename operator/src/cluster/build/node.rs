@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::{self, DIRECTORY};
 use super::service::{HTTP, HTTP_PORT};
-use super::{metadata, selector, volume};
+use super::{metadata, selector, turn, volume};
 use crate::cluster::material::Material;
 use crate::cluster::validate::ValidCluster;
 
@@ -42,13 +42,17 @@ impl NodeTemplate {
         Self { valid: valid.clone() }
     }
 
-    /// Hash of everything that a pod reads once, when it starts. API keys are not among it: media
-    /// nodes read them again.
-    pub fn revision(&self, config: &str, material: &Material) -> Result<String, serde_json::Error> {
+    /// Hash of everything that a pod reads once, when it starts. API keys, and what a TURN server
+    /// has in Secrets, are not among it: they are read again.
+    pub fn revision(
+        &self,
+        files: &BTreeMap<String, String>,
+        material: &Material,
+    ) -> Result<String, serde_json::Error> {
         let mut hash = Sha256::new();
         // Any slot stands for all.
         hash.update(serde_json::to_vec(&self.pod(0, ""))?);
-        hash.update(config);
+        hash.update(serde_json::to_vec(files)?);
         hash.update(&material.peer.certificate);
         hash.update(material.redis_password.as_deref().unwrap_or_default());
         Ok(hex::encode(&hash.finalize()[..REVISION_BYTES]))
@@ -65,6 +69,11 @@ impl NodeTemplate {
         let node = &valid.spec.node;
         let scheduling = &node.scheduling;
         let secrets = node.image_pull_secrets.iter();
+        let sidecar = valid.turn.as_ref().map(|found| turn::container(valid, found));
+        let mut volumes = vec![volume::files(valid)];
+        if sidecar.is_some() {
+            volumes.extend([volume::turn_files(valid), turn::peers_volume()]);
+        }
         Pod {
             metadata,
             spec: Some(PodSpec {
@@ -80,8 +89,9 @@ impl NodeTemplate {
                 tolerations: non_empty(scheduling.tolerations.iter().map(toleration).collect()),
                 priority_class_name: scheduling.priority_class_name.clone(),
                 topology_spread_constraints: Some(spread(&valid.name)),
+                init_containers: non_empty(sidecar.into_iter().collect()),
                 containers: vec![self.container(slot)],
-                volumes: Some(vec![volume::files(valid)]),
+                volumes: Some(volumes),
                 ..PodSpec::default()
             }),
             status: None,
@@ -90,6 +100,13 @@ impl NodeTemplate {
 
     fn container(&self, slot: u16) -> Container {
         let valid = &self.valid;
+        let mut mounts = vec![VolumeMount {
+            name: volume::FILES.to_owned(),
+            mount_path: DIRECTORY.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }];
+        mounts.extend(valid.turn.as_ref().map(|_| turn::peers_mount()));
         Container {
             name: "sfu".to_owned(),
             image: Some(valid.image.clone()),
@@ -107,53 +124,53 @@ impl NodeTemplate {
             ]),
             ports: Some(self.ports(slot)),
             // A first start may wait for Redis's name to resolve.
-            startup_probe: Some(probe("/healthz", 1, 60)),
-            readiness_probe: Some(probe("/readyz", 2, 3)),
-            liveness_probe: Some(probe("/healthz", 10, 3)),
+            startup_probe: Some(probe("/healthz", ADMIN, 1, 60)),
+            readiness_probe: Some(probe("/readyz", ADMIN, 2, 3)),
+            liveness_probe: Some(probe("/healthz", ADMIN, 10, 3)),
             resources: Some(requirements(&valid.spec.node.resources)),
             security_context: Some(container_security()),
-            volume_mounts: Some(vec![VolumeMount {
-                name: volume::FILES.to_owned(),
-                mount_path: DIRECTORY.to_owned(),
-                read_only: Some(true),
-                ..VolumeMount::default()
-            }]),
+            volume_mounts: Some(mounts),
             ..Container::default()
         }
     }
 
     /// Signalling, administration, pod to pod, and the slot's media ports, which are ports of the
-    /// Kubernetes node too.
+    /// Kubernetes node too where clients reach them directly.
     fn ports(&self, slot: u16) -> Vec<ContainerPort> {
         let media = self.valid.media_config();
+        let on_host = |number: u16| media.direct.then_some(number);
         let mut ports = vec![
-            port(HTTP, HTTP_PORT, "TCP", false),
-            port(ADMIN, ADMIN_PORT, "TCP", false),
-            port("peer", config::PEER_PORT, "TCP", false),
+            port(HTTP, HTTP_PORT, "TCP", None),
+            port(ADMIN, ADMIN_PORT, "TCP", None),
+            port("peer", config::PEER_PORT, "TCP", None),
         ];
         if media.tcp
             && let Some(number) = media.tcp_port(slot)
         {
-            ports.push(port("media-tcp", number, "TCP", true));
+            ports.push(port("media-tcp", number, "TCP", on_host(number)));
         }
         let numbers = (0..media.workers).filter_map(|worker| media.udp_port(slot, worker));
-        let numbers = numbers.enumerate();
-        ports.extend(numbers.map(|(i, number)| port(&format!("media-{i}"), number, "UDP", true)));
+        ports.extend(numbers.enumerate().map(|(worker, number)| {
+            port(&format!("media-{worker}"), number, "UDP", on_host(number))
+        }));
+        ports.extend(turn::host_ports(&self.valid, slot));
         ports
     }
 }
 
-fn port(name: &str, number: u16, protocol: &str, on_host: bool) -> ContainerPort {
+/// A port of a container, and of the Kubernetes node where it is one.
+pub(super) fn port(name: &str, number: u16, protocol: &str, on_host: Option<u16>) -> ContainerPort {
     ContainerPort {
         name: Some(name.to_owned()),
         container_port: i32::from(number),
-        host_port: on_host.then_some(i32::from(number)),
+        host_port: on_host.map(i32::from),
         protocol: Some(protocol.to_owned()),
         host_ip: None,
     }
 }
 
-fn from_field(name: &str, path: &str) -> EnvVar {
+/// A variable with a field of the pod.
+pub(super) fn from_field(name: &str, path: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value: None,
@@ -167,11 +184,12 @@ fn from_field(name: &str, path: &str) -> EnvVar {
     }
 }
 
-fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
+/// A probe of a named port.
+pub(super) fn probe(path: &str, port: &str, period_seconds: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
-            port: IntOrString::String(ADMIN.to_owned()),
+            port: IntOrString::String(port.to_owned()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period_seconds),

@@ -9,11 +9,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{cluster_metadata, metadata, redis};
 use crate::cluster::material::{
-    AUTHORITY_ENTRY, AUTHORITY_KEY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY, Material,
+    AUTHORITY_ENTRY, AUTHORITY_KEY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY, Material, NONCE_ENTRY,
 };
 use crate::cluster::validate::{KEYS_ENTRY, PASSWORD_ENTRY, ValidCluster};
 
-/// Secrets of API keys, of the authority, of media pods and of Redis.
+/// Secrets of API keys, of the authority, of media pods, of Redis and of TURN.
 pub fn secrets(valid: &ValidCluster, material: &Material) -> Vec<Secret> {
     let name = &valid.name;
     let mut secrets = Vec::new();
@@ -43,6 +43,10 @@ pub fn secrets(valid: &ValidCluster, material: &Material) -> Vec<Secret> {
             "Opaque",
             &[(PASSWORD_ENTRY, password), (redis::CONFIG_ENTRY, &config)],
         ));
+    }
+    if let Some(keys) = &material.nonce_keys {
+        let metadata = metadata(valid, names::turn(name), component::NODE);
+        secrets.push(secret(metadata, "Opaque", &[(NONCE_ENTRY, keys)]));
     }
     secrets
 }

@@ -4,12 +4,17 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use contract::sfu_config::SfuConfig;
+use contract::turn_config::TurnConfig;
+use k8s_openapi::ByteString;
 use serde_json::Value;
 
 use super::*;
 use crate::cluster::authority::Certified;
+use crate::cluster::material::{CERTIFICATE_ENTRY, KEY_ENTRY};
 use crate::cluster::validate::tests::{found, images, secret, with_spec};
 use crate::cluster::validate::{KEYS_ENTRY, PASSWORD_ENTRY, TOKEN_ENTRY, validate};
+
+const EXAMPLES: [&str; 4] = ["minimal.yaml", "development.yaml", "full.yaml", "turn-only.yaml"];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -24,6 +29,7 @@ fn material(valid: &ValidCluster) -> Material {
     Material {
         keys: valid.spec.keys.secret_name.is_none().then(|| "key: secret\n".to_owned()),
         redis_password: managed.then(|| "password".to_owned()),
+        nonce_keys: valid.turn.is_some().then(|| "nonce key".to_owned()),
         authority: certified("authority"),
         peer: certified("peer"),
         absent: BTreeSet::new(),
@@ -36,6 +42,12 @@ fn example(name: &str) -> ValidCluster {
     found.keys = Some(secret(KEYS_ENTRY, "key: a-secret-that-is-long-enough-for-hs256\n"));
     found.token = Some(secret(TOKEN_ENTRY, "token"));
     found.redis = Some(secret(PASSWORD_ENTRY, "password"));
+    let mut certificate = secret(CERTIFICATE_ENTRY, "certificate");
+    certificate
+        .data
+        .get_or_insert_default()
+        .insert(KEY_ENTRY.to_owned(), ByteString(b"key".into()));
+    found.turn_tls = Some(certificate);
     validate(&found, &images()).unwrap()
 }
 
@@ -59,7 +71,7 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
 
 #[test]
 fn examples_become_these_objects() {
-    for name in ["minimal.yaml", "development.yaml", "full.yaml"] {
+    for name in EXAMPLES {
         let documents = documents(&built(&example(name)));
         let texts: Vec<_> =
             documents.iter().map(|value| serde_saphyr::to_string(value).unwrap()).collect();
@@ -78,12 +90,18 @@ fn examples_become_these_objects() {
 }
 
 #[test]
-fn the_media_node_reads_the_configuration_that_is_written() {
-    for name in ["minimal.yaml", "development.yaml", "full.yaml"] {
+fn the_programs_read_the_configuration_that_is_written() {
+    for name in EXAMPLES {
         let valid = example(name);
-        let map = &built(&valid).config_maps[0];
-        let text = &map.data.as_ref().unwrap()[config::CONFIG];
-        assert_eq!(SfuConfig::from_yaml(text).unwrap(), config::sfu_config(&valid));
+        let files = built(&valid).config_maps.remove(0).data.unwrap();
+        let sfu = SfuConfig::from_yaml(&files[config::CONFIG]).unwrap();
+        assert_eq!(sfu, config::sfu_config(&valid));
+        let pod_ip = Some([10, 1, 2, 3].into());
+        let read = TurnConfig::from_yaml_in_pod(&files[turn::CONFIG], pod_ip).unwrap();
+        let mut written = turn::turn_config(&valid).unwrap();
+        assert_eq!(written.relay.addresses, [], "each pod has its own");
+        written.relay.addresses.clone_from(&read.relay.addresses);
+        assert_eq!(read, written);
     }
 }
 
@@ -111,6 +129,9 @@ fn a_revision_changes_with_what_a_pod_reads_once() {
         "node: {workers: 2}",
         "redis: {external: {addresses: ['r:6379']}}",
         "node: {scheduling: {nodeSelector: {a: b}}}",
+        "turn: {enabled: false}",
+        "turn: {limits: {allocations: 5}}",
+        "media: {exposure: TurnOnly}",
     ];
     for change in changes {
         assert_ne!(base, revision(change), "{change}");
@@ -121,7 +142,8 @@ fn a_revision_changes_with_what_a_pod_reads_once() {
     assert_ne!(base, build(&valid, &renewed).unwrap().revision, "a renewed certificate");
     renewed = material(&valid);
     renewed.keys = Some("key2: secret".to_owned());
-    assert_eq!(base, build(&valid, &renewed).unwrap().revision, "API keys are read again");
+    renewed.nonce_keys = Some("another".to_owned());
+    assert_eq!(base, build(&valid, &renewed).unwrap().revision, "these are read again");
 }
 
 #[test]
@@ -135,7 +157,7 @@ fn slots_have_ports_of_their_own() {
         let on_host = ports.iter().filter_map(|port| port.host_port);
         let before = taken.len();
         taken.extend(on_host);
-        assert_eq!(taken.len(), before + 3, "slot {slot}");
+        assert_eq!(taken.len(), before + 4, "slot {slot}");
     }
     assert_eq!(taken.first(), Some(&20_000));
 }
@@ -145,7 +167,49 @@ fn without_tcp_no_tcp_port_is_opened_on_the_host() {
     let valid = validate(&with_spec("media: {tcp: false}"), &images()).unwrap();
     let pod = NodeTemplate::new(&valid).pod(0, "r");
     let ports = pod.spec.unwrap().containers.remove(0).ports.unwrap();
-    let on_host: Vec<_> = ports.iter().filter(|port| port.host_port.is_some()).collect();
-    assert_eq!(on_host.len(), 1);
-    assert_eq!(on_host[0].protocol.as_deref(), Some("UDP"));
+    let on_host = ports.iter().filter(|port| port.host_port.is_some());
+    let on_host: Vec<_> = on_host
+        .map(|port| (port.name.as_deref().unwrap(), port.protocol.as_deref().unwrap()))
+        .collect();
+    assert_eq!(on_host, [("media-0", "UDP"), ("turn-host", "UDP"), ("turn-host-tcp", "TCP")]);
+}
+
+fn host_ports(spec: &str) -> Vec<(String, i32, i32)> {
+    let valid = validate(&with_spec(spec), &images()).unwrap();
+    let ports = NodeTemplate::new(&valid).pod(2, "r").spec.unwrap().containers.remove(0).ports;
+    let on_host = ports
+        .into_iter()
+        .flatten()
+        .filter_map(|port| Some((port.name.unwrap(), port.host_port?, port.container_port)));
+    on_host.collect()
+}
+
+#[test]
+fn turn_is_reached_by_the_slots_port_or_the_same_port_everywhere() {
+    let named = |name: &str, host, container| (name.to_owned(), host, container);
+    let turn = |spec: &str| {
+        let mut ports = host_ports(spec);
+        ports.retain(|(name, ..)| name.starts_with("turn"));
+        ports
+    };
+    let slots = [named("turn-host", 20_008, 3478), named("turn-host-tcp", 20_008, 3478)];
+    assert_eq!(turn("nodes: 2"), slots);
+    assert_eq!(turn("turn: {port: 3478, tcp: false}"), [named("turn-host", 3478, 3478)]);
+    assert_eq!(turn("turn: {enabled: false}"), []);
+}
+
+#[test]
+fn only_turn_is_open_where_it_is_the_only_way_in() {
+    let names = |spec: &str| {
+        host_ports(spec).into_iter().map(|(name, ..)| name).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names("media: {exposure: TurnOnly}"), "turn-host turn-host-tcp");
+    let resources = built(&example("turn-only.yaml"));
+    let pod = resources.node.pod(0, "r").spec.unwrap();
+    let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    assert_eq!(ports.filter(|port| port.host_port.is_some()).count(), 0);
+    let config = config::sfu_config(&example("turn-only.yaml"));
+    assert!(!config.media.direct);
+    assert_eq!(config.turn.unwrap().tls.unwrap().port, 443);
 }

@@ -1,5 +1,5 @@
-//! The one volume of a media pod: configuration, keys, certificates and what the operator tells
-//! the pod, in one directory.
+//! The files of a media pod: for each of its programs one directory with configuration, keys,
+//! certificates and what the operator tells the pod.
 
 use crds::names;
 use k8s_openapi::api::core::v1::{
@@ -7,26 +7,21 @@ use k8s_openapi::api::core::v1::{
     ObjectFieldSelector, ProjectedVolumeSource, SecretProjection, Volume, VolumeProjection,
 };
 
-use super::config;
-use crate::cluster::material::{AUTHORITY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY};
+use super::{config, turn};
+use crate::cluster::material::{AUTHORITY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY, NONCE_ENTRY};
 use crate::cluster::validate::{KEYS_ENTRY, PASSWORD_ENTRY, TOKEN_ENTRY, ValidCluster, ValidRedis};
 
-/// Name of the volume.
+/// Name of the media node's volume.
 pub const FILES: &str = "files";
+/// Name of the TURN server's volume.
+pub const TURN_FILES: &str = "turn-files";
 /// For the group of the pod's user only.
 const MODE: i32 = 0o440;
 
-/// All files of a media pod.
+/// All files of a media node.
 pub fn files(valid: &ValidCluster) -> Volume {
     let mut sources = vec![
-        VolumeProjection {
-            config_map: Some(ConfigMapProjection {
-                name: names::config_map(&valid.name),
-                items: Some(vec![item(config::CONFIG, config::CONFIG)]),
-                optional: None,
-            }),
-            ..VolumeProjection::default()
-        },
+        configuration(valid, config::CONFIG),
         secret(&valid.keys_secret, vec![item(KEYS_ENTRY, config::KEYS)]),
         secret(&names::peer_secret(&valid.name), peer_items()),
     ];
@@ -41,10 +36,40 @@ pub fn files(valid: &ValidCluster) -> Volume {
         sources.push(secret(name, vec![item(TOKEN_ENTRY, config::TOKEN)]));
     }
     sources.push(told());
+    projected(FILES, sources)
+}
+
+/// All files of a TURN server, which knows nothing of other pods.
+pub fn turn_files(valid: &ValidCluster) -> Volume {
+    let mut sources = vec![
+        configuration(valid, turn::CONFIG),
+        secret(&valid.keys_secret, vec![item(KEYS_ENTRY, config::KEYS)]),
+        secret(&names::turn(&valid.name), vec![item(NONCE_ENTRY, turn::NONCE_KEYS)]),
+    ];
+    if let Some(tls) = &valid.spec.turn.tls {
+        let items = [CERTIFICATE_ENTRY, KEY_ENTRY];
+        let items = items.map(|entry| item(entry, &format!("{}/{entry}", turn::TLS)));
+        sources.push(secret(&tls.secret_name, items.into()));
+    }
+    projected(TURN_FILES, sources)
+}
+
+fn projected(name: &str, sources: Vec<VolumeProjection>) -> Volume {
     Volume {
-        name: FILES.to_owned(),
+        name: name.to_owned(),
         projected: Some(ProjectedVolumeSource { default_mode: Some(MODE), sources: Some(sources) }),
         ..Volume::default()
+    }
+}
+
+fn configuration(valid: &ValidCluster, file: &str) -> VolumeProjection {
+    VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name: names::config_map(&valid.name),
+            items: Some(vec![item(file, file)]),
+            optional: None,
+        }),
+        ..VolumeProjection::default()
     }
 }
 

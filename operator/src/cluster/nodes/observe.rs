@@ -127,7 +127,8 @@ fn ended(pod: &Pod) -> Option<Timestamp> {
 /// Kubernetes's word for why a pod does not start; `None` for what every start goes through.
 fn trouble(pod: &Pod) -> Option<Trouble> {
     let status = pod.status.as_ref()?;
-    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
+    let waiting = containers.flatten().find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.clone()?;
         let usual = ["ContainerCreating", "PodInitializing"].contains(&reason.as_str());

@@ -197,3 +197,29 @@ fn a_refused_pod_names_the_label_and_the_way_out() {
     ));
     assert!(message.contains("or create the LiveCluster in a namespace that has the label"));
 }
+
+#[test]
+fn turn_is_ready_when_every_sidecar_runs() {
+    let pod = |started: bool| -> Pod {
+        let status = serde_json::json!({"status": {"initContainerStatuses": [{
+            "name": turn::CONTAINER, "image": "", "imageID": "", "ready": started,
+            "restartCount": 0, "started": started,
+        }]}});
+        serde_json::from_value(status).unwrap()
+    };
+    let cases = [
+        (vec![], "Unknown"),
+        (vec![pod(true), pod(false)], "False"),
+        (vec![pod(true), pod(true)], "True"),
+    ];
+    for (pods, expected) in cases {
+        let mut scene = Scene::new(Vec::new());
+        scene.found.pods = pods;
+        let conditions = scene.status().conditions;
+        let found = conditions.iter().find(|c| c.type_ == condition::TURN_READY).unwrap();
+        assert_eq!(found.status, expected, "{}", found.message);
+    }
+    let mut off = Scene::new(Vec::new());
+    off.valid.turn = None;
+    assert!(off.status().conditions.iter().all(|c| c.type_ != condition::TURN_READY));
+}

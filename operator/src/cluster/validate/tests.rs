@@ -11,7 +11,11 @@ const UID: &str = "6f1b1d1e-0000-4000-8000-000000000001";
 
 /// Images that the tests' operator was told.
 pub(crate) fn images() -> Images {
-    Images { sfu: "livecluster/sfu:test".to_owned(), redis: "redis:test".to_owned() }
+    Images {
+        sfu: "livecluster/sfu:test".to_owned(),
+        turn: "livecluster/turn-server:test".to_owned(),
+        redis: "redis:test".to_owned(),
+    }
 }
 
 /// A Secret with one entry.
@@ -34,6 +38,8 @@ pub(crate) fn found(yaml: &str) -> Dereferenced {
         redis: None,
         authority: None,
         peer: None,
+        turn: None,
+        turn_tls: None,
         redis_set: None,
         pods: Vec::new(),
     }
@@ -71,9 +77,14 @@ fn what_a_person_must_change_is_named() {
             "spec.node.resources.requests.cpu is not a quantity: lots",
         ),
         (
-            "nodes: 9, node: {resources: {requests: {cpu: 4}}}, media: {ports: {count: 49}}",
+            "nodes: 9, node: {resources: {requests: {cpu: 4}}}, media: {ports: {count: 59}}",
             "TooFewPorts",
-            "spec.media.ports.count is 49, but 9 nodes with 4 workers, and one more while nodes are replaced, take 50 ports",
+            "spec.media.ports.count is 59, but 9 nodes with 4 workers, and one more while nodes are replaced, take 60 ports",
+        ),
+        (
+            "turn: {tls: {domain: turn.example.com, secretName: c}}",
+            "SecretMissing",
+            "the Secret c named by spec.turn.tls.secretName does not exist",
         ),
     ];
     for (spec, reason, message) in cases {
@@ -113,6 +124,15 @@ fn the_key_that_signs_webhooks_must_be_there() {
 }
 
 #[test]
+fn the_certificate_of_turn_is_needed_where_turn_is() {
+    let mut cluster = with_spec("turn: {tls: {domain: turn.example.com, secretName: c}}");
+    cluster.turn_tls = Some(secret(CERTIFICATE_ENTRY, "certificate"));
+    assert_eq!(validate(&cluster, &images()).unwrap_err().reason(), "SecretEntryMissing");
+    let off = "turn: {enabled: false, tls: {domain: turn.example.com, secretName: c}}";
+    assert_eq!(validate(&with_spec(off), &images()).unwrap().turn, None);
+}
+
+#[test]
 fn workers_follow_the_cpu_request() {
     let cases = [
         ("nodes: 1", 1),
@@ -137,6 +157,6 @@ fn the_url_says_whether_there_is_tls() {
 
 #[test]
 fn slots_are_what_the_ports_have_room_for() {
-    let valid = validate(&with_spec("media: {ports: {count: 11}}"), &images()).unwrap();
+    let valid = validate(&with_spec("media: {ports: {count: 17}}"), &images()).unwrap();
     assert_eq!((valid.workers, valid.slots), (1, 5));
 }

@@ -109,7 +109,7 @@ impl Room {
         }
         let was_recorded = self.is_recorded();
         self.participants.insert(key, participant);
-        let response = self.join_response(key);
+        let response = self.join_response(key, now);
         self.send(key, signal_response::Message::Join(response));
         self.refresh_token(key, now);
         if let Some(participant) = self.participants.get_mut(&key) {
@@ -135,7 +135,7 @@ impl Room {
         session
     }
 
-    fn join_response(&self, key: ParticipantKey) -> proto::JoinResponse {
+    fn join_response(&self, key: ParticipantKey, now: Now) -> proto::JoinResponse {
         let participant = self.participants.get(&key);
         let other_participants = self
             .participants
@@ -148,7 +148,7 @@ impl Room {
             participant: participant.map(Participant::info),
             other_participants,
             server_version: COMPATIBLE_VERSION.to_owned(),
-            ice_servers: self.options.ice_servers.clone(),
+            ice_servers: self.ice_servers(key, now),
             subscriber_primary: participant.is_some_and(|p| p.subscriber.is_some()),
             client_configuration: participant.and_then(|p| self.client_configuration(&p.identity)),
             ping_timeout: PING_TIMEOUT_SECONDS,
@@ -160,6 +160,14 @@ impl Room {
             alternative_url: String::new(),
             server_region: String::new(),
         }
+    }
+
+    fn ice_servers(&self, key: ParticipantKey, now: Now) -> Vec<proto::IceServer> {
+        let participant = self.participants.get(&key);
+        let servers = |participant: &Participant| {
+            self.options.ice_servers.servers_for(&participant.sid, now.unix_ms / 1000)
+        };
+        participant.map(servers).unwrap_or_default()
     }
 
     fn server_info(&self) -> proto::ServerInfo {
@@ -244,7 +252,7 @@ impl Room {
         participant.deadlines.media = lost.then(|| now.instant + RESUME_TIMEOUT);
         let last_message_seq = participant.last_sequence;
         let response = proto::ReconnectResponse {
-            ice_servers: self.options.ice_servers.clone(),
+            ice_servers: self.ice_servers(key, now),
             client_configuration: self.client_configuration(&params.identity),
             server_info: Some(self.server_info()),
             last_message_seq,

@@ -132,11 +132,10 @@ impl Room {
 
     /// TLS is spoken by relays only.
     pub(super) fn client_configuration(&self, identity: &Identity) -> Option<ClientConfiguration> {
-        (self.preferences.of(identity) == Some(CandidateProtocol::Tls)).then(|| {
-            ClientConfiguration {
-                force_relay: ClientConfigSetting::Enabled.into(),
-                ..ClientConfiguration::default()
-            }
+        let wants_tls = self.preferences.of(identity) == Some(CandidateProtocol::Tls);
+        (wants_tls || self.options.relay_only).then(|| ClientConfiguration {
+            force_relay: ClientConfigSetting::Enabled.into(),
+            ..ClientConfiguration::default()
         })
     }
 }

@@ -2,15 +2,16 @@
 //! checks every command.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::access_token::{Claims, claims};
-use contract::ids::{NodeId, RoomName, RoomSid};
+use contract::ids::{NodeId, ParticipantSid, RoomName, RoomSid};
 use contract::sfu_config::RoomConfig;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
-    AddTrackRequest, Job, ParticipantInfo, SessionDescription, SignalRequest, TrackSource,
-    TrackType, signal_request,
+    AddTrackRequest, IceServer, Job, ParticipantInfo, SessionDescription, SignalRequest,
+    TrackSource, TrackType, signal_request,
 };
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -18,7 +19,9 @@ use sfu_core::media::{
     CandidateProtocol, DataChannelKind, Fingerprint, LocalCandidate, MediaCommand, MediaEvent,
     Mirror, Receiver, Sender, TransportId, TransportState,
 };
-use sfu_core::room::{ForwardId, ForwardNews, Room, RoomOptions, RoomOutput, RpcId, SessionId};
+use sfu_core::room::{
+    ForwardId, ForwardNews, IceServers, Room, RoomOptions, RoomOutput, RpcId, SessionId,
+};
 use sfu_core::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use sfu_core::time::Now;
 
@@ -62,6 +65,18 @@ pub(crate) struct World {
     pub(crate) ended: bool,
 }
 
+/// Names whom and when it was asked for, in place of credentials.
+#[derive(Debug)]
+struct Relay;
+
+impl IceServers for Relay {
+    fn servers_for(&self, participant: &ParticipantSid, unix_s: u64) -> Vec<IceServer> {
+        let urls = vec!["turn:192.0.2.1:20002?transport=udp".to_owned()];
+        let (username, credential) = (participant.to_string(), unix_s.to_string());
+        vec![IceServer { urls, username, credential }]
+    }
+}
+
 pub(crate) fn token(identity: &str) -> Claims {
     let mut claims =
         claims(identity, Duration::from_secs(1_800_000_000), Duration::from_secs(3600));
@@ -82,8 +97,17 @@ impl World {
         Self::with_config(RoomConfig::default())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the beginning of virtual time")]
     pub(crate) fn with_config(config: RoomConfig) -> Self {
+        Self::with(config, false)
+    }
+
+    /// Clients reach the node by TURN only.
+    pub(crate) fn behind_relays() -> Self {
+        Self::with(RoomConfig::default(), true)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the beginning of virtual time")]
+    fn with(config: RoomConfig, relay_only: bool) -> Self {
         let now = Now { instant: Instant::now(), unix_ms: 1_800_000_000_000 };
         let mut rng = StdRng::seed_from_u64(1);
         let options = RoomOptions {
@@ -104,7 +128,8 @@ impl World {
             fingerprint: Fingerprint([7; 32]),
             node_id: NodeId::generate(&mut rng),
             node_name: "pod-0".to_owned(),
-            ice_servers: Vec::new(),
+            ice_servers: Arc::new(Relay),
+            relay_only,
         };
         Self {
             room: Room::new(options, rng, now),

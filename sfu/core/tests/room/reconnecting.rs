@@ -93,6 +93,30 @@ fn a_connection_that_breaks_while_resuming_is_resumed_again() {
 }
 
 #[test]
+fn relays_are_named_at_each_connection_and_forced_where_nothing_else_leads_in() {
+    for (mut world, forced) in
+        [(World::new(), None), (World::behind_relays(), Some(ClientConfigSetting::Enabled))]
+    {
+        let anna = world.join(params("anna", Single)).unwrap();
+        let Message::Join(join) = &world.take(anna)[0] else { panic!() };
+        let sid = join.participant.as_ref().unwrap().sid.clone();
+        let now = (world.now.unix_ms / 1000).to_string();
+        assert_eq!(join.ice_servers.len(), 1);
+        assert_eq!((&join.ice_servers[0].username, &join.ice_servers[0].credential), (&sid, &now));
+        assert_eq!(join.client_configuration.as_ref().map(|c| c.force_relay()), forced);
+
+        world.pass(Duration::from_secs(3));
+        let again = world.resume("anna", Single, &sid).unwrap();
+        let Message::Reconnect(reconnect) = &world.take(again)[0] else { panic!() };
+        let later = (world.now.unix_ms / 1000).to_string();
+        assert_eq!(reconnect.ice_servers[0].username, sid);
+        assert_eq!(reconnect.ice_servers[0].credential, later, "credentials are new");
+        assert_ne!(now, later);
+        assert_eq!(reconnect.client_configuration.as_ref().map(|c| c.force_relay()), forced);
+    }
+}
+
+#[test]
 fn another_protocol_is_offered_at_the_next_connection() {
     for (protocol, udp, relay) in [
         (CandidateProtocol::Tcp, false, false),

@@ -17,12 +17,12 @@ impl Server {
     pub(super) fn create_permission(&mut self, request: &Request<'_, '_>, now: Instant) -> Outcome {
         let index = self.owned(request)?;
         let relays = self.allocations[index].relays;
-        let mut peers: Vec<(IpAddr, IpAddr)> = Vec::new();
+        let mut peers: Vec<(IpAddr, Box<[IpAddr]>)> = Vec::new();
         for peer in request.message.peers().take(MAX_PEERS + 1) {
             let peer = peer.ok_or(400_u16)?;
             self.relay_of_family(relays, peer).ok_or(443_u16)?;
-            let local = self.peers.permitted(peer).ok_or(403_u16)?;
-            peers.push((peer.ip(), local));
+            let locals = self.peers.permitted(peer).ok_or(403_u16)?;
+            peers.push((peer.ip(), locals));
         }
         if peers.is_empty() {
             return Err(400);
@@ -30,15 +30,15 @@ impl Server {
         if peers.len() > MAX_PEERS {
             return Err(508);
         }
-        self.permit(index, &peers, now)?;
+        self.permit(index, peers, now)?;
         Ok(Some(request.success()))
     }
 
-    /// Gives all of these (address, local address) permissions, or none.
+    /// Gives all of these (address, local addresses) permissions, or none.
     fn permit(
         &mut self,
         index: usize,
-        peers: &[(IpAddr, IpAddr)],
+        peers: Vec<(IpAddr, Box<[IpAddr]>)>,
         now: Instant,
     ) -> Result<(), u16> {
         let limits = &self.limits;
@@ -57,13 +57,10 @@ impl Server {
             return Err(508);
         }
         let expires = now + PERMISSION_LIFE;
-        for (peer, local) in peers {
-            match allocation.permissions.iter_mut().find(|known| known.peer == *peer) {
-                Some(known) => (known.local, known.expires) = (*local, expires),
-                None => {
-                    let permission = Permission { peer: *peer, local: *local, expires };
-                    allocation.permissions.push(permission);
-                }
+        for (peer, locals) in peers {
+            match allocation.permissions.iter_mut().find(|known| known.peer == peer) {
+                Some(known) => (known.locals, known.expires) = (locals, expires),
+                None => allocation.permissions.push(Permission { peer, locals, expires }),
             }
         }
         Ok(())
@@ -79,6 +76,7 @@ impl Server {
         }
         let relay = self.relay_of_family(self.allocations[index].relays, peer).ok_or(443_u16)?;
         let local = self.peers.local(peer).ok_or(403_u16)?;
+        let locals = self.peers.locals(peer.ip()).ok_or(403_u16)?;
         let allocation = &mut self.allocations[index];
         allocation.channels.retain(|channel| channel.expires + CHANNEL_REST > now);
         let same = |channel: &&mut Channel| channel.number == number || channel.peer == peer;
@@ -90,7 +88,7 @@ impl Server {
         if is_new && allocation.channels.len() >= self.limits.channels as usize {
             return Err(508);
         }
-        self.permit(index, &[(peer.ip(), local.ip())], now)?;
+        self.permit(index, vec![(peer.ip(), locals)], now)?;
         let expires = now + CHANNEL_LIFE;
         let channels = &mut self.allocations[index].channels;
         match channels.iter_mut().find(|channel| channel.number == number) {

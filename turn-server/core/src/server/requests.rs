@@ -179,7 +179,10 @@ impl Server {
         now: Instant,
     ) {
         let rate = self.limits.challenges_per_second;
-        if signer.is_none() && !self.budget.try_take(client.remote.ip(), rate, now) {
+        // A connection proves its address, and nobody asks twice on one: a whole office, or all
+        // that come by one load balancer, may have the same address.
+        let is_proven = client.transport.is_stream();
+        if signer.is_none() && !is_proven && !self.budget.try_take(client.remote.ip(), rate, now) {
             self.counters.drop(DropReason::ChallengeBudget);
             return;
         }

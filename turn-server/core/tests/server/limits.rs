@@ -6,7 +6,7 @@ use turn_server_core::api::{Config, Credentials, Settings};
 use turn_server_core::counters::DropReason;
 use turn_server_core::stun::{Method, attribute as a};
 
-use crate::harness::{Account, BEGIN_S, BOB, Turn, at, config, settings, udp};
+use crate::harness::{Account, BEGIN_S, BOB, Turn, at, config, settings, tcp, udp};
 
 fn with_limits(limits: TurnLimits) -> Turn {
     let settings = Settings { limits, ..settings() };
@@ -177,7 +177,13 @@ fn one_source_is_challenged_so_often() {
     assert!(ask(&mut turn, "203.0.113.8:1"), "another source");
     turn.wait(1);
     assert!(ask(&mut turn, "203.0.113.9:1"), "a second later");
-    // Who is authentic is not held up.
+    // An address that a connection proves is not held up, and neither is who is authentic.
+    for port in 1..=100 {
+        let mut writer = turn.begin(Method::Allocate);
+        writer.attribute(a::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        let bytes = writer.finish(None, false);
+        assert!(turn.exchange(tcp(&format!("203.0.113.9:{port}")), &bytes).is_some(), "{port}");
+    }
     let client = udp("203.0.113.77:1");
     turn.allocate(client);
     for _ in 0..100 {

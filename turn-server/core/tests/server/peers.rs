@@ -198,6 +198,31 @@ fn media_nodes_are_reached_behind_the_address_that_they_advertise() {
 }
 
 #[test]
+fn media_nodes_of_one_machine_share_the_address_that_they_advertise() {
+    let mut turn = with_peers(|peers| {
+        peers.allow.clear();
+        peers.media = vec![media("10.1.2.3", &[20_000]), media("10.1.2.4", &[20_003])];
+    });
+    turn.allocate(client());
+    let relay = turn.relay();
+    assert_eq!(turn.permit(client(), "203.0.113.50:20003"), None);
+    for (peer, local) in
+        [("203.0.113.50:20000", "10.1.2.3:20000"), ("203.0.113.50:20003", "10.1.2.4:20003")]
+    {
+        assert_eq!(turn.send(client(), peer, b"x"), Some(at(local)));
+        let to = turn.server.handle_peer(relay, at(local), 4, turn.now).unwrap();
+        let mut message = to.header().to_vec();
+        message.extend_from_slice(b"data");
+        let indication = turn_server_core::stun::Message::parse(&message).unwrap();
+        assert_eq!(indication.peer, Some(at(peer)), "as the client knows it");
+    }
+    assert_eq!(turn.bind(client(), 0x4000, "203.0.113.50:20000"), None);
+    assert_eq!(turn.channel_data(client(), 0x4000, b"x"), Some(at("10.1.2.3:20000")));
+    let to = turn.server.handle_peer(relay, at("10.1.2.4:20003"), 4, turn.now).unwrap();
+    assert!(to.header().len() > 4, "the channel is the other node's");
+}
+
+#[test]
 fn a_changed_policy_holds_for_what_exists() {
     let settings_with = |media: Vec<MediaPeer>| {
         let settings = settings();
