@@ -8,6 +8,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod autoscaling;
 mod drain;
 mod http;
 mod ingress;
@@ -16,6 +17,7 @@ mod node;
 mod redis;
 mod rooms;
 
+pub use autoscaling::{AutoscalingMode, AutoscalingSpec, ScalingBehavior, ScalingRule};
 pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
@@ -72,6 +74,10 @@ use crate::status::LiveClusterStatus;
         .message("spec.domain may end in .localhost only with spec.development: true"),
     validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || self.media.ports.count >= (self.nodes + 1) * (self.node.workers + 1)")
         .message("spec.media.ports.count is too small: it must be at least (spec.nodes + 1) * (spec.node.workers + 1)"),
+    validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || !has(self.autoscaling) || self.autoscaling.mode == 'None' || self.media.ports.count >= (self.autoscaling.maxNodes + 1) * (self.node.workers + 1)")
+        .message("spec.media.ports.count is too small: it must be at least (spec.autoscaling.maxNodes + 1) * (spec.node.workers + 1)"),
+    validation = Rule::new("!has(self.autoscaling) || self.autoscaling.mode == 'None' || self.nodes == oldSelf.nodes || (self.nodes >= self.autoscaling.minNodes && self.nodes <= self.autoscaling.maxNodes)")
+        .message("spec.nodes belongs to the autoscaler: it can be changed only to a number from spec.autoscaling.minNodes to maxNodes; leave it out, or set spec.autoscaling.mode: None"),
     validation = Rule::new("!has(self.webhooks) || !has(self.webhooks.apiKey) || (has(self.keys) && has(self.keys.secretName))")
         .message("spec.webhooks.apiKey names one of the keys of spec.keys.secretName, which must be given")
 )]
@@ -94,11 +100,15 @@ pub struct LiveClusterSpec {
     /// certificate. Never set it for a cluster that others use.
     #[serde(default)]
     pub development: bool,
-    /// Desired media nodes (pods). Also the `replicas` of the scale subresource.
+    /// Desired media nodes (pods). Also the `replicas` of the scale subresource. Leave it out where
+    /// `spec.autoscaling` sets it.
     #[serde(default = "default_nodes")]
     #[schemars(range(min = 1, max = 1000))]
     #[schemars(extend("format" = "int32"))]
     pub nodes: u16,
+    /// How many media nodes there are, by what they do.
+    #[serde(default)]
+    pub autoscaling: AutoscalingSpec,
     /// The pods of media nodes.
     #[serde(default)]
     pub node: NodeSpec,
