@@ -5,6 +5,7 @@ use crds::LiveCluster;
 use k8s_openapi::ByteString;
 
 use super::*;
+use crate::metrics_api::Registration;
 
 /// Uid of every LiveCluster in tests.
 const UID: &str = "6f1b1d1e-0000-4000-8000-000000000001";
@@ -36,6 +37,7 @@ pub(crate) fn found(yaml: &str) -> Dereferenced {
         peer: None,
         redis_set: None,
         pods: Vec::new(),
+        metrics_api: Registration::Ours { available: true, message: String::new() },
     }
 }
 
@@ -74,6 +76,11 @@ fn what_a_person_must_change_is_named() {
             "nodes: 9, node: {resources: {requests: {cpu: 4}}}, media: {ports: {count: 49}}",
             "TooFewPorts",
             "spec.media.ports.count is 49, but 9 nodes with 4 workers, and one more while nodes are replaced, take 50 ports",
+        ),
+        (
+            "autoscaling: {mode: BuiltIn, maxNodes: 9}, media: {ports: {count: 19}}",
+            "TooFewPorts",
+            "spec.media.ports.count is 19, but 9 nodes with 1 workers, and one more while nodes are replaced, take 20 ports",
         ),
     ];
     for (spec, reason, message) in cases {

@@ -1,0 +1,93 @@
+use super::*;
+
+fn ours(available: bool) -> Registration {
+    Registration::Ours { available, message: "dial tcp: refused".to_owned() }
+}
+
+fn foreign() -> Registration {
+    Registration::Foreign { service: "monitoring/adapter".to_owned() }
+}
+
+#[test]
+fn the_operator_scales_where_the_metrics_api_cannot_be_had() {
+    use AutoscalingMode::{BuiltIn, Hpa, None};
+    let cases = [
+        (None, ours(true), Scaler::None),
+        (None, foreign(), Scaler::None),
+        (BuiltIn, ours(true), Scaler::BuiltIn),
+        (Hpa, Registration::Off, Scaler::BuiltIn),
+        (Hpa, foreign(), Scaler::BuiltIn),
+        (Hpa, Registration::Unknown, Scaler::Hpa),
+        (Hpa, ours(true), Scaler::Hpa),
+        (Hpa, ours(false), Scaler::Hpa),
+    ];
+    for (mode, registration, expected) in cases {
+        assert_eq!(Scaler::of(mode, &registration), expected, "{mode:?} {registration:?}");
+    }
+}
+
+/// Conditions with their truth and reason.
+fn conditions(
+    mode: AutoscalingMode,
+    scaler: ActiveScaler,
+    complete: bool,
+    registration: &Registration,
+) -> Vec<String> {
+    let decision = Decision { nodes: 2, needed: 2, need: None, complete };
+    let found = findings(mode, Some(&Scaling { scaler, decision }), registration);
+    found.iter().map(|f| format!("{}={}/{}", f.kind, f.truth.as_str(), f.reason)).collect()
+}
+
+#[test]
+fn conditions_tell_who_scales_and_what_is_in_the_way() {
+    use ActiveScaler as Active;
+    use AutoscalingMode::{BuiltIn, Hpa};
+    let cases = [
+        (BuiltIn, Active::BuiltIn, true, Registration::Off, vec!["AutoscalingActive=True/BuiltIn"]),
+        (
+            BuiltIn,
+            Active::BuiltIn,
+            false,
+            Registration::Off,
+            vec!["AutoscalingActive=False/NodesSilent"],
+        ),
+        (
+            Hpa,
+            Active::Hpa,
+            true,
+            ours(true),
+            vec![
+                "AutoscalingActive=True/HorizontalPodAutoscaler",
+                "MetricsAPIAvailable=True/Registered",
+            ],
+        ),
+        (
+            Hpa,
+            Active::Hpa,
+            true,
+            ours(false),
+            vec![
+                "AutoscalingActive=False/MetricsAPIUnavailable",
+                "MetricsAPIAvailable=False/NoAnswer",
+            ],
+        ),
+        (
+            Hpa,
+            Active::BuiltIn,
+            true,
+            foreign(),
+            vec!["AutoscalingActive=True/BuiltIn", "MetricsAPIAvailable=False/OwnedByOther"],
+        ),
+        (
+            Hpa,
+            Active::BuiltIn,
+            true,
+            Registration::Off,
+            vec!["AutoscalingActive=True/BuiltIn", "MetricsAPIAvailable=False/NotInstalled"],
+        ),
+    ];
+    for (mode, scaler, complete, registration, expected) in cases {
+        assert_eq!(conditions(mode, scaler, complete, &registration), expected);
+    }
+    assert!(findings(Hpa, None, &ours(true)).is_empty());
+}
