@@ -161,6 +161,8 @@ async fn a_silent_node_sends_nobody_away() {
     for slot in [0, 1] {
         run_pod(&scene, &host, slot).await;
     }
+    // Until a pod takes traffic it is known to be empty.
+    states_become(&scene, ["open", "open"]).await;
     set_scaling(&scene, &scaling("BuiltIn")).await;
     for _ in 0..5 {
         let cluster = scene.reconcile().await;
