@@ -131,7 +131,8 @@ impl fmt::Display for Need {
                 write!(f, "{rooms} rooms and {free} free slots")
             }
             Figure::Subscribers => write!(f, "{value} subscribers"),
-            Figure::Load => write!(f, "a load of {}% of a node", value / 10),
+            // Rounded: every change is a write to the API server.
+            Figure::Load => write!(f, "a load of up to {}% of a node", value.div_ceil(100) * 10),
         }
     }
 }

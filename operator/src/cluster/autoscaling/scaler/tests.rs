@@ -75,12 +75,12 @@ fn the_target_that_needs_the_most_nodes_wins() {
     let load = |load| Demand { load: told(load), ..nothing() };
     let subscribers = |count| Demand { subscribers: told(count), ..rooms(11) };
     let cases = [
-        (policy(), nothing(), 1, "0 nodes for a load of 0% of a node"),
+        (policy(), nothing(), 1, "0 nodes for a load of up to 0% of a node"),
         (policy(), rooms(10), 1, "1 nodes for 10 rooms"),
         (policy(), rooms(11), 2, "2 nodes for 11 rooms"),
         (policy(), rooms(9_999), 20, "1000 nodes for 9999 rooms"),
         (policy(), subscribers(301), 4, "4 nodes for 301 subscribers"),
-        (policy(), load(1_401), 3, "3 nodes for a load of 140% of a node"),
+        (policy(), load(1_401), 3, "3 nodes for a load of up to 150% of a node"),
         (free.clone(), rooms(15), 2, "2 nodes for 15 rooms and 5 free slots"),
         (free, rooms(16), 3, "3 nodes for 16 rooms and 5 free slots"),
         (policy(), at_least(rooms(11)), 2, "2 nodes for at least 11 rooms"),
