@@ -20,9 +20,8 @@ use tokio::sync::watch;
 use super::*;
 
 /// Port at which the operator asks media nodes.
-const ADMIN_PORT: u16 = operator::cluster::build::node::ADMIN_PORT;
-/// A port other than the operator's own, which may run on this machine, cannot be chosen: each
-/// played node has an address of its own instead.
+const ADMIN_PORT: u16 = cluster::build::node::ADMIN_PORT;
+/// Each played node has an address of its own, since the port is the same for all.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 0);
 
 /// A media node that tells how many rooms it has.
