@@ -187,15 +187,15 @@ pub fn findings(
     let answers = registration.finding(condition::METRICS_API_AVAILABLE);
     let reaches = *scaler == ActiveScaler::BuiltIn || answers.truth == Truth::True;
     let need = decision.need.map(|need| need.to_string()).unwrap_or_default();
-    let active = match (decision.complete, reaches) {
-        (true, true) => {
+    let active = match (decision.silent, reaches) {
+        (false, true) => {
             let reason = match scaler {
                 ActiveScaler::Hpa => "HorizontalPodAutoscaler",
                 ActiveScaler::BuiltIn => "BuiltIn",
             };
             Finding::new(condition::AUTOSCALING_ACTIVE, true, reason, need)
         }
-        (false, true) => {
+        (true, true) => {
             let message =
                 format!("not every node tells what it does; no node is sent away: {need}");
             Finding::new(condition::AUTOSCALING_ACTIVE, false, "NodesSilent", message)

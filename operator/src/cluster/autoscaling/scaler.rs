@@ -132,7 +132,7 @@ impl fmt::Display for Need {
             }
             Figure::Subscribers => write!(f, "{value} subscribers"),
             // Rounded: every change is a write to the API server.
-            Figure::Load => write!(f, "a load of up to {}% of a node", value.div_ceil(100) * 10),
+            Figure::Load => write!(f, "a load of about {}% of a node", value.div_ceil(100) * 10),
         }
     }
 }
@@ -146,8 +146,9 @@ pub struct Decision {
     pub needed: u16,
     /// What asked for them.
     pub need: Option<Need>,
-    /// Every node told what it does.
-    pub complete: bool,
+    /// A node does not tell what it does. One that has just started does, while it takes a second
+    /// look to see how busy it is.
+    pub silent: bool,
 }
 
 /// What was asked for within a window, as the extreme that speaks most against a change.
@@ -203,9 +204,11 @@ impl History {
     ) -> Decision {
         let needs = policy.needs(demand);
         let complete = needs.iter().all(|need| need.sum.complete);
-        let need = needs.into_iter().max_by_key(|need| need.nodes);
+        // Of those that ask for as many the first.
+        let need = needs.into_iter().rev().max_by_key(|need| need.nodes);
         let needed = policy.clamp(need.map_or(current, |need| need.nodes));
         let asked = if complete { needed } else { policy.clamp(needed.max(current)) };
+        let silent = !(demand.rooms.complete && demand.subscribers.complete);
         if !std::mem::replace(&mut self.begun, true) {
             self.ask(policy, current, now);
         }
@@ -220,7 +223,7 @@ impl History {
         } else {
             current
         };
-        Decision { nodes: policy.clamp(nodes), needed, need, complete }
+        Decision { nodes: policy.clamp(nodes), needed, need, silent }
     }
 
     /// Remembers that the number of nodes was changed.

@@ -30,10 +30,10 @@ fn the_operator_scales_where_the_metrics_api_cannot_be_had() {
 fn conditions(
     mode: AutoscalingMode,
     scaler: ActiveScaler,
-    complete: bool,
+    silent: bool,
     registration: &Registration,
 ) -> Vec<String> {
-    let decision = Decision { nodes: 2, needed: 2, need: None, complete };
+    let decision = Decision { nodes: 2, needed: 2, need: None, silent };
     let found = findings(mode, Some(&Scaling { scaler, decision }), registration);
     found.iter().map(|f| format!("{}={}/{}", f.kind, f.truth.as_str(), f.reason)).collect()
 }
@@ -43,18 +43,24 @@ fn conditions_tell_who_scales_and_what_is_in_the_way() {
     use ActiveScaler as Active;
     use AutoscalingMode::{BuiltIn, Hpa};
     let cases = [
-        (BuiltIn, Active::BuiltIn, true, Registration::Off, vec!["AutoscalingActive=True/BuiltIn"]),
         (
             BuiltIn,
             Active::BuiltIn,
             false,
+            Registration::Off,
+            vec!["AutoscalingActive=True/BuiltIn"],
+        ),
+        (
+            BuiltIn,
+            Active::BuiltIn,
+            true,
             Registration::Off,
             vec!["AutoscalingActive=False/NodesSilent"],
         ),
         (
             Hpa,
             Active::Hpa,
-            true,
+            false,
             ours(true),
             vec![
                 "AutoscalingActive=True/HorizontalPodAutoscaler",
@@ -64,7 +70,7 @@ fn conditions_tell_who_scales_and_what_is_in_the_way() {
         (
             Hpa,
             Active::Hpa,
-            true,
+            false,
             ours(false),
             vec![
                 "AutoscalingActive=False/MetricsAPIUnavailable",
@@ -74,20 +80,20 @@ fn conditions_tell_who_scales_and_what_is_in_the_way() {
         (
             Hpa,
             Active::BuiltIn,
-            true,
+            false,
             foreign(),
             vec!["AutoscalingActive=True/BuiltIn", "MetricsAPIAvailable=False/OwnedByOther"],
         ),
         (
             Hpa,
             Active::BuiltIn,
-            true,
+            false,
             Registration::Off,
             vec!["AutoscalingActive=True/BuiltIn", "MetricsAPIAvailable=False/NotInstalled"],
         ),
     ];
-    for (mode, scaler, complete, registration, expected) in cases {
-        assert_eq!(conditions(mode, scaler, complete, &registration), expected);
+    for (mode, scaler, silent, registration, expected) in cases {
+        assert_eq!(conditions(mode, scaler, silent, &registration), expected);
     }
     assert!(findings(Hpa, None, &ours(true)).is_empty());
 }

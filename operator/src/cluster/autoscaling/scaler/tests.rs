@@ -75,12 +75,12 @@ fn the_target_that_needs_the_most_nodes_wins() {
     let load = |load| Demand { load: told(load), ..nothing() };
     let subscribers = |count| Demand { subscribers: told(count), ..rooms(11) };
     let cases = [
-        (policy(), nothing(), 1, "0 nodes for a load of up to 0% of a node"),
+        (policy(), nothing(), 1, "0 nodes for 0 rooms"),
         (policy(), rooms(10), 1, "1 nodes for 10 rooms"),
         (policy(), rooms(11), 2, "2 nodes for 11 rooms"),
         (policy(), rooms(9_999), 20, "1000 nodes for 9999 rooms"),
         (policy(), subscribers(301), 4, "4 nodes for 301 subscribers"),
-        (policy(), load(1_401), 3, "3 nodes for a load of up to 150% of a node"),
+        (policy(), load(1_401), 3, "3 nodes for a load of about 150% of a node"),
         (free.clone(), rooms(15), 2, "2 nodes for 15 rooms and 5 free slots"),
         (free, rooms(16), 3, "3 nodes for 16 rooms and 5 free slots"),
         (policy(), at_least(rooms(11)), 2, "2 nodes for at least 11 rooms"),
@@ -152,7 +152,15 @@ fn silence_holds_what_there_is_and_never_sends_away() {
     let mut clock = Clock::new(policy(), 4);
     assert_eq!(clock.until(60 * MINUTE, &at_least(nothing())), []);
     let decision = clock.look(&at_least(rooms(55)));
-    assert_eq!((decision.nodes, decision.complete), (6, false), "more is more, whoever is silent");
+    assert_eq!((decision.nodes, decision.silent), (6, true), "more is more, whoever is silent");
+}
+
+#[test]
+fn a_load_that_takes_a_second_look_is_no_silence_and_sends_nobody_away() {
+    let mut clock = Clock::new(policy(), 4);
+    let unknown = Demand { load: Sum { value: 0, complete: false }, ..nothing() };
+    assert_eq!(clock.until(60 * MINUTE, &unknown), []);
+    assert!(!clock.look(&unknown).silent);
 }
 
 #[test]
@@ -197,7 +205,8 @@ proptest! {
                 prop_assert!(after >= before, "silence sent a node away");
             }
             prop_assert!(after <= before || after <= decision.needed, "more than anybody needs");
-            asked.push(if decision.complete { decision.needed } else { decision.needed.max(before) });
+            let complete = !decision.silent;
+            asked.push(if complete { decision.needed } else { decision.needed.max(before) });
             // Looks are ten seconds apart.
             let window = &asked[asked.len().saturating_sub(60)..];
             if after < before {
