@@ -76,7 +76,7 @@ use crate::status::LiveClusterStatus;
         .message("spec.media.ports.count is too small: it must be at least (spec.nodes + 1) * (spec.node.workers + 1)"),
     validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || !has(self.autoscaling) || self.autoscaling.mode == 'None' || self.media.ports.count >= (self.autoscaling.maxNodes + 1) * (self.node.workers + 1)")
         .message("spec.media.ports.count is too small: it must be at least (spec.autoscaling.maxNodes + 1) * (spec.node.workers + 1)"),
-    validation = Rule::new("!has(self.autoscaling) || self.autoscaling.mode == 'None' || self.nodes == oldSelf.nodes || (self.nodes >= self.autoscaling.minNodes && self.nodes <= self.autoscaling.maxNodes)")
+    validation = Rule::new("!has(self.autoscaling) || self.autoscaling.mode == 'None' || self.nodes == oldSelf.nodes || self.nodes == 2 || (self.nodes >= self.autoscaling.minNodes && self.nodes <= self.autoscaling.maxNodes)")
         .message("spec.nodes belongs to the autoscaler: it can be changed only to a number from spec.autoscaling.minNodes to maxNodes; leave it out, or set spec.autoscaling.mode: None"),
     validation = Rule::new("!has(self.webhooks) || !has(self.webhooks.apiKey) || (has(self.keys) && has(self.keys.secretName))")
         .message("spec.webhooks.apiKey names one of the keys of spec.keys.secretName, which must be given")
@@ -141,7 +141,8 @@ pub struct LiveClusterSpec {
     pub log: LogSpec,
 }
 
-/// Two nodes: one may go without ending the service.
+/// Two nodes: one may go without ending the service. A rule of the specification knows this number:
+/// whoever takes `nodes` out of a manifest asks for it.
 fn default_nodes() -> u16 {
     2
 }

@@ -187,41 +187,6 @@ fn bad_details() -> Vec<(Value, &'static str)> {
     ]
 }
 
-/// Autoscaling.
-fn bad_scaling() -> Vec<(Value, &'static str)> {
-    let scaling = |scaling: Value| changed("autoscaling", scaling);
-    let rule = |window: &str, period: &str| {
-        json!({"mode": "BuiltIn", "behavior": {
-            "scaleIn": {"window": window, "nodes": 1, "period": period},
-        }})
-    };
-    let few_ports = json!({"domain": "live.example.com", "node": {"workers": 2},
-        "autoscaling": {"mode": "HPA", "maxNodes": 30}, "media": {"ports": {"count": 92}}});
-    vec![
-        (scaling(json!({"mode": "Magic"})), "supported values: \"None\", \"HPA\", \"BuiltIn\""),
-        (
-            scaling(json!({"mode": "HPA", "minNodes": 3, "maxNodes": 2})),
-            "spec.autoscaling.minNodes must not be above spec.autoscaling.maxNodes",
-        ),
-        (scaling(json!({"mode": "HPA", "minNodes": 0})), "should be greater than or equal to 1"),
-        (scaling(json!({"mode": "HPA", "loadPercent": 96})), "should be less than or equal to 95"),
-        (scaling(json!({"mode": "HPA", "loadPercent": 0})), "spec.autoscaling needs a target"),
-        (
-            scaling(json!({"mode": "BuiltIn", "freeSlots": 5})),
-            "spec.autoscaling.freeSlots needs spec.autoscaling.roomsPerNode",
-        ),
-        (
-            scaling(json!({"roomsPerNode": 10})),
-            "roomsPerNode and subscribersPerNode need spec.autoscaling.mode HPA or BuiltIn",
-        ),
-        (scaling(rule("61m", "1m")), "window of spec.autoscaling.behavior must be at most 1h"),
-        (scaling(rule("5m", "31m")), "period of spec.autoscaling.behavior must be from 1s to 30m"),
-        (scaling(rule("5m", "0s")), "period of spec.autoscaling.behavior must be from 1s to 30m"),
-        (scaling(rule("soon", "1m")), "spec.autoscaling.behavior.scaleIn.window"),
-        (few_ports, "it must be at least (spec.autoscaling.maxNodes + 1)"),
-    ]
-}
-
 /// Rooms and webhooks.
 fn bad_rooms() -> Vec<(Value, &'static str)> {
     let webhooks = |webhooks: Value| changed("webhooks", webhooks);
@@ -263,7 +228,7 @@ async fn bad_manifests_are_refused_with_the_reason() {
     let Some(client) = client().await else { return };
     let mut messages = BTreeSet::new();
     let specs = bad_foundations().into_iter().chain(bad_details()).chain(bad_rooms());
-    for (spec, message) in specs.chain(bad_scaling()) {
+    for (spec, message) in specs.chain(autoscaling::bad_specs()) {
         let refused = dry_run(&client, &manifest("bad", &spec)).await;
         let refused = refused.expect_err(&format!("{spec} was taken"));
         assert!(refused.contains(message), "{spec}\nwas refused with: {refused}\nnot: {message}");

@@ -24,6 +24,41 @@ const ADMIN_PORT: u16 = cluster::build::node::ADMIN_PORT;
 /// Each played node has an address of its own, since the port is the same for all.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 0);
 
+/// Specifications that are refused, with the reason.
+pub(super) fn bad_specs() -> Vec<(Value, &'static str)> {
+    let scaling = |scaling: Value| changed("autoscaling", scaling);
+    let rule = |window: &str, period: &str| {
+        json!({"mode": "BuiltIn", "behavior": {
+            "scaleIn": {"window": window, "nodes": 1, "period": period},
+        }})
+    };
+    let few_ports = json!({"domain": "live.example.com", "node": {"workers": 2},
+        "autoscaling": {"mode": "HPA", "maxNodes": 30}, "media": {"ports": {"count": 92}}});
+    vec![
+        (scaling(json!({"mode": "Magic"})), "supported values: \"None\", \"HPA\", \"BuiltIn\""),
+        (
+            scaling(json!({"mode": "HPA", "minNodes": 3, "maxNodes": 2})),
+            "spec.autoscaling.minNodes must not be above spec.autoscaling.maxNodes",
+        ),
+        (scaling(json!({"mode": "HPA", "minNodes": 0})), "should be greater than or equal to 1"),
+        (scaling(json!({"mode": "HPA", "loadPercent": 96})), "should be less than or equal to 95"),
+        (scaling(json!({"mode": "HPA", "loadPercent": 0})), "spec.autoscaling needs a target"),
+        (
+            scaling(json!({"mode": "BuiltIn", "freeSlots": 5})),
+            "spec.autoscaling.freeSlots needs spec.autoscaling.roomsPerNode",
+        ),
+        (
+            scaling(json!({"roomsPerNode": 10})),
+            "roomsPerNode and subscribersPerNode need spec.autoscaling.mode HPA or BuiltIn",
+        ),
+        (scaling(rule("61m", "1m")), "window of spec.autoscaling.behavior must be at most 1h"),
+        (scaling(rule("5m", "31m")), "period of spec.autoscaling.behavior must be from 1s to 30m"),
+        (scaling(rule("5m", "0s")), "period of spec.autoscaling.behavior must be from 1s to 30m"),
+        (scaling(rule("soon", "1m")), "spec.autoscaling.behavior.scaleIn.window"),
+        (few_ports, "it must be at least (spec.autoscaling.maxNodes + 1)"),
+    ]
+}
+
 /// A media node that tells how many rooms it has.
 struct PlayedNode {
     address: Ipv4Addr,
@@ -251,8 +286,11 @@ async fn the_number_of_nodes_belongs_to_the_autoscaler() {
     let refused = scale(4).await.unwrap_err().to_string();
     assert!(refused.contains("spec.nodes belongs to the autoscaler"), "{refused}");
     scale(3).await.unwrap();
-    // Bounds may be moved past the number: the autoscaler follows.
+    // Bounds may be moved past the number: the autoscaler follows. Who takes the number out of a
+    // manifest asks for the default.
     change(json!({"autoscaling": {"maxNodes": 2}})).await.unwrap();
+    change(json!({"autoscaling": {"minNodes": 3, "maxNodes": 3}})).await.unwrap();
+    change(json!({"nodes": null})).await.unwrap();
     change(json!({"nodes": 7, "autoscaling": {"mode": "None", "roomsPerNode": null}}))
         .await
         .unwrap();
