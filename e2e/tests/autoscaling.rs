@@ -52,7 +52,7 @@ fn nodes_follow_rooms(live_cluster: &LiveCluster) -> Result<()> {
     let clara = PythonClient::start(&network, Person::clara())?;
     let dora = PythonClient::start(&network, Person::dora())?;
     let case = Case { live_cluster, http, access: access.clone() };
-    case.metric_becomes("rooms", "0")?;
+    case.metric_becomes("rooms", |value| value == "0")?;
     let enter = |people: &[&dyn RoomClient], room: &str| {
         for client in people {
             client.join(&access.url, &access.token(&client.person().identity, room)?)?;
@@ -62,7 +62,10 @@ fn nodes_follow_rooms(live_cluster: &LiveCluster) -> Result<()> {
     };
     let in_lobby: [&dyn RoomClient; 2] = [&anna, &bob];
     let lobby = enter(&in_lobby, LOBBY)?;
-    case.metric_becomes("rooms", "1")?;
+    case.metric_becomes("rooms", |value| value == "1")?;
+    case.metric_becomes("subscribers", |value| value == "2")?;
+    // Thousandths of a node.
+    case.metric_becomes("load", |value| value.ends_with('m') && value != "0m")?;
     let mut series = Series::new(live_cluster);
     stage("three nodes for five rooms", || {
         case.load(true)?;
@@ -116,17 +119,18 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// Asks for a metric as Kubernetes's autoscaler does, until it has this value.
-    fn metric_becomes(&self, metric: &str, expected: &str) -> Result<()> {
+    /// Asks for a metric as Kubernetes's autoscaler does, until it is as expected.
+    fn metric_becomes(&self, metric: &str, expected: impl Fn(&str) -> bool) -> Result<()> {
         let namespace = self.live_cluster.namespace();
         let path = format!(
             "/apis/custom.metrics.k8s.io/v1beta2/namespaces/{}/liveclusters.livecluster.dev/{NAME}/{metric}",
             namespace.name()
         );
-        eventually("the metrics API answers", READY_TIMEOUT, || {
+        eventually(&format!("the metrics API tells {metric}"), READY_TIMEOUT, || {
             let text = namespace.kubectl().args(["get", "--raw", &path]).read()?;
             let list: Value = serde_json::from_str(&text)?;
-            ensure!(list["items"][0]["value"] == expected, "it answers {list}");
+            let value = list["items"][0]["value"].as_str();
+            ensure!(value.is_some_and(&expected), "it answers {list}");
             Ok(())
         })
     }
