@@ -90,6 +90,8 @@ pub struct Scaling {
     pub scaler: ActiveScaler,
     /// What the nodes' answers ask for.
     pub decision: Decision,
+    /// Who applies manifests with `spec.nodes` all the same.
+    pub rival: Option<String>,
 }
 
 impl Scaling {
@@ -136,7 +138,7 @@ pub async fn scale(
         info!(%namespace, %name, from = current, to = decision.nodes, "Number of nodes changed");
         events::scaled(context, cluster, current, &decision).await;
     }
-    Ok(Some(Scaling { scaler, decision }))
+    Ok(Some(Scaling { scaler, decision, rival: rival(cluster) }))
 }
 
 /// Somebody asked for a HorizontalPodAutoscaler that cannot be had: says so once.
@@ -151,6 +153,17 @@ async fn tell_what_is_missing(found: &Dereferenced, valid: &ValidCluster, contex
     if !told {
         events::metrics_api_missing(context, &found.cluster, &finding).await;
     }
+}
+
+/// Who applies manifests in which `spec.nodes` is: a tool that does so continually works against
+/// the scaler. Only who applies on the server's side says what it holds on to.
+fn rival(cluster: &LiveCluster) -> Option<String> {
+    let entry = cluster.managed_fields().iter().find(|entry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        let holds = fields.is_some_and(|fields| fields.pointer("/f:spec/f:nodes").is_some());
+        entry.operation.as_deref() == Some("Apply") && entry.subresource.is_none() && holds
+    })?;
+    entry.manager.clone()
 }
 
 /// Writes `spec.nodes` as the HorizontalPodAutoscaler would; the change starts a new reconcile.
@@ -183,13 +196,18 @@ pub fn findings(
     scaling: Option<&Scaling>,
     registration: &Registration,
 ) -> Vec<Finding> {
-    let Some(Scaling { scaler, decision }) = scaling else { return Vec::new() };
+    let Some(Scaling { scaler, decision, rival }) = scaling else { return Vec::new() };
     let answers = registration.finding(condition::METRICS_API_AVAILABLE);
     let reaches = *scaler == ActiveScaler::BuiltIn || answers.truth == Truth::True;
-    let need = decision.need.map(|need| need.to_string()).unwrap_or_default();
+    let mut need = decision.need.map(|need| need.to_string()).unwrap_or_default();
+    if let Some(rival) = rival {
+        let warning = "applies spec.nodes, too, and sets it back each time: leave it out there";
+        need = format!("{rival} {warning}; {need}");
+    }
     let active = match (decision.silent, reaches) {
         (false, true) => {
             let reason = match scaler {
+                _ if rival.is_some() => "NodesAppliedByOther",
                 ActiveScaler::Hpa => "HorizontalPodAutoscaler",
                 ActiveScaler::BuiltIn => "BuiltIn",
             };
