@@ -8,6 +8,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod autoscaling;
 mod drain;
 mod http;
 mod ingress;
@@ -17,6 +18,7 @@ mod redis;
 mod rooms;
 mod turn;
 
+pub use autoscaling::{AutoscalingMode, AutoscalingSpec, ScalingBehavior, ScalingRule};
 pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
@@ -82,6 +84,10 @@ use crate::status::LiveClusterStatus;
         .message("spec.turn.port must not be one of spec.media.ports"),
     validation = Rule::new("!has(self.turn) || !has(self.turn.tls) || self.turn.tls.port != 443 || self.turn.tls.domain != self.domain")
         .message("spec.turn.tls.domain must differ from spec.domain: on port 443 the name tells TURN from the web"),
+    validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || !has(self.autoscaling) || self.autoscaling.mode == 'None' || self.media.ports.count >= (self.autoscaling.maxNodes + 1) * (self.node.workers + 2)")
+        .message("spec.media.ports.count is too small: it must be at least (spec.autoscaling.maxNodes + 1) * (spec.node.workers + 2)"),
+    validation = Rule::new("!has(self.autoscaling) || self.autoscaling.mode == 'None' || self.nodes == oldSelf.nodes || self.nodes == 2 || (self.nodes >= self.autoscaling.minNodes && self.nodes <= self.autoscaling.maxNodes)")
+        .message("spec.nodes belongs to the autoscaler: it can be changed only to a number from spec.autoscaling.minNodes to maxNodes; leave it out, or set spec.autoscaling.mode: None"),
     validation = Rule::new("!has(self.webhooks) || !has(self.webhooks.apiKey) || (has(self.keys) && has(self.keys.secretName))")
         .message("spec.webhooks.apiKey names one of the keys of spec.keys.secretName, which must be given")
 )]
@@ -104,11 +110,15 @@ pub struct LiveClusterSpec {
     /// certificate. Never set it for a cluster that others use.
     #[serde(default)]
     pub development: bool,
-    /// Desired media nodes (pods). Also the `replicas` of the scale subresource.
+    /// Desired media nodes (pods). Also the `replicas` of the scale subresource. Leave it out where
+    /// `spec.autoscaling` sets it.
     #[serde(default = "default_nodes")]
     #[schemars(range(min = 1, max = 1000))]
     #[schemars(extend("format" = "int32"))]
     pub nodes: u16,
+    /// How many media nodes there are, by what they do.
+    #[serde(default)]
+    pub autoscaling: AutoscalingSpec,
     /// The pods of media nodes.
     #[serde(default)]
     pub node: NodeSpec,
@@ -144,7 +154,8 @@ pub struct LiveClusterSpec {
     pub log: LogSpec,
 }
 
-/// Two nodes: one may go without ending the service.
+/// Two nodes: one may go without ending the service. A rule of the specification knows this number:
+/// whoever takes `nodes` out of a manifest asks for it.
 fn default_nodes() -> u16 {
     2
 }

@@ -19,6 +19,13 @@ pub const OPEN: &str = "open";
 pub const CORDONED: &str = "cordoned";
 /// Value of [`PLACEMENT`]: the pod moves its rooms to others.
 pub const DRAINING: &str = "draining";
+/// Label of media pods: `true` while they have rooms or subscribers.
+pub const OCCUPIED: &str = "livecluster.dev/occupied";
+/// Annotation of media pods: whether the cluster autoscaler may evict them. It leaves pods of
+/// controllers that it does not know alone unless told otherwise.
+pub const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+/// Annotation of media pods: Karpenter leaves their Kubernetes node alone.
+pub const DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
 /// Annotation of media pods that leave: since when they have been in their state (RFC 3339).
 pub const PLACEMENT_SINCE: &str = "livecluster.dev/placement-since";
 /// Annotation of media pods that leave: why.
@@ -89,6 +96,18 @@ pub fn redis_secret(cluster: &str) -> String {
 #[must_use]
 pub fn signalling(cluster: &str) -> String {
     format!("{cluster}-signalling")
+}
+
+/// HorizontalPodAutoscaler of the media nodes.
+#[must_use]
+pub fn autoscaler(cluster: &str) -> String {
+    format!("{cluster}-nodes")
+}
+
+/// PodDisruptionBudget of the media nodes that have rooms.
+#[must_use]
+pub fn occupied_budget(cluster: &str) -> String {
+    format!("{cluster}-occupied")
 }
 
 /// The media pod of a slot.

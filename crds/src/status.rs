@@ -27,6 +27,10 @@ pub mod condition {
     pub const TURN_READY: &str = "TurnReady";
     /// Clients reach the domain by TLS.
     pub const TLS_CONFIGURED: &str = "TLSConfigured";
+    /// Somebody sets the number of nodes by what they do, and has the figures to do so.
+    pub const AUTOSCALING_ACTIVE: &str = "AutoscalingActive";
+    /// The HorizontalPodAutoscaler can ask the operator; only where there is one.
+    pub const METRICS_API_AVAILABLE: &str = "MetricsAPIAvailable";
 }
 
 /// What the operator reports about a LiveCluster.
@@ -55,14 +59,41 @@ pub struct LiveClusterStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// Conditions: `Ready`, `Available`, `Progressing`, `Degraded`, `Draining`,
-    /// `RedisReachable`, `AddressesDiscovered`, `TurnReady`, `TLSConfigured`.
+    /// `RedisReachable`, `AddressesDiscovered`, `TurnReady`, `TLSConfigured`, `AutoscalingActive`
+    /// and `MetricsAPIAvailable`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
+    /// What the autoscaler does; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingStatus>,
     /// The media nodes, at most 200 of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
     pub members: Vec<Member>,
+}
+
+/// What the autoscaler does.
+#[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AutoscalingStatus {
+    /// Who sets `spec.nodes`.
+    pub scaler: ActiveScaler,
+    /// Media nodes that the rooms of the last look need, before windows and periods.
+    #[schemars(extend("format" = "int32"))]
+    pub needed_nodes: u16,
+    /// What asks for the most nodes, or why nothing is decided.
+    pub reason: String,
+}
+
+/// Who sets `spec.nodes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ActiveScaler {
+    /// The HorizontalPodAutoscaler.
+    #[serde(rename = "HPA")]
+    Hpa,
+    /// The operator.
+    BuiltIn,
 }
 
 /// A media node.
@@ -113,7 +144,8 @@ pub enum MemberState {
 fn conditions_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "description": "Conditions: `Ready`, `Available`, `Progressing`, `Degraded`, \
-            `Draining`, `RedisReachable`, `AddressesDiscovered`, `TLSConfigured`.",
+            `Draining`, `RedisReachable`, `AddressesDiscovered`, `TLSConfigured`, \
+            `AutoscalingActive` and `MetricsAPIAvailable`.",
         "type": "array",
         "maxItems": 32,
         "x-kubernetes-list-type": "map",

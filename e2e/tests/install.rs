@@ -12,8 +12,8 @@ use e2e::stage::say;
 use e2e::wait::eventually;
 
 /// Everything that a LiveCluster can own.
-const OWNED_KINDS: &str =
-    "livecluster,pods,services,ingresses,secrets,configmaps,statefulsets,poddisruptionbudgets";
+const OWNED_KINDS: &str = "livecluster,pods,services,ingresses,secrets,configmaps,statefulsets,\
+    poddisruptionbudgets,horizontalpodautoscalers";
 /// Time until the garbage collector is through.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
 

@@ -22,7 +22,7 @@ const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 fn rooms_move_whole_when_pods_are_replaced_or_deleted() -> Result<()> {
     let spec = json!({ "drain": { "timeout": "5s", "roomsPerSecond": 5 } });
     let addition = Addition { spec, ..Addition::default() };
-    LiveCluster::run_with("moving", 2, 26_000, &addition, rooms_move)
+    LiveCluster::run_with("moving", 2, 25_000, &addition, rooms_move)
 }
 
 fn rooms_move(live_cluster: &LiveCluster) -> Result<()> {

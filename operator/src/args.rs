@@ -2,6 +2,8 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::metrics_api::Settings;
+
 /// Runs media nodes for the LiveClusters of a Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -60,12 +62,34 @@ pub struct RunOptions {
     /// Port of `/healthz`, `/readyz` and `/metrics`.
     #[arg(long, env = "ADMIN_PORT", default_value_t = 9600)]
     pub admin_port: u16,
-    /// Namespace of the Lease by which one of several operators leads.
+    /// Service that leads to the custom metrics API of all operators; without it there is none.
+    #[arg(long, env = "METRICS_API_SERVICE", requires = "metrics_api_owner")]
+    pub metrics_api_service: Option<String>,
+    /// ClusterRole that owns the registration of the custom metrics API.
+    #[arg(long, env = "METRICS_API_OWNER")]
+    pub metrics_api_owner: Option<String>,
+    /// Port of the custom metrics API.
+    #[arg(long, env = "METRICS_API_PORT", default_value_t = 8443)]
+    pub metrics_api_port: u16,
+    /// Namespace of the operator, where the Lease is by which one of several leads.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub lease_namespace: String,
     /// Name of this operator among several; the host's name when absent.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
+}
+
+impl RunOptions {
+    /// The custom metrics API, where there shall be one.
+    #[must_use]
+    pub fn metrics_api(&self) -> Option<Settings> {
+        Some(Settings {
+            namespace: self.lease_namespace.clone(),
+            service: self.metrics_api_service.clone()?,
+            owner: self.metrics_api_owner.clone()?,
+            port: self.metrics_api_port,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -14,15 +14,19 @@ use crate::metrics::Outcome;
 
 pub mod apply;
 pub mod authority;
+pub mod autoscaling;
 pub mod build;
 pub mod conditions;
 pub mod dereference;
 pub mod events;
 pub mod material;
 pub mod nodes;
+pub mod occupancy;
 pub mod poll;
 pub mod status;
 pub mod validate;
+
+use autoscaling::demand::Demand;
 
 /// Time to the next reconcile when nothing happens: counts of rooms, Secrets of users and the end
 /// of certificates are looked at in every one.
@@ -66,6 +70,7 @@ pub async fn reconcile(
 ) -> Result<Report, ReconcileError> {
     if cluster.meta().deletion_timestamp.is_some() {
         // Owner references take everything along.
+        context.histories.forget(cluster);
         return Ok(Report { outcome: Outcome::Done, again_in: PERIOD });
     }
     let found = dereference::dereference(cluster, context).await?;
@@ -84,8 +89,11 @@ pub async fn reconcile(
     let mut pods = nodes::observe(&found.pods, &context.hosts);
     let readings = context.poller.poll(&pods).await;
     nodes::count(&mut pods, &readings);
+    let demand = Demand::of(&pods, &readings, valid.workers);
+    let scaling = autoscaling::scale(&found, &valid, &demand, context).await?;
     let plan = nodes::plan(&nodes::Desired::of(&valid, &applied.revision, now), &pods);
     let done = nodes::carry_out(&plan, &applied, cluster, context).await?;
+    occupancy::mark(&found.pods, &pods, cluster, context).await?;
     let view = status::View {
         valid: &valid,
         found: &found,
@@ -94,6 +102,7 @@ pub async fn reconcile(
         plan: &plan,
         done: &done,
         readings: &readings,
+        scaling: scaling.as_ref(),
         redis_reachable: status::redis_reachable(&valid, &found).await,
     };
     let settled = status::update(cluster, context, &view, now).await?;

@@ -16,16 +16,20 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use thiserror::Error;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::args::RunOptions;
 use crate::cluster::apply::AppliedCache;
+use crate::cluster::autoscaling::Histories;
 use crate::cluster::poll::Poller;
 use crate::cluster::validate::Images;
 use crate::cluster::{self, ReconcileError};
 use crate::leader::Election;
 use crate::metrics::{Metrics, Outcome};
+use crate::metrics_api::registration::Registrar;
+use crate::metrics_api::{self, Registration, ServeError};
 
 /// Reconciles at the same time; each holds a few objects and makes a few requests.
 const CONCURRENCY: u16 = 8;
@@ -54,6 +58,9 @@ pub enum RunError {
     /// The admin port is taken.
     #[error("failed to serve the admin port")]
     Admin(#[source] std::io::Error),
+    /// The port of the metrics API is taken.
+    #[error("failed to serve the metrics API")]
+    MetricsApi(#[from] ServeError),
 }
 
 /// What every reconcile needs.
@@ -70,6 +77,10 @@ pub struct Context {
     pub poller: Poller,
     /// What was applied last.
     pub applied: AppliedCache,
+    /// What the built-in scaler remembers.
+    pub histories: Histories,
+    /// What became of the metrics API.
+    pub metrics_api: watch::Receiver<Registration>,
     /// The operator's own metrics.
     pub metrics: Metrics,
     failures: Mutex<HashMap<ObjectRef<LiveCluster>, u32>>,
@@ -87,6 +98,9 @@ impl Context {
             hosts,
             poller: Poller::new(),
             applied: AppliedCache::default(),
+            histories: Histories::default(),
+            // A receiver keeps its last value when nobody sends any more.
+            metrics_api: watch::channel(Registration::Off).1,
             metrics,
             failures: Mutex::default(),
         }
@@ -115,8 +129,9 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let client = Client::try_default().await.map_err(|e| RunError::Client(Box::new(e)))?;
     let metrics = Metrics::new()?;
     let admin = Admin::new(metrics.clone());
-    let port = options.admin_port;
-    let mut serving = tokio::spawn(admin.clone().serve(port));
+    let hosts = watch_hosts(client.clone());
+    let mut serving =
+        tokio::spawn(serve(admin.clone(), client.clone(), options.clone(), hosts.clone()));
     let clusters = namespaced::<LiveCluster>(&client, &options);
     clusters.list(&Default::default()).await.map_err(|e| RunError::List(Box::new(e)))?;
     admin.set_ready();
@@ -126,14 +141,14 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let mut election = Election::join(client.clone(), &options.lease_namespace, &identity).await?;
     tokio::select! {
         won = election.won() => info!(won, %identity, "Election"),
-        result = &mut serving => return admin_ended(result),
+        result = &mut serving => return serving_ended(result),
         () = signalled() => { election.leave().await; return Ok(()); }
     }
     metrics.set_leader(true);
     tokio::select! {
-        () = control(client, options, metrics.clone()) => {}
+        () = lead(client, options, hosts, metrics.clone()) => {}
         () = election.lost() => warn!("Another operator leads"),
-        result = &mut serving => return admin_ended(result),
+        result = &mut serving => return serving_ended(result),
         () = signalled() => info!("Ending by signal"),
     }
     metrics.set_leader(false);
@@ -141,12 +156,58 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     Ok(())
 }
 
-fn admin_ended(
-    result: Result<std::io::Result<()>, tokio::task::JoinError>,
+/// Serves the admin port and the metrics API, whether this operator leads or not.
+async fn serve(
+    admin: Admin,
+    client: Client,
+    options: RunOptions,
+    hosts: Store<Node>,
 ) -> Result<(), RunError> {
-    match result {
-        Ok(result) => result.map_err(RunError::Admin),
-        Err(error) => Err(RunError::Admin(std::io::Error::other(error))),
+    let answer = async {
+        match options.metrics_api() {
+            Some(settings) => Ok(metrics_api::serve(client, settings, hosts).await?),
+            None => std::future::pending().await,
+        }
+    };
+    let port = options.admin_port;
+    let admin = async { admin.serve(port).await.map_err(RunError::Admin) };
+    futures::try_join!(admin, answer).map(|((), ())| ())
+}
+
+fn serving_ended(
+    result: Result<Result<(), RunError>, tokio::task::JoinError>,
+) -> Result<(), RunError> {
+    result.unwrap_or_else(|error| Err(RunError::Admin(std::io::Error::other(error))))
+}
+
+/// What only one operator does.
+async fn lead(client: Client, options: RunOptions, hosts: Store<Node>, metrics: Metrics) {
+    let settings = options.metrics_api();
+    let first = if settings.is_some() { Registration::Unknown } else { Registration::Off };
+    let (report, registration) = watch::channel(first);
+    let registrar = settings.map(|settings| Registrar::new(client.clone(), settings, report));
+    if let Some(registrar) = &registrar {
+        // Who scales is known before anybody is told to.
+        registrar.look().await;
+    }
+    let register = async {
+        match registrar {
+            Some(registrar) => registrar.run().await,
+            None => std::future::pending().await,
+        }
+    };
+    let images = Images {
+        sfu: options.sfu_image.clone(),
+        turn: options.turn_image.clone(),
+        redis: options.redis_image.clone(),
+    };
+    let context = Context {
+        metrics_api: registration,
+        ..Context::new(client.clone(), images, hosts, metrics)
+    };
+    tokio::select! {
+        () = control(client, options, context) => {}
+        () = register => {}
     }
 }
 
@@ -195,14 +256,8 @@ pub fn watch_hosts(client: Client) -> Store<Node> {
 }
 
 /// Runs the controller.
-async fn control(client: Client, options: RunOptions, metrics: Metrics) {
-    let images = Images {
-        sfu: options.sfu_image.clone(),
-        turn: options.turn_image.clone(),
-        redis: options.redis_image.clone(),
-    };
-    let hosts = watch_hosts(client.clone());
-    let context = Arc::new(Context::new(client.clone(), images, hosts, metrics));
+async fn control(client: Client, options: RunOptions, context: Context) {
+    let context = Arc::new(context);
     let ours =
         watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
     let controller = Controller::new(namespaced(&client, &options), watcher::Config::default())
@@ -213,6 +268,8 @@ async fn control(client: Client, options: RunOptions, metrics: Metrics) {
         .watches(namespaced::<ConfigMap>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<Service>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<StatefulSet>(&client, &options), ours.clone(), touched(&context))
+        // Not those of which Kubernetes changes the status all the time: the budget of evictions and
+        // the HorizontalPodAutoscaler are written again when their time has come.
         .watches(namespaced::<Ingress>(&client, &options), ours, touched(&context))
         .run(reconcile, error_policy, context)
         .for_each(|result| async move {

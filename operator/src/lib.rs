@@ -10,3 +10,4 @@ pub mod cluster;
 pub mod controller;
 pub mod leader;
 pub mod metrics;
+pub mod metrics_api;

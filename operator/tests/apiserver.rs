@@ -24,6 +24,9 @@ use operator::metrics::Metrics;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+#[path = "apiserver/autoscaling.rs"]
+mod autoscaling;
+
 const KUBECONFIG: &str = "LIVECLUSTER_TEST_KUBECONFIG";
 const DEFINITION: &str = "liveclusters.livecluster.dev";
 
@@ -267,8 +270,9 @@ fn bad_rooms() -> Vec<(Value, &'static str)> {
 async fn bad_manifests_are_refused_with_the_reason() {
     let Some(client) = client().await else { return };
     let mut messages = BTreeSet::new();
-    let all = bad_foundations().into_iter().chain(bad_details()).chain(bad_turn());
-    for (spec, message) in all.chain(bad_rooms()) {
+    let foundations = bad_foundations().into_iter().chain(bad_details());
+    let specs = foundations.chain(bad_turn()).chain(bad_rooms());
+    for (spec, message) in specs.chain(autoscaling::bad_specs()) {
         let refused = dry_run(&client, &manifest("bad", &spec)).await;
         let refused = refused.expect_err(&format!("{spec} was taken"));
         assert!(refused.contains(message), "{spec}\nwas refused with: {refused}\nnot: {message}");
@@ -310,6 +314,12 @@ async fn good_manifests_are_taken_with_the_same_defaults_as_our_types() {
         changed("turn", json!({"enabled": false, "udp": false, "tcp": false})),
         changed("node.resources.requests", json!({"cpu": 2, "memory": "1.5Gi"})),
         changed("node.scheduling.tolerations", json!([{"operator": "Exists"}])),
+        changed("autoscaling", json!({"mode": "HPA"})),
+        changed(
+            "autoscaling",
+            json!({"mode": "BuiltIn", "minNodes": 4, "roomsPerNode": 10,
+            "behavior": {"scaleIn": {"window": "1h", "nodes": 9, "period": "30m"}}}),
+        ),
     ];
     for mut spec in specs {
         if spec.pointer("/media/ports/count") == Some(&json!(6)) {
@@ -510,18 +520,10 @@ async fn run_pod(scene: &Scene, host: &str, slot: u16) {
 #[tokio::test]
 async fn a_node_that_may_have_rooms_is_cordoned_and_taken_back_not_deleted() {
     let Some(client) = client().await else { return };
-    let scene = Scene::new(client.clone(), "cordon").await;
+    let scene = Scene::new(client, "cordon").await;
     let image = "example.invalid/sfu:1";
     scene.settles_to(&[node(0, image), node(1, image)]).await;
-    let hosts: Api<Host> = Api::all(client);
-    let host = scene.namespace.clone();
-    let object = serde_json::from_value(json!({"metadata": {"name": host}})).unwrap();
-    hosts.create(&PostParams::default(), &object).await.unwrap();
-    let status = json!({"status": {
-        "addresses": [{"type": "InternalIP", "address": "192.0.2.7"}],
-        "conditions": [{"type": "Ready", "status": "True"}],
-    }});
-    hosts.patch_status(&host, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    let host = start_host(&scene).await;
     for slot in [0, 1] {
         run_pod(&scene, &host, slot).await;
     }
@@ -540,9 +542,28 @@ async fn a_node_that_may_have_rooms_is_cordoned_and_taken_back_not_deleted() {
     let same = again.api::<Pod>().get(&names::node("c", 1)).await.unwrap();
     assert_eq!(same.uid(), pod.uid());
     assert!(!same.annotations().contains_key(names::PLACEMENT_SINCE));
-    let now = DeleteParams::default().grace_period(0);
-    hosts.delete(&host, &now).await.unwrap();
+    remove_host(&again, &host).await;
     again.remove().await;
+}
+
+/// A Kubernetes node for the pods of a scene; its name.
+async fn start_host(scene: &Scene) -> String {
+    let hosts: Api<Host> = Api::all(scene.client.clone());
+    let host = scene.namespace.clone();
+    let object = serde_json::from_value(json!({"metadata": {"name": host}})).unwrap();
+    hosts.create(&PostParams::default(), &object).await.unwrap();
+    let status = json!({"status": {
+        "addresses": [{"type": "InternalIP", "address": "192.0.2.7"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }});
+    hosts.patch_status(&host, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+    host
+}
+
+async fn remove_host(scene: &Scene, host: &str) {
+    let hosts: Api<Host> = Api::all(scene.client.clone());
+    let now = DeleteParams::default().grace_period(0);
+    hosts.delete(host, &now).await.unwrap();
 }
 
 /// Reconciles until the pods of slot 0 and 1 are told these states, by label and by annotation.

@@ -84,12 +84,15 @@ pub async fn apply(
         services,
         stateful_sets,
         ingresses,
+        budgets,
+        autoscalers,
         node,
         revision,
         state: _,
     } = resources;
     let reference = ObjectRef::from_obj(&**cluster);
-    let all = (&secrets, &config_maps, &services, &stateful_sets, &ingresses);
+    let scaling = (&budgets, &autoscalers);
+    let all = (&secrets, &config_maps, &services, &stateful_sets, &ingresses, scaling);
     let hash = Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()).into();
     let writer = Writer { context, cluster: Arc::clone(cluster) };
     // A Secret cannot be watched without reading all of them: what is absent is written at once.
@@ -109,7 +112,9 @@ pub async fn apply(
             writer.apply_all(&config_maps).await?;
             writer.apply_all(&services).await?;
             writer.apply_all(&stateful_sets).await?;
-            writer.apply_all(&ingresses).await
+            writer.apply_all(&ingresses).await?;
+            writer.apply_all(&budgets).await?;
+            writer.apply_all(&autoscalers).await
         }
         .await;
         if let Err(error) = result {
@@ -124,6 +129,8 @@ pub async fn apply(
         services,
         stateful_sets,
         ingresses,
+        budgets,
+        autoscalers,
         node,
         revision,
         state: PhantomData,

@@ -1,7 +1,7 @@
-//! The certificate authority of a LiveCluster and the certificate of its media pods: who holds
-//! one is a media node of this cluster. The authority's key never leaves its Secret.
+//! Certificate authorities and certificates. Of a LiveCluster's authority is the certificate of its
+//! media pods: who holds one is a media node of this cluster. The authority's key never leaves its
+//! Secret.
 
-use contract::sfu_config::PEER_NAME;
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -39,11 +39,11 @@ pub struct Certified {
     pub key: String,
 }
 
-/// Makes a new authority.
-pub fn new_authority(cluster: &str, now: Timestamp) -> Result<Certified, AuthorityError> {
+/// Makes a new authority of this name.
+pub fn new_authority(name: &str, now: Timestamp) -> Result<Certified, AuthorityError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(Vec::<String>::new())?;
-    params.distinguished_name.push(DnType::CommonName, format!("LiveCluster {cluster}"));
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_validity(&mut params, now, AUTHORITY_SECONDS)?;
@@ -51,13 +51,17 @@ pub fn new_authority(cluster: &str, now: Timestamp) -> Result<Certified, Authori
     Ok(Certified { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-/// Makes a new certificate of media pods.
-pub fn new_certificate(authority: &Certified, now: Timestamp) -> Result<Certified, AuthorityError> {
+/// Makes a new certificate for a DNS name.
+pub fn new_certificate(
+    authority: &Certified,
+    name: &str,
+    now: Timestamp,
+) -> Result<Certified, AuthorityError> {
     let issuer =
         Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
     let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(vec![PEER_NAME.to_owned()])?;
-    params.distinguished_name.push(DnType::CommonName, PEER_NAME);
+    let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -90,16 +94,16 @@ pub fn is_fresh(certified: &Certified, now: Timestamp) -> bool {
         && to - now.as_second() > (to - from) / 3
 }
 
-/// Whether a certificate of media pods was signed by this authority for our name.
+/// Whether a certificate was signed by this authority for a DNS name.
 #[must_use]
-pub fn is_issued_by(certificate: &str, authority: &str) -> bool {
+pub fn is_issued_by(certificate: &str, authority: &str, name: &str) -> bool {
     let (Some(leaf), Some(root)) = (first_pem(certificate), first_pem(authority)) else {
         return false;
     };
     let (Ok(leaf), Ok(root)) = (leaf.parse_x509(), root.parse_x509()) else { return false };
     let named = leaf.subject_alternative_name().ok().flatten().is_some_and(|names| {
-        names.value.general_names.iter().any(|name| {
-            matches!(name, x509_parser::extensions::GeneralName::DNSName(name) if *name == PEER_NAME)
+        names.value.general_names.iter().any(|found| {
+            matches!(found, x509_parser::extensions::GeneralName::DNSName(found) if *found == name)
         })
     });
     // The key identifier names the authority's key; a forged one helps nobody who cannot write
@@ -121,6 +125,13 @@ pub fn is_issued_by(certificate: &str, authority: &str) -> bool {
     named && leaf.issuer() == root.subject() && issuer_key.is_some() && issuer_key == root_key
 }
 
+/// How long ago a certificate was made; `None` when it cannot be read.
+#[must_use]
+pub fn age_seconds(certificate: &str, now: Timestamp) -> Option<i64> {
+    let (from, _) = validity(certificate)?;
+    Some(now.as_second() - from - SKEW_SECONDS)
+}
+
 fn validity(certificate: &str) -> Option<(i64, i64)> {
     let pem = first_pem(certificate)?;
     let certificate = pem.parse_x509().ok()?;
@@ -134,6 +145,8 @@ fn first_pem(text: &str) -> Option<Pem> {
 
 #[cfg(test)]
 mod tests {
+    use contract::sfu_config::PEER_NAME;
+
     use super::*;
 
     const DAY: i64 = DAY_SECONDS;
@@ -146,20 +159,28 @@ mod tests {
     fn a_certificate_is_of_its_authority_only() {
         let ours = new_authority("a", at(0)).unwrap();
         let other = new_authority("a", at(0)).unwrap();
-        let certificate = new_certificate(&ours, at(0)).unwrap();
-        assert!(is_issued_by(&certificate.certificate, &ours.certificate));
-        assert!(!is_issued_by(&certificate.certificate, &other.certificate));
-        assert!(!is_issued_by("nonsense", &ours.certificate));
+        let certificate = new_certificate(&ours, PEER_NAME, at(0)).unwrap();
+        assert!(is_issued_by(&certificate.certificate, &ours.certificate, PEER_NAME));
+        assert!(!is_issued_by(&certificate.certificate, &other.certificate, PEER_NAME));
+        assert!(!is_issued_by(&certificate.certificate, &ours.certificate, "another"));
+        assert!(!is_issued_by("nonsense", &ours.certificate, PEER_NAME));
     }
 
     #[test]
     fn a_certificate_is_renewed_after_two_thirds_of_its_life() {
         let authority = new_authority("a", at(0)).unwrap();
-        let certificate = new_certificate(&authority, at(0)).unwrap();
+        let certificate = new_certificate(&authority, PEER_NAME, at(0)).unwrap();
         for (day, fresh) in [(0, true), (243, true), (244, false), (400, false), (-1, false)] {
             assert_eq!(is_fresh(&certificate, at(day * DAY)), fresh, "day {day}");
         }
         assert!(is_fresh(&authority, at(365 * DAY)));
+    }
+
+    #[test]
+    fn the_age_counts_from_when_it_was_made() {
+        let authority = new_authority("a", at(0)).unwrap();
+        assert_eq!(age_seconds(&authority.certificate, at(100)), Some(100));
+        assert_eq!(age_seconds("nonsense", at(100)), None);
     }
 
     #[test]

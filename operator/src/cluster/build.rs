@@ -6,14 +6,19 @@ use std::marker::PhantomData;
 
 use crds::names::{self, component};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
 
+use super::autoscaling::Scaler;
 use super::material::Material;
 use super::validate::{ValidCluster, ValidRedis};
 
+pub mod autoscaler;
+pub mod budget;
 pub mod config;
 pub mod ingress;
 pub mod node;
@@ -59,6 +64,10 @@ pub struct KubernetesResources<State> {
     pub stateful_sets: Vec<StatefulSet>,
     /// The way of signalling.
     pub ingresses: Vec<Ingress>,
+    /// What keeps nodes with rooms from being evicted.
+    pub budgets: Vec<PodDisruptionBudget>,
+    /// Who sets the number of media nodes, where Kubernetes does.
+    pub autoscalers: Vec<HorizontalPodAutoscaler>,
     /// What media pods are made from.
     pub node: NodeTemplate,
     /// Hash of what media pods are made from.
@@ -93,6 +102,11 @@ pub fn build(
         services,
         stateful_sets,
         ingresses: vec![ingress::ingress(valid)],
+        budgets: vec![budget::occupied(valid)],
+        autoscalers: match valid.scaler {
+            Scaler::Hpa => vec![autoscaler::autoscaler(valid)],
+            Scaler::None | Scaler::BuiltIn => Vec::new(),
+        },
         node,
         revision,
         state: PhantomData,

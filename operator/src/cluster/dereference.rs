@@ -6,10 +6,11 @@ use crds::{LiveCluster, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use thiserror::Error;
 
 use crate::controller::Context;
+use crate::metrics_api::Registration;
 
 /// What could not be read.
 #[derive(Debug, Error)]
@@ -63,6 +64,8 @@ pub struct Dereferenced {
     pub redis_set: Option<StatefulSet>,
     /// The media pods that this LiveCluster controls.
     pub pods: Vec<Pod>,
+    /// What became of the metrics API.
+    pub metrics_api: Registration,
 }
 
 /// Reads everything from the API server, not from a cache: decisions about pods count them.
@@ -101,7 +104,7 @@ pub async fn dereference(
     )?;
     let (redis_set, pods) = futures::try_join!(
         redis_set(context, &namespace, &name),
-        pods(context, &namespace, &name, &uid)
+        pods(&context.client, &namespace, &name, &uid)
     )?;
     let cluster = Arc::clone(cluster);
     Ok(Dereferenced {
@@ -117,6 +120,7 @@ pub async fn dereference(
         turn_tls,
         redis_set,
         pods,
+        metrics_api: context.metrics_api.borrow().clone(),
     })
 }
 
@@ -130,13 +134,13 @@ async fn redis_set(
 }
 
 /// Pods with our labels that another object controls, or none, are neither counted nor touched.
-async fn pods(
-    context: &Context,
+pub async fn pods(
+    client: &Client,
     namespace: &str,
     name: &str,
     uid: &str,
 ) -> Result<Vec<Pod>, DereferenceError> {
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let list = pods.list(&ListParams::default().labels(&names::node_selector(name))).await;
     let mut pods = list.map_err(|e| DereferenceError::Pods(Box::new(e)))?.items;
     pods.retain(|pod| {

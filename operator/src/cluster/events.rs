@@ -7,6 +7,8 @@ use kube::runtime::events::{Event, EventType};
 use kube::{Resource as _, ResourceExt as _};
 use tracing::debug;
 
+use super::autoscaling::scaler::Decision;
+use super::conditions::Finding;
 use super::nodes::{LeaveReason, NodeAction, Refusal};
 use super::validate::Invalid;
 use crate::controller::Context;
@@ -75,6 +77,20 @@ fn closing(
         ),
     };
     (name.to_owned(), reason, note)
+}
+
+/// The operator changed the number of media nodes by what they do.
+pub async fn scaled(context: &Context, cluster: &LiveCluster, before: u16, decision: &Decision) {
+    let need = decision.need.map(|need| format!(": {need}")).unwrap_or_default();
+    let reason = if decision.nodes > before { "ScaledOut" } else { "ScaledIn" };
+    let note = format!("{} media nodes instead of {before}{need}", decision.nodes);
+    publish(context, cluster, EventType::Normal, reason, "Autoscale", note, None).await;
+}
+
+/// The HorizontalPodAutoscaler that was asked for cannot be had, and the operator scales itself.
+pub async fn metrics_api_missing(context: &Context, cluster: &LiveCluster, finding: &Finding) {
+    let (reason, note) = (&finding.reason, finding.message.clone());
+    publish(context, cluster, EventType::Warning, reason, "Autoscale", note, None).await;
 }
 
 /// The API server refuses media pods.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use contract::access_token::ApiKeys;
+use contract::sfu_config::PEER_NAME;
 use crds::names;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
@@ -81,15 +82,15 @@ pub fn complete(
     let kept = certified(found.authority.as_ref(), AUTHORITY_ENTRY, AUTHORITY_KEY_ENTRY);
     let authority = match kept.filter(|kept| authority::is_fresh(kept, now)) {
         Some(kept) => kept,
-        None => authority::new_authority(&valid.name, now)?,
+        None => authority::new_authority(&format!("LiveCluster {}", valid.name), now)?,
     };
     let kept = certified(found.peer.as_ref(), CERTIFICATE_ENTRY, KEY_ENTRY).filter(|kept| {
         authority::is_fresh(kept, now)
-            && authority::is_issued_by(&kept.certificate, &authority.certificate)
+            && authority::is_issued_by(&kept.certificate, &authority.certificate, PEER_NAME)
     });
     let peer = match kept {
         Some(kept) => kept,
-        None => authority::new_certificate(&authority, now)?,
+        None => authority::new_certificate(&authority, PEER_NAME, now)?,
     };
     let absent = [
         (found.keys.is_none(), names::keys_secret(&valid.name)),

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
-use contract::metrics::{PARTICIPANTS, ROOMS, SUBSCRIBERS};
+use contract::metrics::{BUSY, PARTICIPANTS, ROOMS, SUBSCRIBERS};
 use futures::StreamExt as _;
 use hyper::Request;
 use hyper_util::client::legacy::Client;
@@ -24,7 +24,11 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Metrics of a node are a few KiB.
 const MAX_BODY: usize = 1 << 20;
 /// Counts younger than this are not read again.
-const MIN_AGE: Duration = Duration::from_secs(2);
+pub const MIN_AGE: Duration = Duration::from_secs(2);
+/// Time over which it is looked how busy a node is: a key frame is no load.
+const BUSY_PERIOD: Duration = Duration::from_secs(10);
+/// The same at the first look, when nothing is known.
+const FIRST_BUSY_PERIOD: Duration = Duration::from_secs(1);
 /// Counts of pods that nobody asked for in this time are forgotten.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
@@ -44,14 +48,58 @@ pub struct Counts {
 pub struct Reading {
     /// The counts.
     pub counts: Counts,
+    /// Media workers that were busy, in thousandths, all of the node together; `None` until it
+    /// was asked twice.
+    pub busy_millis: Option<u32>,
     /// Time since they were read.
     pub age: Duration,
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Answer {
+    counts: Counts,
+    /// Microseconds that its media workers have been busy since it started.
+    busy_us: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Known {
     counts: Counts,
+    busy: Busy,
     at: Instant,
+}
+
+/// How busy the media workers of a node are: the difference of a counter over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Busy {
+    /// The counter, and when it was read.
+    since: (i64, Instant),
+    /// What came of it; `None` until it was read twice.
+    millis: Option<u32>,
+}
+
+impl Busy {
+    /// Takes in a counter that was read; what it begins with says nothing yet.
+    fn next(before: Option<Self>, busy_us: i64, now: Instant) -> Self {
+        let unknown = Self { since: (busy_us, now), millis: None };
+        let Some(before) = before else { return unknown };
+        let (begin_us, begin) = before.since;
+        let passed = now.saturating_duration_since(begin);
+        // A counter that went back is one of another process.
+        let Some(busy) = busy_us.checked_sub(begin_us).filter(|busy| *busy >= 0) else {
+            return unknown;
+        };
+        let enough = if before.millis.is_some() { BUSY_PERIOD } else { FIRST_BUSY_PERIOD };
+        if passed < enough {
+            return before;
+        }
+        let millis = u128::from(busy.unsigned_abs()) * 1000 / passed.as_micros().max(1);
+        let millis = Some(u32::try_from(millis).unwrap_or(u32::MAX));
+        // A short look is refined by the next, a long one ends.
+        let since = if passed < BUSY_PERIOD { before.since } else { (busy_us, now) };
+        Self { since, millis }
+    }
 }
 
 /// Reads and remembers counts.
@@ -88,15 +136,18 @@ impl Poller {
             .buffer_unordered(CONCURRENCY);
         let answers: Vec<_> = reads.collect().await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for (uid, counts) in answers {
-            if let Some(counts) = counts {
-                known.insert(uid, Known { counts, at: Instant::now() });
+        for (uid, answer) in answers {
+            if let Some(Answer { counts, busy_us }) = answer {
+                let at = Instant::now();
+                let busy = Busy::next(known.get(&uid).map(|known| known.busy), busy_us, at);
+                known.insert(uid, Known { counts, busy, at });
             }
         }
         known.retain(|_, known| known.at.elapsed() < MAX_AGE);
         let of = |pod: &NodePod| {
             let known = known.get(&pod.uid)?;
-            let reading = Reading { counts: known.counts, age: known.at.elapsed() };
+            let Known { counts, busy, at } = *known;
+            let reading = Reading { counts, busy_millis: busy.millis, age: at.elapsed() };
             Some((pod.uid.clone(), reading))
         };
         pods.iter().filter_map(of).collect()
@@ -119,7 +170,7 @@ impl Poller {
         known.get(uid).is_some_and(|known| known.at.elapsed() < MIN_AGE)
     }
 
-    async fn read(&self, address: IpAddr) -> Option<Counts> {
+    async fn read(&self, address: IpAddr) -> Option<Answer> {
         let url = format!("http://{}/metrics", SocketAddr::new(address, ADMIN_PORT));
         let request = Request::get(url).body(Body::empty()).ok()?;
         let answer = async {
@@ -135,12 +186,13 @@ impl Poller {
 }
 
 /// Reads the counts from Prometheus's text format; `None` when one is missing.
-fn parse(text: &str) -> Option<Counts> {
-    Some(Counts {
+fn parse(text: &str) -> Option<Answer> {
+    let counts = Counts {
         rooms: sum(text, ROOMS)?,
         participants: sum(text, PARTICIPANTS)?,
         subscribers: sum(text, SUBSCRIBERS)?,
-    })
+    };
+    Some(Answer { counts, busy_us: sum(text, BUSY)? })
 }
 
 /// The sum of a metric over its labels.
@@ -167,13 +219,38 @@ mod tests {
     fn counts_are_read_from_the_metrics_by_their_whole_name() {
         let text = "# TYPE livecluster_rooms gauge\nlivecluster_rooms 3\n\
                     livecluster_rooms_total 9\nlivecluster_participants{kind=\"a\"} 4\n\
-                    livecluster_participants{kind=\"b\"} 2 1700000000\nlivecluster_subscribers 5\n";
+                    livecluster_participants{kind=\"b\"} 2 1700000000\nlivecluster_subscribers 5\n\
+                    livecluster_media_busy_microseconds_total 1500000\n";
         let counts = Counts { rooms: 3, participants: 6, subscribers: 5 };
-        assert_eq!(parse(text), Some(counts));
+        assert_eq!(parse(text), Some(Answer { counts, busy_us: 1_500_000 }));
     }
 
     #[test]
     fn a_missing_metric_is_not_zero() {
         assert_eq!(parse("livecluster_rooms 3\n"), None);
+    }
+
+    #[test]
+    fn workers_are_as_busy_as_the_counter_grows() {
+        let start = Instant::now();
+        let mut busy = None;
+        // Milliseconds of the clock, those of the counter, and the thousandths that follow.
+        let looks = [
+            (0, 5_000, None),
+            (500, 5_400, None),
+            (2_000, 6_000, Some(500)),
+            (4_000, 9_000, Some(500)),
+            (10_000, 9_000, Some(400)),
+            (15_000, 14_000, Some(400)),
+            (20_000, 19_000, Some(1000)),
+            (30_000, 100, None),
+            (32_000, 4_100, Some(2000)),
+        ];
+        for (at, counter, expected) in looks {
+            let now = start + Duration::from_millis(at);
+            let next = Busy::next(busy, counter * 1000, now);
+            assert_eq!(next.millis, expected, "at {at} ms");
+            busy = Some(next);
+        }
     }
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use super::ReconcileError;
+use super::autoscaling::{self, Scaling};
 use super::build::turn;
 use super::conditions::{self, Finding, Truth};
 use super::dereference::Dereferenced;
@@ -44,6 +45,8 @@ pub struct View<'a> {
     pub readings: &'a HashMap<String, Reading>,
     /// Redis takes connections.
     pub redis_reachable: bool,
+    /// What autoscaling came to.
+    pub scaling: Option<&'a Scaling>,
 }
 
 /// Whether Redis takes connections: the managed one says so itself, another is dialled.
@@ -143,6 +146,7 @@ pub fn status_of(cluster: &LiveCluster, view: &View<'_>, now: Timestamp) -> Live
         rooms: members.iter().map(|member| member.rooms).sum(),
         participants: members.iter().map(|member| member.participants).sum(),
         subscribers: members.iter().map(|member| member.subscribers).sum(),
+        autoscaling: view.scaling.map(Scaling::status),
         selector: Some(names::open_node_selector(&view.valid.name)),
         conditions: conditions::merge(&old.conditions, findings(view), generation, now),
         members: members.into_iter().take(MAX_MEMBERS).collect(),
@@ -227,6 +231,8 @@ fn findings(view: &View<'_>) -> Vec<Finding> {
     findings.push(Finding::new(condition::DRAINING, leaving > 0, reason, message));
     findings.extend(surroundings(view));
     findings.extend(turn(view));
+    let mode = view.valid.spec.autoscaling.mode;
+    findings.extend(autoscaling::findings(mode, view.scaling, &view.found.metrics_api));
     findings
 }
 

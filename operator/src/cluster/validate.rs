@@ -14,6 +14,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use thiserror::Error;
 
+use super::autoscaling::Scaler;
+use super::autoscaling::scaler::Policy;
 use super::dereference::Dereferenced;
 use super::material::{CERTIFICATE_ENTRY, KEY_ENTRY};
 
@@ -85,6 +87,9 @@ pub enum Invalid {
     /// The time of a drain is none.
     #[error("spec.drain.timeout is not a length of time such as 1h30m")]
     DrainTimeout,
+    /// A time of the autoscaler is none.
+    #[error("the windows and periods of spec.autoscaling.behavior are not lengths of time")]
+    ScalingBehavior,
     /// The port range is too small for the nodes.
     #[error(
         "spec.media.ports.count is {count}, but {nodes} nodes with {workers} workers, and one \
@@ -112,6 +117,7 @@ impl Invalid {
             Self::Keys { .. } | Self::WebhookKey { .. } => "InvalidKeys",
             Self::CpuRequest { .. } => "InvalidResources",
             Self::DrainTimeout => "InvalidDrainTimeout",
+            Self::ScalingBehavior => "InvalidBehavior",
             Self::Ports { .. } => "TooFewPorts",
         }
     }
@@ -157,6 +163,10 @@ pub struct ValidCluster {
     pub workers: u16,
     /// Slots that the port range has room for.
     pub slots: u16,
+    /// Who sets the number of nodes.
+    pub scaler: Scaler,
+    /// What is wanted of whoever does.
+    pub policy: Policy,
     /// How long a leaving node waits for its rooms to end.
     pub drain_timeout: Duration,
     /// Secret of API keys: the user's, or the one to generate.
@@ -219,10 +229,11 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
     let workers = workers(spec)?;
     let ports_per_slot = MediaConfig { workers, ..MediaConfig::default() }.ports_per_slot();
     let slots = spec.media.ports.count / ports_per_slot;
-    let needed = (u32::from(spec.nodes) + 1) * u32::from(ports_per_slot);
+    let nodes = spec.autoscaling.most_nodes(spec.nodes);
+    let needed = (u32::from(nodes) + 1) * u32::from(ports_per_slot);
     if u32::from(spec.media.ports.count) < needed {
         let count = spec.media.ports.count;
-        return Err(Invalid::Ports { count, nodes: spec.nodes, workers, needed });
+        return Err(Invalid::Ports { count, nodes, workers, needed });
     }
     let drain_timeout = spec.drain.timeout.as_duration();
     let drain_timeout = drain_timeout.ok_or(Invalid::DrainTimeout)?.min(MAX_DRAIN_TIMEOUT);
@@ -249,6 +260,8 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
         image: spec.node.image.clone().unwrap_or_else(|| images.sfu.clone()),
         workers,
         slots,
+        scaler: Scaler::of(spec.autoscaling.mode, &found.metrics_api),
+        policy: Policy::of(&spec.autoscaling).ok_or(Invalid::ScalingBehavior)?,
         drain_timeout,
         keys_secret: spec.keys.secret_name.clone().unwrap_or_else(|| names::keys_secret(&name)),
         redis,
@@ -258,7 +271,7 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
 }
 
 /// Workers of a node: as said, else one a requested CPU.
-fn workers(spec: &LiveClusterSpec) -> Result<u16, Invalid> {
+pub fn workers(spec: &LiveClusterSpec) -> Result<u16, Invalid> {
     if let Some(workers) = spec.node.workers {
         return Ok(workers);
     }

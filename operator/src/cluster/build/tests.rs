@@ -65,6 +65,8 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
         .chain(json(&resources.services))
         .chain(json(&resources.stateful_sets))
         .chain(json(&resources.ingresses))
+        .chain(json(&resources.budgets))
+        .chain(json(&resources.autoscalers))
         .chain(json(&pods))
         .collect()
 }

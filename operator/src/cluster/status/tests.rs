@@ -64,6 +64,7 @@ impl Scene {
             done: &self.done,
             readings: &self.readings,
             redis_reachable: self.redis,
+            scaling: None,
         };
         status_of(old, &view, Timestamp::from_second(100).unwrap())
     }
@@ -157,6 +158,7 @@ fn counts_are_added_up_and_silence_keeps_the_last() {
         Scene::new(vec![pod(0, NodePhase::Ready, REVISION), pod(1, NodePhase::Ready, REVISION)]);
     let counts = |rooms| Reading {
         counts: Counts { rooms, participants: 2 * rooms, subscribers: rooms },
+        busy_millis: None,
         age: Duration::ZERO,
     };
     scene.readings =

@@ -5,6 +5,7 @@ use crds::LiveCluster;
 use k8s_openapi::ByteString;
 
 use super::*;
+use crate::metrics_api::Registration;
 
 /// Uid of every LiveCluster in tests.
 const UID: &str = "6f1b1d1e-0000-4000-8000-000000000001";
@@ -42,6 +43,7 @@ pub(crate) fn found(yaml: &str) -> Dereferenced {
         turn_tls: None,
         redis_set: None,
         pods: Vec::new(),
+        metrics_api: Registration::Ours { available: true, message: String::new() },
     }
 }
 
@@ -85,6 +87,11 @@ fn what_a_person_must_change_is_named() {
             "turn: {tls: {domain: turn.example.com, secretName: c}}",
             "SecretMissing",
             "the Secret c named by spec.turn.tls.secretName does not exist",
+        ),
+        (
+            "autoscaling: {mode: BuiltIn, maxNodes: 9}, media: {ports: {count: 19}}",
+            "TooFewPorts",
+            "spec.media.ports.count is 19, but 9 nodes with 1 workers, and one more while nodes are replaced, take 20 ports",
         ),
     ];
     for (spec, reason, message) in cases {

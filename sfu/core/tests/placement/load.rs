@@ -1,7 +1,7 @@
 //! Rooms spread over the nodes.
 
 use contract::ids::NodeId;
-use contract::redis::{NodeLoad, NodeRecord, NodeState};
+use contract::redis::{MediaAddresses, NodeLoad, NodeRecord, NodeState};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sfu_core::placement::{Candidate, choose_home};
@@ -94,6 +94,7 @@ fn node(number: u8) -> Candidate {
         address: ([10, 0, 0, number], 7890).into(),
         state: NodeState::Open,
         load: NodeLoad::default(),
+        media: MediaAddresses::default(),
     };
     Candidate { record, reservations: 0 }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use contract::ids::NodeId;
-use contract::redis::{NodeLoad, NodeRecord, NodeState};
+use contract::redis::{MediaAddresses, NodeLoad, NodeRecord, NodeState};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sfu_core::placement::{Lease, PledgeAnswer};
@@ -117,6 +117,7 @@ impl World {
             address: ([10, 0, 0, pod], 7890).into(),
             state: NodeState::Open,
             load: NodeLoad::default(),
+            media: MediaAddresses::default(),
         };
         // Clocks of machines begin when they will, and drift.
         let clock = (self.rng.random_range(0..1_000_000), self.rng.random_range(0.9995..1.0005));

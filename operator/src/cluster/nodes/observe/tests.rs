@@ -121,7 +121,8 @@ fn a_node_is_empty_only_where_it_says_so_or_cannot_be_otherwise() {
     let open = json!({names::PLACEMENT: "open"});
     let told = json!({names::ADVERTISE_ADDRESSES: "192.0.2.1"});
     let counts = Counts { rooms: 2, participants: 5, subscribers: 4 };
-    let reading = |seconds| Reading { counts, age: Duration::from_secs(seconds) };
+    let reading =
+        |seconds| Reading { counts, busy_millis: None, age: Duration::from_secs(seconds) };
     let counted = Occupancy::Known { rooms: 2, subscribers: 4 };
     let cases = [
         ("never open", pod(json!({}), json!({}), &running), None, Occupancy::EMPTY),
