@@ -5,15 +5,16 @@
 //!
 //! | key | type | value | lifetime |
 //! |---|---|---|---|
-//! | `lc:{uid}:nodes` | sorted set | node ids by the end of their lease (ms since 1970) | swept at each renewal |
-//! | `lc:{uid}:node:<id>` | string | [`NodeRecord`] as JSON | [`NODE_LEASE`] |
+//! | `lc:{uid}:nodes` | sorted set | node ids by the end of their lease (ms since 1970) | [`NODE_MEMORY`] after that |
+//! | `lc:{uid}:node:<id>` | hash | `record`: [`NodeRecord`] as JSON; `term`: which lease this is | [`NODE_LEASE`] |
 //! | `lc:{uid}:reserved:<id>` | integer | rooms claimed for the node since its last report | [`RESERVATION`] |
 //! | `lc:{uid}:room:<name>` | hash | `node`, `epoch`, `sid`, `metadata`, `state` | [`ROOM_ROW`] |
-//! | `lc:{uid}:pod:<name>` | string | the node id of the pod's process | [`POD_ROW`] |
-//! | `lc:{uid}:pulse` | string | who renewed last; absent when nobody did or Redis forgot | [`PULSE`] |
-//! | `lc:{uid}:quiet` | string | nobody gets a new home: the living assert theirs first | [`NODE_LEASE`] |
+//! | `lc:{uid}:pod:<name>` | hash | `node`, `address`, `started` of the pod's process; `follows` an earlier one | [`POD_ROW`] |
+//! | `lc:{uid}:pulse` | string | `run_id` of the Redis that somebody renewed at last | [`PULSE`] |
+//! | `lc:{uid}:quiet` | string | no room begins: the living assert theirs first | [`NODE_LEASE`] |
 //!
-//! A heartbeat costs one script, a join costs one script, however many rooms and nodes exist.
+//! A heartbeat costs one script, a join costs one script, however many rooms and nodes exist. Why
+//! two nodes never both are a room's home is argued in `docs/decisions/0004-one-home.md`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,29 +35,44 @@ pub const ROOM_ROW: Duration = Duration::from_secs(24 * 3600);
 /// How long a pod's row outlives its last renewal: a lease that a process left behind is ended by
 /// the next process of the same pod.
 pub const POD_ROW: Duration = Duration::from_secs(60);
-/// How long Redis remembers that anybody renewed. Whoever renews after such a silence begins a
-/// quiet time of [`NODE_LEASE`]: leases ended without their nodes, and rooms live at homes that
-/// Redis may not know. A fresh cluster begins like that too.
+/// How long Redis remembers that anybody renewed. Whoever renews after such a silence, or at a Redis
+/// that is not the one of the last renewal, begins a quiet time of [`NODE_LEASE`]: leases ended
+/// without their nodes, or writes were lost, and rooms live at homes that Redis does not know. At a
+/// Redis that knows no node of the cluster it is counted from the start of Redis.
 pub const PULSE: Duration = Duration::from_secs(3);
+/// How long a node is remembered that is not seen any more: it may live all the same.
+pub const NODE_MEMORY: Duration = Duration::from_secs(60);
+/// How long after it was sent a room may begin by a [`CLAIM_ROOM`].
+pub const CLAIM_LIFE: Duration = Duration::from_secs(1);
 /// How often the home of a living room claims it again.
 pub const ROOM_RENEWAL: Duration = Duration::from_secs(3600);
 
-/// Gives a room a home, or keeps the one it has.
+/// Finds the home of a room, or gives it one.
 ///
-/// `KEYS`: room, quiet. `ARGV`: prefix of node keys, prefix of reservations, candidate, fresh sid,
-/// row lifetime (ms), reservation lifetime (ms), `claim` or `keep`. Answers
-/// `[node, epoch, sid, metadata, state, record]`; an empty list when neither the home nor the
-/// candidate lives; `["quiet"]` when nobody gets a new home at the moment. A candidate must be
-/// [`NodeState::Open`], except that a living room is kept (`keep`) by its home in any state and at
-/// any time.
+/// `KEYS`: room, pulse, quiet. `ARGV`: prefix of node keys, prefix of reservations, caller,
+/// candidate, fresh sid, row lifetime (ms), reservation lifetime (ms), what the caller takes for the
+/// time of Redis (ms since 1970), [`CLAIM_LIFE`] (ms). Answers
+/// `[node, epoch, sid, metadata, state, record, reserved]`, the last being how many rooms the node
+/// was given since its report, 0 if this was none; an empty list when neither the home nor the
+/// candidate lives; `["quiet"]` when no room begins at the moment, `["late"]` when the caller's
+/// time is off. A candidate must be [`NodeState::Open`]. A caller that is the home itself begins the
+/// room, under a new epoch: what it wrote under an earlier one may still be on its way.
 ///
 /// The epoch never goes back, even if Redis lost its last writes: it is at least the time.
 pub const CLAIM_ROOM: &str = include_str!("redis/claim_room.lua");
+/// Confirms a living room at its home.
+///
+/// `KEYS`: room, pulse, quiet. `ARGV`: prefix of node keys, caller, its epoch, sid, row lifetime
+/// (ms), `assert` or `resume`, `raise` or `same`, the time and its limit as for [`CLAIM_ROOM`].
+/// Answers `["here", epoch]`, `["gone"]`, or `["again"]`: ask later. A home that has served all
+/// the time asserts the room against a row that is missing or older; one that has not only resumes,
+/// under a new epoch, what nobody has taken since. `raise` has an earlier [`MOVE_ROOM`] refused that may still come.
+pub const KEEP_ROOM: &str = include_str!("redis/keep_room.lua");
 /// Gives a room that has its home here to another node, with what it needs to go on.
 ///
-/// `KEYS`: room. `ARGV`: node, epoch, candidate, metadata, state, prefix of node keys, prefix of
-/// reservations, row lifetime (ms), reservation lifetime (ms). Answers as [`CLAIM_ROOM`] does; an
-/// empty list when the candidate is not open, `["lost"]` when the room is not at home here.
+/// `KEYS`: room, pulse, quiet. `ARGV`: node, epoch, candidate, metadata, state, prefix of node keys,
+/// prefix of reservations, row lifetime (ms), reservation lifetime (ms). Answers as [`CLAIM_ROOM`]
+/// does; an empty list when the candidate is not open, `["lost"]` when the room is not at home here.
 pub const MOVE_ROOM: &str = include_str!("redis/move_room.lua");
 /// Ends a room, if it still belongs to this node and epoch.
 ///
@@ -66,13 +82,16 @@ pub const RELEASE_ROOM: &str = include_str!("redis/release_room.lua");
 ///
 /// `KEYS`: room. `ARGV`: node, epoch, metadata, state. Answers 1 when it did.
 pub const UPDATE_ROOM: &str = include_str!("redis/update_room.lua");
-/// Renews a node's lease and sweeps ended ones from the set.
+/// Renews a node's lease and forgets those that ended long ago.
 ///
 /// `KEYS`: set of nodes, node, pod, pulse, quiet. `ARGV`: id, record, lease (ms), prefix of node
-/// keys, prefix of reservations, `first` or `next`, pod row lifetime (ms), pulse (ms). Answers
-/// `[known, nodes]`: 1 if the lease was there before, and the living nodes, record and reservations
-/// in turn. A lease that was renewed a second ago and is not known tells that Redis lost what it
-/// held. The first renewal of a process ends the lease of the pod's earlier process.
+/// keys, prefix of reservations, `first` or `next`, pod row lifetime (ms), pulse (ms),
+/// [`NODE_MEMORY`] (ms), address, when the process started (ms since the machine did), number of the
+/// renewal. Answers `[term, time, follows, quiet, others, nodes]`: a name of the lease, another one
+/// whenever it had ended or Redis is another; the time (ms since 1970); 1 when the process follows
+/// an earlier one of its pod that others knew; milliseconds until rooms begin; nodes other than this
+/// that lived lately; the living ones, record and reservations in turn. The first renewal of a
+/// process ends the lease of the pod's earlier process at the same address, which is dead.
 pub const RENEW_NODE: &str = include_str!("redis/renew_node.lua");
 /// Ends a node's lease.
 ///
@@ -142,6 +161,8 @@ pub enum NodeState {
     Cordoned,
     /// Takes no new rooms and gives its rooms away.
     Draining,
+    /// Will be open within a lease, and takes no new rooms until then.
+    Settling,
 }
 
 /// What a node says of its load at each renewal.

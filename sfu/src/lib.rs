@@ -6,6 +6,7 @@ pub mod forwards;
 pub mod http;
 pub mod keys;
 pub mod livekit;
+pub mod lookup;
 pub mod metrics;
 pub mod node;
 pub mod peer;

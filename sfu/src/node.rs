@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use contract::ids::{RoomName, RoomSid};
-use contract::node_state::NodeState;
+use contract::ids::RoomName;
 use contract::redis::NodeRecord;
 use sfu_core::room::{RoomCloseReason, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
@@ -15,10 +14,11 @@ use tokio::sync::mpsc;
 use crate::agents::Agents;
 use crate::drain::Drain;
 use crate::keys::Keys;
+use crate::lookup::ask_around;
 use crate::metrics::Metrics;
 use crate::peer::{PeerClient, PeerError};
 use crate::placement::{
-    Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError, watch_peers,
+    Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError, ask_for_pledges,
 };
 use crate::rooms::Rooms;
 use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
@@ -27,8 +27,10 @@ use crate::settings::{Settings, SettingsError};
 use crate::webhooks::{WebhookError, Webhooks};
 
 /// A room that is just ending is asked again this often, with [`ENDING_PAUSE`] between.
-const ENDING_TRIES: u32 = 50;
+const ENDING_TRIES: u32 = 150;
 const ENDING_PAUSE: Duration = Duration::from_millis(20);
+/// Rooms that end just when they are asked for are asked for again so often.
+const CLAIM_TRIES: u32 = 3;
 
 /// Why the node did not start.
 #[derive(Debug, Error)]
@@ -176,7 +178,7 @@ impl Node {
         let node = Arc::clone(self);
         tokio::spawn(async move {
             if let (Placement::Redis(store), Some(peers)) = (&*node.placement, &node.peers) {
-                watch_peers(store, Arc::clone(peers), &node.settings.node_name).await;
+                ask_for_pledges(store, Arc::clone(peers), &node.settings.node_name).await;
             }
         });
         let node = Arc::clone(self);
@@ -209,13 +211,13 @@ impl Node {
     }
 
     /// Why this node takes no clients yet; `None` once it is ready. A node is ready when clients
-    /// can be told where its media goes and it has held a lease: before that it knows of no node
-    /// that takes rooms. Ready, it stays so: a Redis that fails later has no part in it.
+    /// can be told where its media goes and rooms could begin: the first node of a cluster waits
+    /// until that is safe. Ready, it stays so: a Redis that fails later has no part in it.
     pub fn unready_reason(&self) -> Option<&'static str> {
         if !self.media.has_address() {
             Some("no address to advertise is known")
-        } else if !self.placement.has_held_lease() {
-            Some("no lease was granted by Redis yet")
+        } else if !self.placement.has_settled() {
+            Some("no rooms could begin yet: Redis granted no lease, or they are being found again")
         } else {
             None
         }
@@ -227,24 +229,45 @@ impl Node {
     ///
     /// With an HTTP status: 503 when it cannot be placed now.
     pub async fn route(&self, room: &RoomName) -> Result<Route, JoinError> {
-        if let Some(handle) = self.rooms.get(room)
-            && self.placement.may_admit()
-        {
+        if let Some(handle) = self.rooms.get(room) {
+            return self.route_known(room, handle).await;
+        }
+        if let Some(home) = self.find_without_redis(room).await {
+            return Ok(Route::Remote(home));
+        }
+        for _ in 0..CLAIM_TRIES {
+            let (term, asked_at) = (self.placement.term(), Instant::now());
+            let home = self.placement.claim(room).await.map_err(|error| {
+                tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
+                JoinError::new(503, error.to_string())
+            })?;
+            if let Some(route) = self.at(room, home, term, asked_at) {
+                return Ok(route);
+            }
+        }
+        Err(JoinError::new(503, "the room is ending, try again"))
+    }
+
+    /// The home of a living room, where Redis did not answer lately.
+    async fn find_without_redis(&self, room: &RoomName) -> Option<NodeRecord> {
+        if self.placement.is_away() { ask_around(self, room).await } else { None }
+    }
+
+    /// A room that lives here, unless this node was cut off and the room has another home by now.
+    async fn route_known(&self, room: &RoomName, handle: RoomHandle) -> Result<Route, JoinError> {
+        if self.placement.may_admit() {
             return Ok(Route::Local(handle));
         }
-        let term = self.placement.term();
-        let home = self.placement.claim(room).await.map_err(|error| {
-            tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
-            JoinError::new(503, error.to_string())
-        })?;
-        if home.node.id != self.placement.node_id()
-            && let Some(stale) = self.rooms.get(room)
-        {
-            // This node was cut off and the room moved: who is still here belongs there.
-            tracing::warn!(%room, home = home.node.name, "Room has another home");
-            let _ended = stale.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+        match self.placement.find(room).await {
+            Ok(Some(home)) if home.node.id != self.placement.node_id() => {
+                // Who is still here belongs there.
+                tracing::warn!(%room, home = home.node.name, "Room has another home");
+                let _ended = handle.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+                Ok(Route::Remote(home.node))
+            }
+            Ok(_) => Err(JoinError::new(503, "this node is being found again")),
+            Err(error) => Err(JoinError::new(503, error.to_string())),
         }
-        Ok(self.at(room, home, term))
     }
 
     /// Finds the home of a room; `None` when it has none.
@@ -257,6 +280,9 @@ impl Node {
             && self.placement.may_admit()
         {
             return Ok(Some(Route::Local(handle)));
+        }
+        if let Some(home) = self.find_without_redis(room).await {
+            return Ok(Some(Route::Remote(home)));
         }
         let found = self.placement.find(room).await;
         let home = found.map_err(|error: PlacementError| JoinError::new(503, error.to_string()))?;
@@ -281,21 +307,22 @@ impl Node {
         {
             return Ok(Route::Local(handle));
         }
-        if self.drain.state() != NodeState::Open {
-            return Err(PlacementError::NoOpenNode);
+        for _ in 0..CLAIM_TRIES {
+            let (term, asked_at) = (self.placement.term(), Instant::now());
+            let home = self.placement.claim_here(room).await?;
+            if let Some(route) = self.at(room, home, term, asked_at) {
+                return Ok(route);
+            }
         }
-        let term = self.placement.term();
-        let sid = RoomSid::generate(&mut rand::rng());
-        let home =
-            self.placement.keep(room, &sid, true).await?.ok_or(PlacementError::NoOpenNode)?;
-        Ok(self.at(room, home, term))
+        Err(PlacementError::NoOpenNode)
     }
 
-    fn at(&self, room: &RoomName, home: Home, term: u64) -> Route {
+    /// `None` when the room ended here since its home was asked for.
+    fn at(&self, room: &RoomName, home: Home, term: u64, asked_at: Instant) -> Option<Route> {
         if home.node.id == self.placement.node_id() {
-            Route::Local(self.rooms.get_or_start(room, &home, term))
+            self.rooms.get_or_start(room, &home, term, asked_at).map(Route::Local)
         } else {
-            Route::Remote(home.node)
+            Some(Route::Remote(home.node))
         }
     }
 

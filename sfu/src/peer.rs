@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use contract::sfu_config::{PEER_NAME, PeerConfig};
 use hyper::client::conn::http1;
@@ -67,6 +67,15 @@ pub enum PeerError {
     /// The HTTP exchange.
     #[error("the request to the node failed")]
     Http(#[from] hyper::Error),
+    /// The request makes no sense.
+    #[error("the request to the node is malformed")]
+    Request(#[source] axum::http::Error),
+    /// The node refused.
+    #[error("the node answered {0}")]
+    Status(StatusCode),
+    /// The rest of the answer.
+    #[error("the node did not finish its answer")]
+    Body(#[source] axum::Error),
 }
 
 /// Certificates as read from files that may change.
@@ -199,20 +208,34 @@ impl PeerClient {
         body: Bytes,
         limit: Duration,
     ) -> Option<Bytes> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(path)
+        self.try_post(address, from, path, body, limit).await.ok()
+    }
+
+    /// The same, for those who want to know why there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be reached, or gives another answer than 200.
+    pub async fn try_post(
+        &self,
+        address: SocketAddr,
+        from: &str,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, PeerError> {
+        let request = Request::post(path)
             .header(header::HOST, PEER_NAME)
             .body(Body::from(body))
-            .ok()?;
+            .map_err(PeerError::Request)?;
         let asked = async {
-            let response = self.forward(address, from, request).await.ok()?;
+            let response = self.forward(address, from, request).await?;
             if response.status() != StatusCode::OK {
-                return None;
+                return Err(PeerError::Status(response.status()));
             }
-            to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.ok()
+            to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(PeerError::Body)
         };
-        timeout(limit, asked).await.ok()?
+        timeout(limit, asked).await?
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<http1::SendRequest<Body>, PeerError> {

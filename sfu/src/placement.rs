@@ -2,21 +2,21 @@
 //! `sfu_core::placement` and in the scripts of `contract::redis`.
 
 mod memory;
+mod pledges;
 mod redis;
-mod standing;
 
 use std::time::Duration;
 
 use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::NodeRecord;
 pub use contract::redis::NodeState;
-use sfu_core::placement::Candidate;
+use sfu_core::placement::{Candidate, Kept, Question};
 use thiserror::Error;
 use tokio::sync::watch;
 
 pub use memory::MemoryStore;
+pub use pledges::{PLEDGE, PLEDGED, REFUSED, ask_for_pledges};
 pub use redis::{RedisStore, StoreError};
-pub use standing::{LEASE, since_renewal, watch_peers};
 
 /// Where a room lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,9 @@ pub enum PlacementError {
     /// Redis was away, and homes assert themselves before anybody gets a new one.
     #[error("rooms are being found again")]
     Quiet,
+    /// Nodes that will take new rooms have just started.
+    #[error("media nodes are starting")]
+    Settling,
     /// This node does not reach Redis well enough to give homes.
     #[error("rooms cannot be placed from here at the moment")]
     NotRenewing,
@@ -82,6 +85,18 @@ impl Placement {
         }
     }
 
+    /// The home of `room`, which becomes this node where it has none.
+    ///
+    /// # Errors
+    ///
+    /// When this node takes no new rooms, or Redis does not answer.
+    pub async fn claim_here(&self, room: &RoomName) -> Result<Home, PlacementError> {
+        match self {
+            Self::Memory(store) => store.claim(room).ok_or(PlacementError::NoOpenNode),
+            Self::Redis(store) => store.claim_here(room).await,
+        }
+    }
+
     /// The home of `room`, if it has one that lives.
     ///
     /// # Errors
@@ -94,8 +109,7 @@ impl Placement {
         }
     }
 
-    /// Asserts that a living room is here: keeps its row, or, where `asserts`, writes it anew if
-    /// Redis lost it. Answers where the room's home is by now.
+    /// Asks whether a living room is still at home here, under this epoch.
     ///
     /// # Errors
     ///
@@ -104,11 +118,12 @@ impl Placement {
         &self,
         room: &RoomName,
         sid: &RoomSid,
-        asserts: bool,
-    ) -> Result<Option<Home>, PlacementError> {
+        epoch: &str,
+        question: Question,
+    ) -> Result<Kept, PlacementError> {
         match self {
-            Self::Memory(store) => Ok(store.claim(room)),
-            Self::Redis(store) => store.keep(room, sid, asserts).await,
+            Self::Memory(_) => Ok(Kept::Here(epoch.to_owned())),
+            Self::Redis(store) => store.keep(room, sid, epoch, question).await,
         }
     }
 
@@ -146,10 +161,11 @@ impl Placement {
         }
     }
 
-    /// Keeps a room's metadata and state for its next home.
-    pub async fn update(&self, room: &RoomName, epoch: &str, metadata: &str, state: &str) {
+    /// Keeps a room's metadata and state for its next home; `false` when this node is not known
+    /// as its home under this epoch.
+    pub async fn update(&self, room: &RoomName, epoch: &str, metadata: &str, state: &str) -> bool {
         match self {
-            Self::Memory(_) => {}
+            Self::Memory(_) => true,
             Self::Redis(store) => store.update(room, epoch, metadata, state).await,
         }
     }
@@ -189,11 +205,27 @@ impl Placement {
         }
     }
 
-    /// Whether this node has ever been one of the living.
-    pub fn has_held_lease(&self) -> bool {
+    /// Whether there was a time at which this node could begin rooms.
+    pub fn has_settled(&self) -> bool {
         match self {
             Self::Memory(_) => true,
-            Self::Redis(store) => store.has_held_lease(),
+            Self::Redis(store) => store.has_settled(),
+        }
+    }
+
+    /// Whether Redis did not answer when it was asked last.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(store) => store.is_away(),
+        }
+    }
+
+    /// Another node asks this one to begin no room for the time of a lease: whether it will not.
+    pub fn pledge(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(store) => store.pledge(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use contract::ids::RoomName;
 use contract::redis::NodeLoad;
@@ -22,6 +23,9 @@ use crate::webhooks::Webhooks;
 
 /// Media events that wait for a room.
 const EVENTS: usize = 4096;
+
+/// How long it is known that a room ended here: longer than a question about its home may take.
+const ENDED: Duration = Duration::from_secs(10);
 
 /// Counts of all rooms of the node.
 type Counts = Arc<Mutex<HashMap<RoomName, RoomCounts>>>;
@@ -67,8 +71,24 @@ pub struct Rooms {
     webhooks: Webhooks,
     agents: Arc<Agents>,
     peers: Option<Arc<PeerClient>>,
-    handles: Mutex<HashMap<RoomName, RoomHandle>>,
+    handles: Mutex<Handles>,
     counts: Counts,
+}
+
+/// What lives here, and when what ended did.
+#[derive(Default)]
+struct Handles {
+    living: HashMap<RoomName, RoomHandle>,
+    ended: HashMap<RoomName, Instant>,
+}
+
+impl Handles {
+    fn end(&mut self, name: &RoomName) {
+        let now = Instant::now();
+        self.ended.retain(|_, ended| now.duration_since(*ended) < ENDED);
+        self.ended.insert(name.clone(), now);
+        self.living.remove(name);
+    }
 }
 
 impl Rooms {
@@ -88,30 +108,42 @@ impl Rooms {
 
     /// The room, if it lives here.
     pub fn get(&self, name: &RoomName) -> Option<RoomHandle> {
-        self.handles.lock().get(name).cloned()
+        self.handles.lock().living.get(name).cloned()
     }
 
     /// All rooms that live here.
     pub fn all(&self) -> Vec<RoomHandle> {
-        self.handles.lock().values().cloned().collect()
+        self.handles.lock().living.values().cloned().collect()
     }
 
     /// The names of all rooms that live here.
     pub fn names(&self) -> Vec<RoomName> {
-        self.handles.lock().keys().cloned().collect()
+        self.handles.lock().living.keys().cloned().collect()
     }
 
-    /// The room, which begins here if it does not live yet.
+    /// The room, which begins here if it does not live yet; `None` when it ended here after its home
+    /// was asked for, so that the answer may be outdated.
     ///
-    /// `term` is the node's before the home was claimed.
-    pub fn get_or_start(self: &Arc<Self>, name: &RoomName, home: &Home, term: u64) -> RoomHandle {
+    /// `term` is the node's before the home was claimed at `asked_at`.
+    pub fn get_or_start(
+        self: &Arc<Self>,
+        name: &RoomName,
+        home: &Home,
+        term: u64,
+        asked_at: Instant,
+    ) -> Option<RoomHandle> {
         let mut handles = self.handles.lock();
-        if let Some(handle) = handles.get(name) {
-            return handle.clone();
+        if let Some(handle) = handles.living.get(name) {
+            // It began by another question, and this one gave it another epoch.
+            handle.confirm();
+            return Some(handle.clone());
+        }
+        if handles.ended.get(name).is_some_and(|ended| *ended >= asked_at) {
+            return None;
         }
         let handle = self.start(name, home, term);
-        handles.insert(name.clone(), handle.clone());
-        handle
+        handles.living.insert(name.clone(), handle.clone());
+        Some(handle)
     }
 
     fn start(self: &Arc<Self>, name: &RoomName, home: &Home, term: u64) -> RoomHandle {
@@ -156,7 +188,7 @@ impl Rooms {
         };
         let (rooms, name) = (Arc::clone(self), name.clone());
         task.spawn(move || {
-            rooms.handles.lock().remove(&name);
+            rooms.handles.lock().end(&name);
         })
     }
 

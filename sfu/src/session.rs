@@ -58,6 +58,8 @@ enum Input {
     Call(Call),
     /// Give the room to another node; answers whether it went.
     Move(oneshot::Sender<bool>),
+    /// Have the epoch of its home compared with the store's.
+    Confirm,
     Rpc(RpcCall, oneshot::Sender<RpcAnswer>),
     Forward {
         id: ForwardId,
@@ -173,6 +175,12 @@ impl RoomHandle {
         let (answer, answered) = oneshot::channel();
         self.send(Input::Move(answer)).await?;
         answered.await.map_err(|_| RoomEnded)
+    }
+
+    /// Has the epoch of the room's home compared with the store's. Where the room has too much to do
+    /// to be told, it learns it with the next write that is refused.
+    pub(crate) fn confirm(&self) {
+        let _full = self.inputs.try_send(Input::Confirm);
     }
 
     async fn send(&self, input: Input) -> Result<(), RoomEnded> {
@@ -304,6 +312,7 @@ impl RoomTask {
             Input::Call(call) => call(&mut self.room, now()),
             // The loop takes it: it waits for the store.
             Input::Move(answer) => drop(answer),
+            Input::Confirm => self.home.confirm(),
             Input::Rpc(call, answer) => {
                 self.rpcs.last += 1;
                 let id = RpcId(self.rpcs.last);

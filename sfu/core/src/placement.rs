@@ -1,16 +1,17 @@
 //! Which node becomes the home of a room, and whether this one may be a home at the moment.
 
 mod drain;
+mod hold;
 mod lease;
-mod standing;
+mod store_clock;
 
 use contract::ids::NodeId;
 use contract::redis::{NodeRecord, NodeState};
 use rand::{Rng, RngExt as _};
 
 pub use drain::{closing_rate, pause_between_moves};
-pub use lease::{Hold, Kept, Lease, Verdict};
-pub use standing::{Peers, Standing};
+pub use hold::{Hold, Kept, Question, Verdict};
+pub use lease::{Lease, PledgeAnswer, Renewal};
 
 /// Forwarded packets a second that weigh as much as one room: a room of three with video.
 const PACKETS_A_ROOM: u64 = 1000;
@@ -53,6 +54,13 @@ pub fn choose_home<'a, R: Rng + ?Sized>(
     }
     let second = open[(index + 1 + rng.random_range(0..others)) % open.len()];
     Some(if second.weight() < first.weight() { second } else { first })
+}
+
+/// Counts a room that was given to `home`, which has so many now that its report does not show.
+pub fn count_reservation(nodes: &mut [Candidate], home: &NodeId, reservations: u64) {
+    if let Some(node) = nodes.iter_mut().find(|node| node.record.id == *home) {
+        node.reservations = node.reservations.max(reservations);
+    }
 }
 
 /// The node with this id among the living.

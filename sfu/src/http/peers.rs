@@ -8,7 +8,7 @@ use contract::ids::RoomName;
 
 use super::text;
 use crate::node::{Node, Route};
-use crate::placement::since_renewal;
+use crate::placement::{PLEDGED, REFUSED};
 
 /// Another node gave us a room: it begins before its participants come.
 pub(super) async fn adopt(State(node): State<Arc<Node>>, name: String) -> Response {
@@ -20,7 +20,16 @@ pub(super) async fn adopt(State(node): State<Arc<Node>>, name: String) -> Respon
     }
 }
 
-/// Another node cannot reach Redis and asks whether we can.
-pub(super) async fn lease(State(node): State<Arc<Node>>) -> String {
-    since_renewal(&node.placement)
+/// Another node cannot ask Redis where a room lives.
+pub(super) async fn here(State(node): State<Arc<Node>>, name: String) -> Response {
+    let room = RoomName::new(name).ok().and_then(|room| node.rooms.get(&room));
+    match room {
+        Some(_) if node.placement.may_admit() => text(200, ""),
+        _ => text(404, "the room does not live here"),
+    }
+}
+
+/// Another node cannot reach Redis and asks whether its rooms are safe from us.
+pub(super) async fn pledge(State(node): State<Arc<Node>>) -> &'static str {
+    if node.placement.pledge() { PLEDGED } else { REFUSED }
 }

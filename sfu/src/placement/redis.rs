@@ -2,19 +2,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::{Client, IntoConnectionInfo as _, RedisError, Script};
 use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::{
-    CLAIM_ROOM, Keys, MOVE_ROOM, NODE_LEASE, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState,
-    POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, NODE_LEASE, NODE_MEMORY, NODE_RENEWAL,
+    NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE,
+    RESERVATION, ROOM_ROW, UPDATE_ROOM,
 };
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use sfu_core::placement::{Candidate, Lease, Peers, Standing, choose_home};
+use sfu_core::placement::{
+    Candidate, Kept, Lease, PledgeAnswer, Question, Renewal, choose_home, count_reservation,
+};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -28,9 +32,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A candidate that never lives: a claim for it only finds homes that exist.
 const NOBODY: &str = "none";
 
-/// Modes of [`CLAIM_ROOM`].
-const CLAIM: &str = "claim";
-const KEEP: &str = "keep";
+/// How long a claim waits where rooms begin again by themselves soon.
+const CLAIM_PATIENCE: Duration = Duration::from_millis(4_500);
+/// Wait before it is tried again.
+const CLAIM_PAUSE: Duration = Duration::from_millis(100);
 
 /// Nodes that are asked to take a room before the caller tries again later.
 const MOVE_TRIES: u32 = 3;
@@ -40,8 +45,10 @@ enum Found {
     Home(Box<Home>),
     /// No living home, and none was given.
     Nobody,
-    /// Nobody gets a new home at the moment.
+    /// No room begins at the moment.
     Quiet,
+    /// This node's idea of the time of Redis is wrong.
+    Late,
     /// The room is not at home here.
     Lost,
 }
@@ -77,6 +84,9 @@ pub struct RedisStore {
     id: NodeId,
     name: String,
     address: SocketAddr,
+    /// Since the machine started.
+    started: Duration,
+    renewals: AtomicU64,
     shared: Arc<Mutex<Shared>>,
     /// The state changed: others shall know at once.
     told: Notify,
@@ -85,7 +95,7 @@ pub struct RedisStore {
 }
 
 /// Time since boot, suspension included.
-fn boot_time() -> Duration {
+pub(super) fn boot_time() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     Duration::new(
         u64::try_from(time.tv_sec).unwrap_or_default(),
@@ -129,6 +139,8 @@ impl RedisStore {
             id: NodeId::generate(&mut rand::rng()),
             name: name.to_owned(),
             address,
+            started: boot_time(),
+            renewals: AtomicU64::new(0),
             shared: Arc::new(Mutex::new(shared)),
             told: Notify::new(),
             returned: watch::channel(()).0,
@@ -150,15 +162,35 @@ impl RedisStore {
     }
 
     pub(super) fn may_admit(&self) -> bool {
-        self.standing().may_serve()
+        self.shared.lock().lease.may_serve(boot_time())
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        self.shared.lock().lease.standing(boot_time())
+    /// Whose pledges are wanted now.
+    pub(super) fn wants_pledges(&self) -> Vec<SocketAddr> {
+        self.shared.lock().lease.wants_pledges(boot_time())
     }
 
-    pub(super) fn set_peers(&self, peers: Peers) {
-        self.shared.lock().lease.heard(peers, boot_time());
+    /// What another node said when it was asked for its pledge at `asked_at`.
+    pub(super) fn heard(&self, address: SocketAddr, asked_at: Duration, answer: PledgeAnswer) {
+        self.shared.lock().lease.heard(address, asked_at, boot_time(), answer);
+    }
+
+    /// Another node asks for a pledge.
+    pub(super) fn pledge(&self) -> bool {
+        self.shared.lock().lease.pledge(boot_time())
+    }
+
+    /// Whether there was a time at which this node could begin rooms.
+    pub(super) fn has_settled(&self) -> bool {
+        self.shared.lock().lease.has_settled(boot_time())
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.shared.lock().lease.is_away()
+    }
+
+    fn may_begin(&self) -> Option<u64> {
+        self.shared.lock().lease.may_begin(boot_time())
     }
 
     pub(super) fn fenced_term(&self) -> u64 {
@@ -167,10 +199,6 @@ impl RedisStore {
 
     pub(super) fn term(&self) -> u64 {
         self.shared.lock().lease.term()
-    }
-
-    pub(super) fn has_held_lease(&self) -> bool {
-        self.shared.lock().lease.was_held()
     }
 
     /// Renews the lease until [`Self::leave`]; `load` is asked each time.
@@ -186,9 +214,9 @@ impl RedisStore {
             }
             let sent_at = boot_time();
             match self.renew(load()).await {
-                Ok((was_known, nodes)) => self.renewed(sent_at, was_known, nodes),
+                Ok((renewal, nodes)) => self.renewed(sent_at, &renewal, nodes),
                 Err(error) => {
-                    if self.shared.lock().lease.missed(boot_time()) {
+                    if self.shared.lock().lease.missed() {
                         let error = &error as &dyn std::error::Error;
                         tracing::warn!(error, "Lease not renewed");
                     }
@@ -197,30 +225,35 @@ impl RedisStore {
         }
     }
 
-    fn renewed(&self, sent_at: Duration, was_known: bool, nodes: Vec<Candidate>) {
+    fn renewed(&self, sent_at: Duration, renewal: &Renewal, nodes: Vec<Candidate>) {
         let mut shared = self.shared.lock();
-        let is_back = shared.lease.renewed(sent_at, boot_time(), was_known, nodes.len() <= 1);
+        let is_back = shared.lease.renewed(sent_at, boot_time(), renewal);
         shared.nodes = nodes;
         if is_back {
-            tracing::info!(nodes = shared.nodes.len(), was_known, "Redis answers");
+            let (nodes, term) = (shared.nodes.len(), shared.lease.term());
+            tracing::info!(nodes, term, "Redis answers");
             drop(shared);
             self.returned.send_replace(());
         }
     }
 
-    /// Renews the lease; answers whether Redis knew it, and the living nodes.
-    async fn renew(&self, load: NodeLoad) -> Result<(bool, Vec<Candidate>), StoreError> {
-        let (state, is_first) = {
-            let shared = self.shared.lock();
-            (shared.state, !shared.lease.was_held())
-        };
+    /// The record of this node, and whether no renewal has succeeded yet.
+    fn record(&self, load: NodeLoad) -> (NodeRecord, bool) {
+        let shared = self.shared.lock();
+        let is_settling = shared.state == NodeState::Open && shared.lease.is_bound(boot_time());
         let record = NodeRecord {
             id: self.id.clone(),
             name: self.name.clone(),
             address: self.address,
-            state,
+            state: if is_settling { NodeState::Settling } else { shared.state },
             load,
         };
+        (record, !shared.lease.was_held())
+    }
+
+    /// Renews the lease; answers what Redis said, and the living nodes.
+    async fn renew(&self, load: NodeLoad) -> Result<(Renewal, Vec<Candidate>), StoreError> {
+        let (record, is_first) = self.record(load);
         let script = Script::new(RENEW_NODE);
         let mut call = script.prepare_invoke();
         call.key(self.keys.nodes())
@@ -235,59 +268,134 @@ impl RedisStore {
             .arg(self.keys.reservation_prefix())
             .arg(if is_first { "first" } else { "next" })
             .arg(millis(POD_ROW))
-            .arg(millis(PULSE));
+            .arg(millis(PULSE))
+            .arg(millis(NODE_MEMORY))
+            .arg(self.address.to_string())
+            .arg(millis(self.started))
+            .arg(self.renewals.fetch_add(1, Ordering::Relaxed));
         let mut connection = self.connection.clone();
-        let (known, nodes): (u64, Vec<(String, u64)>) =
+        type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>);
+        let (term, store_time, follows, quiet, others, nodes): Said =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await??;
         let candidate = |(record, reservations): (String, u64)| {
             Ok(Candidate { record: serde_json::from_str(&record)?, reservations })
         };
-        let nodes: Result<_, StoreError> = nodes.into_iter().map(candidate).collect();
-        Ok((known == 1, nodes?))
+        let nodes = nodes.into_iter().map(candidate).collect::<Result<Vec<_>, StoreError>>()?;
+        let addresses = nodes.iter().map(|node| node.record.address);
+        let renewal = Renewal {
+            term,
+            store_time,
+            follows: follows == 1,
+            quiet: Duration::from_millis(quiet),
+            others,
+            addresses: addresses.filter(|address| *address != self.address).collect(),
+        };
+        Ok((renewal, nodes))
     }
 
+    /// The home of `room`, which becomes an open node where it has none. Waits where rooms begin
+    /// again by themselves soon: after a start, or when Redis was away.
     pub(super) async fn claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
-        if !self.standing().may_claim() {
-            return Err(PlacementError::NotRenewing);
+        let end = Instant::now() + CLAIM_PATIENCE;
+        loop {
+            match self.try_claim(room).await {
+                Err(
+                    error @ (PlacementError::Quiet
+                    | PlacementError::Settling
+                    | PlacementError::NotRenewing),
+                ) => {
+                    if Instant::now() >= end {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+            tokio::time::sleep(CLAIM_PAUSE).await;
         }
+    }
+
+    async fn try_claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
         let sid = RoomSid::generate(&mut rand::rng());
         let mut nodes = self.nodes();
         // A node that left since the last renewal is still in the list: then another is asked.
         loop {
-            let chosen = choose_home(&nodes, &mut rand::rng()).map(|node| node.record.id.clone());
+            let time = self.may_begin();
+            let chosen = time.and_then(|_| choose_home(&nodes, &mut rand::rng()));
+            let chosen = chosen.map(|node| node.record.id.clone());
             let candidate = chosen.as_ref().map_or(NOBODY, NodeId::as_str);
-            if let Some(home) = self.try_claim(room, candidate, &sid, CLAIM).await? {
-                if home.sid == sid {
-                    self.count_reservation(&home.node.id);
-                }
-                return Ok(home);
+            match self.ask_claim(room, self.id.as_str(), candidate, &sid, time).await? {
+                Found::Home(home) => return Ok(*home),
+                Found::Quiet => return Err(PlacementError::Quiet),
+                Found::Late => return Err(PlacementError::NotRenewing),
+                Found::Nobody | Found::Lost => {}
             }
-            let chosen = chosen.ok_or(PlacementError::NoOpenNode)?;
-            nodes.retain(|node| node.record.id != chosen);
+            match (chosen, time) {
+                (Some(chosen), _) => nodes.retain(|node| node.record.id != chosen),
+                (None, None) => return Err(PlacementError::NotRenewing),
+                (None, Some(_)) => return Err(self.nobody_open()),
+            }
         }
     }
 
-    /// Counts a room placed by this node before the next renewal shows it.
-    fn count_reservation(&self, home: &NodeId) {
-        let mut shared = self.shared.lock();
-        if let Some(node) = shared.nodes.iter_mut().find(|node| node.record.id == *home) {
-            node.reservations += 1;
+    pub(super) async fn claim_here(&self, room: &RoomName) -> Result<Home, PlacementError> {
+        let sid = RoomSid::generate(&mut rand::rng());
+        let time = self.may_begin().ok_or(PlacementError::NotRenewing)?;
+        match self.ask_claim(room, self.id.as_str(), self.id.as_str(), &sid, Some(time)).await? {
+            Found::Home(home) => Ok(*home),
+            Found::Quiet => Err(PlacementError::Quiet),
+            Found::Late => Err(PlacementError::NotRenewing),
+            Found::Nobody | Found::Lost => Err(PlacementError::NoOpenNode),
+        }
+    }
+
+    /// Why there is no open node.
+    fn nobody_open(&self) -> PlacementError {
+        let is_settling = |node: &Candidate| node.record.state == NodeState::Settling;
+        if self.shared.lock().nodes.iter().any(is_settling) {
+            PlacementError::Settling
+        } else {
+            PlacementError::NoOpenNode
         }
     }
 
     pub(super) async fn find(&self, room: &RoomName) -> Result<Option<Home>, PlacementError> {
         let sid = RoomSid::generate(&mut rand::rng());
-        self.try_claim(room, NOBODY, &sid, CLAIM).await
+        match self.ask_claim(room, NOBODY, NOBODY, &sid, None).await? {
+            Found::Home(home) => Ok(Some(*home)),
+            Found::Quiet => Err(PlacementError::Quiet),
+            Found::Nobody | Found::Lost | Found::Late => Ok(None),
+        }
     }
 
     pub(super) async fn keep(
         &self,
         room: &RoomName,
         sid: &RoomSid,
-        asserts: bool,
-    ) -> Result<Option<Home>, PlacementError> {
-        let candidate = if asserts { self.id.as_str() } else { NOBODY };
-        self.try_claim(room, candidate, sid, KEEP).await
+        epoch: &str,
+        question: Question,
+    ) -> Result<Kept, PlacementError> {
+        let script = Script::new(KEEP_ROOM);
+        let mut call = script.prepare_invoke();
+        call.key(self.keys.room(room))
+            .key(self.keys.pulse())
+            .key(self.keys.quiet())
+            .arg(self.keys.node_prefix())
+            .arg(self.id.as_str())
+            .arg(epoch)
+            .arg(sid.as_str())
+            .arg(millis(ROOM_ROW))
+            .arg(if question.asserts { "assert" } else { "resume" })
+            .arg(if question.raises { "raise" } else { "same" })
+            .arg(self.may_begin().unwrap_or_default())
+            .arg(millis(CLAIM_LIFE));
+        let mut connection = self.connection.clone();
+        let answer = timeout(CLAIM_TIMEOUT, call.invoke_async(&mut connection)).await;
+        let answer: Vec<String> = answer.map_err(StoreError::from)?.map_err(StoreError::from)?;
+        Ok(match <[String; 2]>::try_from(answer) {
+            Ok([_, epoch]) => Kept::Here(epoch),
+            Err(answer) if answer.first().is_some_and(|said| said == "gone") => Kept::Gone,
+            Err(_) => Kept::Unknown,
+        })
     }
 
     pub(super) async fn hand_over(
@@ -305,6 +413,8 @@ impl RedisStore {
             let script = Script::new(MOVE_ROOM);
             let mut call = script.prepare_invoke();
             call.key(self.keys.room(room))
+                .key(self.keys.pulse())
+                .key(self.keys.quiet())
                 .arg(self.id.as_str())
                 .arg(epoch)
                 .arg(chosen.as_str())
@@ -315,12 +425,10 @@ impl RedisStore {
                 .arg(millis(ROOM_ROW))
                 .arg(millis(RESERVATION));
             match self.ask_for_home(&call).await? {
-                Found::Home(home) => {
-                    self.count_reservation(&home.node.id);
-                    return Ok(HandOver::Moved(home));
-                }
+                Found::Home(home) => return Ok(HandOver::Moved(home)),
                 Found::Lost => return Ok(HandOver::Lost),
-                Found::Nobody | Found::Quiet => nodes.retain(|node| node.record.id != chosen),
+                Found::Quiet | Found::Late => break,
+                Found::Nobody => nodes.retain(|node| node.record.id != chosen),
             }
         }
         Ok(HandOver::Refused)
@@ -330,29 +438,30 @@ impl RedisStore {
         self.returned.subscribe()
     }
 
-    async fn try_claim(
+    /// Asks for the home of a room; `time` is what this node takes for that of Redis.
+    async fn ask_claim(
         &self,
         room: &RoomName,
+        caller: &str,
         candidate: &str,
         sid: &RoomSid,
-        mode: &str,
-    ) -> Result<Option<Home>, PlacementError> {
+        time: Option<u64>,
+    ) -> Result<Found, StoreError> {
         let script = Script::new(CLAIM_ROOM);
         let mut call = script.prepare_invoke();
         call.key(self.keys.room(room))
+            .key(self.keys.pulse())
             .key(self.keys.quiet())
             .arg(self.keys.node_prefix())
             .arg(self.keys.reservation_prefix())
+            .arg(caller)
             .arg(candidate)
             .arg(sid.as_str())
             .arg(millis(ROOM_ROW))
             .arg(millis(RESERVATION))
-            .arg(mode);
-        match self.ask_for_home(&call).await? {
-            Found::Home(home) => Ok(Some(*home)),
-            Found::Quiet => Err(PlacementError::Quiet),
-            Found::Nobody | Found::Lost => Ok(None),
-        }
+            .arg(time.unwrap_or_default())
+            .arg(millis(CLAIM_LIFE));
+        self.ask_for_home(&call).await
     }
 
     async fn ask_for_home(
@@ -362,17 +471,21 @@ impl RedisStore {
         let mut connection = self.connection.clone();
         let answer: Vec<String> =
             timeout(CLAIM_TIMEOUT, call.invoke_async(&mut connection)).await??;
-        let [_, epoch, sid, metadata, state, record] = match <[String; 6]>::try_from(answer) {
-            Ok(home) => home,
-            Err(answer) => {
-                return Ok(match answer.first().map(String::as_str) {
-                    Some("quiet") => Found::Quiet,
-                    Some("lost") => Found::Lost,
-                    Some(_) | None => Found::Nobody,
-                });
-            }
-        };
-        let node = serde_json::from_str(&record)?;
+        let [_, epoch, sid, metadata, state, record, reserved] =
+            match <[String; 7]>::try_from(answer) {
+                Ok(home) => home,
+                Err(answer) => {
+                    return Ok(match answer.first().map(String::as_str) {
+                        Some("quiet") => Found::Quiet,
+                        Some("late") => Found::Late,
+                        Some("lost") => Found::Lost,
+                        Some(_) | None => Found::Nobody,
+                    });
+                }
+            };
+        let node: NodeRecord = serde_json::from_str(&record)?;
+        let reserved = serde_json::from_str(&reserved)?;
+        count_reservation(&mut self.shared.lock().nodes, &node.id, reserved);
         let sid = RoomSid::from(sid);
         Ok(Found::Home(Box::new(Home { node, epoch, sid, metadata, state })))
     }
@@ -389,15 +502,23 @@ impl RedisStore {
         self.write(&call, "release a room").await;
     }
 
-    pub(super) async fn update(&self, room: &RoomName, epoch: &str, metadata: &str, state: &str) {
+    /// `false` when Redis says that the row is another's, or of another epoch.
+    pub(super) async fn update(
+        &self,
+        room: &RoomName,
+        epoch: &str,
+        metadata: &str,
+        state: &str,
+    ) -> bool {
         let script = Script::new(UPDATE_ROOM);
         let mut call = script.prepare_invoke();
         call.key(self.keys.room(room)).arg(self.id.as_str()).arg(epoch).arg(metadata).arg(state);
-        self.write(&call, "write a room's metadata").await;
+        self.write(&call, "write a room's metadata").await != Some(0)
     }
 
     pub(super) async fn leave(&self) {
         self.stop.send_replace(true);
+        self.shared.lock().lease.leave();
         let script = Script::new(RELEASE_NODE);
         let mut call = script.prepare_invoke();
         call.key(self.keys.nodes()).key(self.keys.node(&self.id)).arg(self.id.as_str());
@@ -405,15 +526,16 @@ impl RedisStore {
     }
 
     /// Runs a script whose failure costs nothing but time: leases and rows end by themselves.
-    async fn write(&self, call: &::redis::ScriptInvocation<'_>, what: &'static str) {
+    async fn write(&self, call: &::redis::ScriptInvocation<'_>, what: &'static str) -> Option<i64> {
         let mut connection = self.connection.clone();
         let written: Result<Result<i64, RedisError>, _> =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await;
         match written {
-            Ok(Ok(_)) => {}
+            Ok(Ok(written)) => return Some(written),
             Ok(Err(error)) => tracing::warn!(%error, what, "Redis refused"),
             Err(_) => tracing::warn!(what, "Redis did not answer in time"),
         }
+        None
     }
 }
 

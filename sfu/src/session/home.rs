@@ -9,7 +9,7 @@ use contract::ids::{RoomName, RoomSid};
 use contract::redis::{NodeRecord, ROOM_RENEWAL};
 use futures::FutureExt as _;
 use futures::future::Fuse;
-use sfu_core::placement::{Hold, Kept, Verdict};
+use sfu_core::placement::{Hold, Kept, Question, Verdict};
 use sfu_core::room::Room;
 use tokio::sync::watch;
 use tokio::time::{Interval, interval};
@@ -27,10 +27,10 @@ const KEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a question to the store came to.
 pub(super) enum Stored {
-    /// The room's state of this version was written, as far as one can tell.
-    Written,
-    /// The home was asked for in this term, and asserted or not.
-    Kept(u64, bool, Box<Result<Option<Home>, PlacementError>>),
+    /// The room's state was written, as far as one can tell; `false` when the row is not ours.
+    Written(bool),
+    /// The store was asked for the home.
+    Kept(Question, Result<Kept, PlacementError>),
 }
 
 type Work = Fuse<Pin<Box<dyn Future<Output = Stored> + Send>>>;
@@ -65,6 +65,8 @@ impl RoomHome {
         let mut renewal = interval(ROOM_RENEWAL);
         renewal.reset();
         let returns = placement.returns();
+        // A term that began since was said to nobody who has just subscribed.
+        let is_keep_due = term != placement.term();
         Self {
             name,
             sid: home.sid.clone(),
@@ -73,7 +75,7 @@ impl RoomHome {
             peers,
             node_name,
             written: None,
-            is_keep_due: false,
+            is_keep_due,
             work: Fuse::terminated(),
             renewal,
             returns,
@@ -106,24 +108,21 @@ impl RoomHome {
 
     /// Takes an answer of the store; `true` when the room has another home and ends here.
     pub(super) fn stored(&mut self, stored: Stored) -> bool {
-        let (term, asserted, kept) = match stored {
-            Stored::Written => return false,
-            Stored::Kept(term, asserted, kept) => (term, asserted, *kept),
-        };
-        let own = self.placement.node_id();
-        let kept = match kept {
-            Ok(Some(home)) if home.node.id == own => Kept::Here(home.epoch),
-            Ok(Some(home)) => {
-                tracing::warn!(room = %self.name, home = home.node.name, "Room has another home");
-                Kept::Elsewhere
+        let (question, kept) = match stored {
+            Stored::Written(is_ours) => {
+                self.is_keep_due |= !is_ours;
+                return false;
             }
-            Ok(None) => Kept::Nowhere,
-            Err(error) => {
-                tracing::warn!(room = %self.name, %error, "Room's home not kept");
-                Kept::Unknown
-            }
+            Stored::Kept(question, kept) => (question, kept),
         };
-        match self.hold.kept(term, asserted, kept) {
+        let kept = kept.unwrap_or_else(|error| {
+            tracing::warn!(room = %self.name, %error, "Room's home not kept");
+            Kept::Unknown
+        });
+        if kept == Kept::Gone {
+            tracing::warn!(room = %self.name, "Room has another home");
+        }
+        match self.hold.kept(question, kept) {
             Verdict::Stays => false,
             Verdict::Rewrite => {
                 self.written = None;
@@ -148,21 +147,20 @@ impl RoomHome {
             (self.name.clone(), self.sid.clone(), self.hold.epoch().to_owned());
         let version = room.state_version();
         if std::mem::take(&mut self.is_keep_due) {
-            let (term, asserts) = (placement.term(), self.hold.may_assert(placement.fenced_term()));
+            let question = self.hold.question(placement.term(), placement.fenced_term());
             let work = async move {
-                let kept = placement.keep(&name, &sid, asserts).await;
-                if !matches!(kept, Ok(Some(_))) {
+                let kept = placement.keep(&name, &sid, &epoch, question).await;
+                if !matches!(kept, Ok(Kept::Here(_) | Kept::Gone)) {
                     tokio::time::sleep(KEEP_PAUSE).await;
                 }
-                Stored::Kept(term, asserts, Box::new(kept))
+                Stored::Kept(question, kept)
             };
             self.work = work.boxed().fuse();
         } else if self.written != Some(version) {
             self.written = Some(version);
             let (metadata, state) = (room.info().metadata, room.state().to_json());
             let work = async move {
-                placement.update(&name, &epoch, &metadata, &state).await;
-                Stored::Written
+                Stored::Written(placement.update(&name, &epoch, &metadata, &state).await)
             };
             self.work = work.boxed().fuse();
         }
@@ -191,6 +189,11 @@ impl RoomHome {
                 false
             }
         }
+    }
+
+    /// Has the epoch compared with the store's.
+    pub(super) fn confirm(&mut self) {
+        self.is_keep_due = true;
     }
 
     /// Has the home confirmed before the next join.

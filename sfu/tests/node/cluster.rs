@@ -103,7 +103,7 @@ async fn racing_claims_agree() {
             let mut homes = Vec::new();
             for room in &rooms {
                 let home = placement.claim(room).await.unwrap();
-                homes.push((home.node.id, home.epoch, home.sid));
+                homes.push((home.node.id, home.sid));
             }
             homes
         })
@@ -150,6 +150,23 @@ async fn without_redis_living_rooms_go_on_and_new_ones_wait() {
     assert_eq!(refused.0, 503, "{refused:?}");
     let ready = get(&format!("http://{}/readyz", node.admin)).await;
     assert_eq!(ready.status, 200, "readiness does not depend on Redis");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_nodes_trust_each_other_and_find_each_others_rooms() {
+    let (files, mut redis) = (Files::new(), Redis::start().await);
+    let nodes = two_nodes(&files, &redis).await;
+    let (_anna, home) = join(&nodes[0].base, "living", "anna").await;
+    redis.stop();
+    // Longer than a lease: both must know that Redis is away, not that they are.
+    tokio::time::sleep(2 * contract::redis::NODE_LEASE).await;
+    for (node, name) in nodes.iter().zip(["bob", "carl"]) {
+        let (_guest, at) = join(&node.base, "living", name).await;
+        assert_eq!(at, home);
+        let people = json!({"room": "living"});
+        let people = twirp(&node.base, "ListParticipants", &admin_token("living"), people).await;
+        assert_eq!(people.status, 200, "{people:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,18 +4,21 @@
 #[path = "../../core/tests/placement/store.rs"]
 mod store;
 
+use std::collections::BTreeMap;
+
 use contract::ids::{NodeId, RoomName};
 use contract::redis::{
-    CLAIM_ROOM, Keys, MOVE_ROOM, NODE_LEASE, NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE,
-    RELEASE_NODE, RELEASE_ROOM, RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, NODE_LEASE, NODE_MEMORY, NodeLoad,
+    NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE, RESERVATION,
+    ROOM_ROW, UPDATE_ROOM,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands as _, Script, ScriptInvocation};
-use store::{Answer, Bug, Row, Store};
+use store::{Answer, Bug, Claim, Keep, KeepAnswer, Renewer, Row, Store};
 
-use crate::support::Redis;
+use crate::support::{Redis, unix_time};
 
 const SEEDS: u64 = 300;
 const STEPS: usize = 40;
@@ -29,7 +32,13 @@ struct Pair {
     connection: MultiplexedConnection,
     keys: Keys,
     rng: StdRng,
+    renewals: u64,
+    /// The names that the real one and the model gave the leases of nodes last.
+    terms: BTreeMap<String, (String, String)>,
 }
+
+/// The time of the model, which stands still.
+const NOW: u64 = 1_000_000;
 
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap()
@@ -43,7 +52,8 @@ impl Pair {
             id: NodeId::from(format!("ND_{number}")),
             // Two processes of a pod.
             name: format!("pod-{}", number / 2),
-            address: ([10, 0, 0, number], 7890).into(),
+            // At its own address, or where the pod's other process was.
+            address: ([10, 0, 0, number / self.rng.random_range(1..=2)], 7890).into(),
             state: states[self.rng.random_range(0..states.len())],
             load: NodeLoad { rooms: u64::from(number), ..NodeLoad::default() },
         }
@@ -66,26 +76,53 @@ impl Pair {
             real.unwrap_or_else(|| "1".to_owned()),
             self.model.row(name).map_or(1, |row| row.epoch),
         );
-        if self.rng.random_bool(0.2) {
-            real.push('9');
-            model += 7;
+        match self.rng.random_range(0..8) {
+            0 => {
+                real.push('9');
+                model += 7;
+            }
+            1 => (real, model) = ("1".to_owned(), 1),
+            _ => {}
         }
         (real, model)
     }
 
+    /// What a caller takes for the time: right, or wrong. The real one's and the model's.
+    fn times(&mut self) -> (u64, u64) {
+        let off = if self.rng.random_bool(0.2) { 2 * millis(CLAIM_LIFE) } else { 0 };
+        (millis(unix_time()) - off, NOW - off)
+    }
+
+    /// For how many seconds Redis has been up.
+    async fn uptime(&mut self) -> u64 {
+        let info: String =
+            redis::cmd("INFO").arg("server").query_async(&mut self.connection).await.unwrap();
+        let line = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"));
+        line.unwrap().parse().unwrap()
+    }
+
     async fn step(&mut self) {
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..13) {
             0..=2 => self.renew().await,
             3..=5 => self.claim().await,
-            6 => self.give_away().await,
-            7 => self.write().await,
-            8 => self.release().await,
+            6 | 7 => self.keep().await,
+            8 => self.give_away().await,
+            9 => self.write().await,
+            10 => self.release().await,
             _ => self.pass_time().await,
         }
     }
 
     async fn renew(&mut self) {
-        let (record, is_first) = (self.record(), self.rng.random_bool(0.3));
+        self.renewals += 1;
+        let renewer = Renewer {
+            record: self.record(),
+            is_first: self.rng.random_bool(0.3),
+            started: self.rng.random_range(1..4),
+            number: self.renewals,
+        };
+        let Renewer { record, is_first, started, number } = &renewer;
+        let up = self.uptime().await;
         let keys = &self.keys;
         let script = Script::new(RENEW_NODE);
         let mut call = script.prepare_invoke();
@@ -95,40 +132,93 @@ impl Pair {
             .key(keys.pulse())
             .key(keys.quiet())
             .arg(record.id.as_str())
-            .arg(serde_json::to_string(&record).unwrap())
+            .arg(serde_json::to_string(record).unwrap())
             .arg(millis(NODE_LEASE))
             .arg(keys.node_prefix())
             .arg(keys.reservation_prefix())
-            .arg(if is_first { "first" } else { "next" })
+            .arg(if *is_first { "first" } else { "next" })
             .arg(millis(POD_ROW))
-            .arg(millis(PULSE));
-        let (was_known, nodes): (u64, Vec<(String, u64)>) =
+            .arg(millis(PULSE))
+            .arg(millis(NODE_MEMORY))
+            .arg(record.address.to_string())
+            .arg(started)
+            .arg(number);
+        type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>);
+        let (term, time, follows, quiet, others, nodes): Said =
             call.invoke_async(&mut self.connection).await.unwrap();
+        assert!(time.abs_diff(millis(unix_time())) < 1_000);
         let mut real: Vec<(NodeRecord, u64)> = nodes
             .into_iter()
             .map(|(record, reserved)| (serde_json::from_str(&record).unwrap(), reserved))
             .collect();
         real.sort_by(|(a, _), (b, _)| a.id.as_str().cmp(b.id.as_str()));
-        assert_eq!((was_known == 1, real), self.model.renew(&record, is_first));
+        // Which second it was when the script ran is seen by the quiet time that it began.
+        let was_next = quiet > 0 && quiet + (up + 1) * 1_000 <= millis(NODE_LEASE);
+        let was_last = quiet == 0 && (up + 1) * 1_000 == millis(NODE_LEASE);
+        self.model.since = NOW - (up + u64::from(was_next || was_last)) * 1_000;
+        let model = self.model.renew(&renewer);
+        assert_eq!((follows == 1, others, real), (model.follows, model.others, model.nodes));
+        assert_eq!(quiet > 0, model.quiet > 0, "{quiet} after {up} s, {}", model.quiet);
+        let before = self.terms.insert(record.id.to_string(), (term.clone(), model.term.clone()));
+        let (real, modelled) = before.unwrap_or_default();
+        assert_eq!(real == term, modelled == model.term);
     }
 
     async fn claim(&mut self) {
-        let ((name, key), candidate) = (self.room(), self.node());
-        let (keeps, sid) = (self.rng.random_bool(0.3), format!("RM_{}", self.rng.random::<u32>()));
+        let ((name, key), candidate, caller) = (self.room(), self.node(), self.node());
+        let sid = format!("RM_{}", self.rng.random::<u32>());
+        let (time, model_time) = self.times();
         let script = Script::new(CLAIM_ROOM);
         let mut call = script.prepare_invoke();
         call.key(&key)
+            .key(self.keys.pulse())
             .key(self.keys.quiet())
             .arg(self.keys.node_prefix())
             .arg(self.keys.reservation_prefix())
+            .arg(&caller)
             .arg(&candidate)
             .arg(&sid)
             .arg(millis(ROOM_ROW))
             .arg(millis(RESERVATION))
-            .arg(if keeps { "keep" } else { "claim" });
+            .arg(time)
+            .arg(millis(CLAIM_LIFE));
         let before = self.model.row(&name).cloned();
-        let model = self.model.claim(&name, &candidate, &sid, keeps);
+        let claim = Claim { caller, candidate, sid, time: model_time };
+        let model = self.model.claim(&name, &claim);
         self.compare(&key, before, model, &call).await;
+    }
+
+    async fn keep(&mut self) {
+        let ((name, key), caller) = (self.room(), self.node());
+        let (epoch, model_epoch) = self.epochs(&name, &key).await;
+        let (time, model_time) = self.times();
+        let (asserts, raises) = (self.rng.random_bool(0.6), self.rng.random_bool(0.3));
+        let sid = self.model.row(&name).map_or_else(|| "RM_kept".to_owned(), |row| row.sid.clone());
+        let script = Script::new(KEEP_ROOM);
+        let mut call = script.prepare_invoke();
+        call.key(&key)
+            .key(self.keys.pulse())
+            .key(self.keys.quiet())
+            .arg(self.keys.node_prefix())
+            .arg(&caller)
+            .arg(&epoch)
+            .arg(&sid)
+            .arg(millis(ROOM_ROW))
+            .arg(if asserts { "assert" } else { "resume" })
+            .arg(if raises { "raise" } else { "same" })
+            .arg(time)
+            .arg(millis(CLAIM_LIFE));
+        let real: Vec<String> = call.invoke_async(&mut self.connection).await.unwrap();
+        let keep = Keep { caller, epoch: model_epoch, sid, asserts, raises, time: model_time };
+        let model = self.model.keep(&name, &keep);
+        let number = |epoch: &str| epoch.parse::<u64>().unwrap();
+        match (real.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), model) {
+            (["again"], KeepAnswer::Again) | (["gone"], KeepAnswer::Gone) => {}
+            (["here", now], KeepAnswer::Here(model)) => {
+                assert_eq!(number(now) > number(&epoch), model > model_epoch, "{keep:?}");
+            }
+            (real, model) => panic!("{real:?} and {model:?} to {keep:?}"),
+        }
     }
 
     async fn give_away(&mut self) {
@@ -137,6 +227,8 @@ impl Pair {
         let script = Script::new(MOVE_ROOM);
         let mut call = script.prepare_invoke();
         call.key(&key)
+            .key(self.keys.pulse())
+            .key(self.keys.quiet())
             .arg(&node)
             .arg(&epoch)
             .arg(&candidate)
@@ -163,17 +255,20 @@ impl Pair {
         let old: Option<String> = self.connection.hget(key, "epoch").await.unwrap();
         let real: Vec<String> = call.invoke_async(&mut self.connection).await.unwrap();
         let expected = match &model {
-            Answer::Home(row, record) => {
+            Answer::Home(home) => {
+                let row = &home.row;
                 let rises = before.is_none_or(|before| before.epoch < row.epoch);
                 let number = |epoch: &str| epoch.parse::<u64>().unwrap();
                 let old = old.as_deref().map_or(0, number);
                 assert_eq!(number(&real[1]) > old, rises, "{real:?} after {old}, {model:?}");
-                let record = serde_json::to_string(record).unwrap();
+                let record = serde_json::to_string(&home.record).unwrap();
                 let Row { node, epoch: _, sid, metadata, state } = row.clone();
-                vec![node, real[1].clone(), sid, metadata, state, record]
+                let reserved = home.reserved.to_string();
+                vec![node, real[1].clone(), sid, metadata, state, record, reserved]
             }
             Answer::Nobody => Vec::new(),
             Answer::Quiet => vec!["quiet".to_owned()],
+            Answer::Late => vec!["late".to_owned()],
             Answer::Lost => vec!["lost".to_owned()],
         };
         assert_eq!(real, expected);
@@ -211,12 +306,23 @@ impl Pair {
     /// Something ends by itself; the real one is told so, since nobody waits for it.
     async fn pass_time(&mut self) {
         let node = self.node();
-        let key = match self.rng.random_range(0..5) {
+        let key = match self.rng.random_range(0..8) {
             0 => {
                 self.model.end_pulse();
                 self.keys.pulse()
             }
-            1 | 2 => {
+            1 => {
+                // As if another process of Redis had taken over.
+                self.model.take_over(self.model.run + 1);
+                for number in 0..NODES {
+                    let key = self.keys.node(&NodeId::from(format!("ND_{number}")));
+                    if self.connection.exists(&key).await.unwrap() {
+                        let _same: u64 = self.connection.hset(&key, "term", "old").await.unwrap();
+                    }
+                }
+                self.keys.pulse()
+            }
+            2 | 3 => {
                 self.model.end_lease(&node);
                 self.keys.node(&NodeId::from(node))
             }
@@ -236,13 +342,15 @@ async fn scripts_and_their_model_agree() {
     let connection = client.get_multiplexed_async_connection().await.unwrap();
     for seed in 0..SEEDS {
         let mut model = Store::new(Bug::None);
-        model.advance(1_000);
+        model.advance(NOW);
         let (keys, rng) = (Keys::new(&format!("seed-{seed}")), StdRng::seed_from_u64(seed));
-        let mut pair = Pair { model, connection: connection.clone(), keys, rng };
-        for step in 0..STEPS {
-            // In the output of a test that fails the last of these names the place.
-            println!("seed {seed}, step {step}");
-            pair.step().await;
-        }
+        let (renewals, terms) = (0, BTreeMap::new());
+        let mut pair = Pair { model, connection: connection.clone(), keys, rng, renewals, terms };
+        let steps = tokio::spawn(async move {
+            for _ in 0..STEPS {
+                pair.step().await;
+            }
+        });
+        assert!(steps.await.is_ok(), "seed {seed}");
     }
 }

@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contract::access_token::{ApiKeys, Claims, VideoGrants, claims};
-use contract::ids::RoomName;
 use contract::sfu_config::{
     AdminConfig, CreateRoom, DrainConfig, HttpConfig, LogConfig, MediaConfig, PEER_NAME,
     PeerConfig, RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
@@ -338,13 +337,8 @@ impl ClusterNode {
         let running = Running::start(settings).await.unwrap();
         let base = format!("http://{}", running.public);
         let admin = running.admin;
-        eventually("the node has its lease", || async {
-            running.node.placement.may_admit() && !running.node.placement.nodes().is_empty()
-        })
-        .await;
-        let any = RoomName::new("any").unwrap();
-        eventually("rooms get homes", || async { running.node.placement.find(&any).await.is_ok() })
-            .await;
+        let ready = format!("http://{admin}/readyz");
+        eventually("the node is ready", || async { get(&ready).await.status == 200 }).await;
         Self { running, base, admin }
     }
 

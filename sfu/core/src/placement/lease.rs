@@ -1,91 +1,232 @@
-//! A node's lease and its hold of a room: when both are good, the node admits participants.
+//! A node's lease: until when the node may act as a home, and whether it may begin rooms.
+//!
+//! A renewal that succeeded lets the node act as the home of its rooms until shortly before Redis
+//! ends the lease. Without Redis it goes on as long as every other node has pledged lately to
+//! begin no room, or is gone: then Redis is down, and nobody takes a room from anybody. Once its
+//! time ran out only a renewal helps. The whole argument is in `docs/decisions/0004-one-home.md`.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use contract::redis::NODE_LEASE;
+use contract::redis::{NODE_LEASE, NODE_MEMORY};
 
-use super::{Peers, Standing};
+use super::store_clock::StoreClock;
 
-/// What was said of the others holds for so long: a process that was stopped for longer knows
-/// nothing of them when it goes on.
-const NEWS: Duration = Duration::from_secs(3);
+/// How long before the end of its lease, or of a pledge, a node stops to act as a home.
+const FENCE_MARGIN: Duration = Duration::from_secs(1);
+/// How long after it was asked for a pledge is relied on.
+const RELIANCE: Duration = NODE_LEASE.saturating_sub(FENCE_MARGIN);
+/// A node that has not renewed for so long asks for pledges, and gives them.
+const MISSING: Duration = Duration::from_millis(1_200);
+/// A node that has not renewed for so long begins no rooms.
+const CANNOT_BEGIN: Duration = Duration::from_secs(2);
+/// A pledge is asked for again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Who has seen no other node for so long is the only one.
+const ALONE: Duration = Duration::from_secs(2);
+
+/// What Redis said to a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// Which lease this is; another whenever the one before had ended.
+    pub term: String,
+    /// The time of Redis, in milliseconds.
+    pub store_time: u64,
+    /// This process follows an earlier one of its pod that others knew.
+    pub follows: bool,
+    /// Time until rooms begin.
+    pub quiet: Duration,
+    /// Nodes other than this one that have lived lately.
+    pub others: u64,
+    /// Where those of them that live are reached.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What came of asking another node for a pledge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PledgeAnswer {
+    /// It begins no room for the time of a lease.
+    Pledged,
+    /// It reaches Redis.
+    Refused,
+    /// No process is there.
+    Gone,
+}
+
+/// Another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Neighbour {
+    seen_at: Duration,
+    /// When the pledge was asked for that it gave last.
+    pledged: Option<Duration>,
+}
 
 /// A node's lease as the node knows it. Times are of a clock that goes on while the machine sleeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lease {
+    first_renewed_at: Option<Duration>,
     renewed_at: Option<Duration>,
-    is_away: bool,
-    peers: Peers,
-    /// When another node may have lived last. A store that forgot everything shows nobody but the
-    /// first that comes back: only after a lease is a node known to be the only one.
+    /// When another node may have lived last.
     company_at: Duration,
-    /// When anything was learnt last, be it that Redis does not answer.
-    noted_at: Duration,
+    neighbours: BTreeMap<SocketAddr, Neighbour>,
+    serves_until: Duration,
+    /// Until then it has pledged to begin no room.
+    bound_until: Duration,
+    clock: Option<StoreClock>,
+    is_away: bool,
+    has_left: bool,
+    /// When this node could begin rooms first.
+    settles_at: Option<Duration>,
     term: u64,
+    term_name: String,
     /// The term that began when this node had stopped to act as a home; 0 when it never did.
     fenced_term: u64,
 }
 
-impl Default for Lease {
-    fn default() -> Self {
-        Self {
-            renewed_at: None,
-            is_away: false,
-            peers: Peers::Silent,
-            company_at: Duration::ZERO,
-            noted_at: Duration::ZERO,
-            term: 0,
-            fenced_term: 0,
-        }
-    }
-}
-
 impl Lease {
-    /// The renewal that was sent at `sent_at` succeeded by `now`; `was_known` says whether the store had the
-    /// lease until then. `true` when rooms must have their homes confirmed: others may have taken
-    /// them, or the store may have forgotten them.
-    pub fn renewed(
-        &mut self,
-        sent_at: Duration,
-        now: Duration,
-        was_known: bool,
-        is_alone: bool,
-    ) -> bool {
-        let is_new_term = self.renewed_at.is_some() && !was_known;
+    /// The renewal that was sent at `sent_at` succeeded by `now`. `true` when rooms must have their
+    /// homes confirmed: others may have taken them, or the store may have forgotten them.
+    pub fn renewed(&mut self, sent_at: Duration, now: Duration, renewal: &Renewal) -> bool {
+        if self.has_left || self.renewed_at.is_some_and(|at| sent_at < at) {
+            return false;
+        }
+        let is_first = self.renewed_at.is_none();
+        let has_jumped = self.learn_time(sent_at, now, renewal.store_time);
+        if has_jumped || is_first && renewal.follows {
+            self.bound_until = self.bound_until.max(now + NODE_LEASE);
+        }
+        let is_new_term = !is_first && self.term_name != renewal.term;
+        self.term_name.clone_from(&renewal.term);
         self.term += u64::from(is_new_term);
-        if is_new_term && !self.standing(now).may_serve() {
+        if is_new_term && !self.may_serve(now) {
             self.fenced_term = self.term;
         }
-        if !is_alone || !was_known {
-            self.company_at = sent_at;
-        }
-        self.noted_at = now;
-        let was_alone = sent_at.saturating_sub(self.company_at) > NODE_LEASE;
-        self.peers = if was_alone { Peers::None } else { Peers::Silent };
+        let first = *self.first_renewed_at.get_or_insert(sent_at);
         self.renewed_at = Some(sent_at);
+        self.see(sent_at, renewal);
+        let is_alone = self.neighbours.is_empty()
+            && sent_at.saturating_sub(self.company_at.max(first)) >= ALONE;
+        self.serves_until = if is_alone {
+            Duration::MAX
+        } else if self.serves_until == Duration::MAX {
+            sent_at + RELIANCE
+        } else {
+            self.serves_until.max(sent_at + RELIANCE)
+        };
+        if !self.has_settled(now) {
+            self.settles_at = Some(self.bound_until.max(now + renewal.quiet));
+        }
         std::mem::replace(&mut self.is_away, false) || is_new_term
     }
 
-    /// A renewal failed; `true` for the first of several.
-    pub fn missed(&mut self, now: Duration) -> bool {
-        self.noted_at = now;
-        !std::mem::replace(&mut self.is_away, true)
-    }
-
-    /// What the other nodes said of their leases.
-    pub fn heard(&mut self, peers: Peers, now: Duration) {
-        // Who was not alone with the last renewal is not by having forgotten the others.
-        if self.standing(now).wants_peers() && peers != Peers::None {
-            self.peers = peers;
-            self.noted_at = now;
+    /// Notes who is there. Whoever is not seen any more may live all the same for a while.
+    fn see(&mut self, sent_at: Duration, renewal: &Renewal) {
+        for address in &renewal.addresses {
+            let pledged = None;
+            self.neighbours.insert(*address, Neighbour { seen_at: sent_at, pledged });
+        }
+        self.neighbours
+            .retain(|_, neighbour| sent_at.saturating_sub(neighbour.seen_at) < NODE_MEMORY);
+        if renewal.others > 0 {
+            self.company_at = sent_at;
         }
     }
 
-    /// What is known at `now`.
-    pub fn standing(&self, now: Duration) -> Standing {
-        let since_renewal = self.renewed_at.map(|at| now.saturating_sub(at));
-        let is_news = now.saturating_sub(self.noted_at) < NEWS;
-        Standing { since_renewal, peers: if is_news { self.peers } else { Peers::Silent } }
+    fn learn_time(&mut self, sent_at: Duration, now: Duration, store_time: u64) -> bool {
+        let seen = StoreClock::new(sent_at, now, store_time);
+        match &mut self.clock {
+            Some(clock) => clock.learn(seen),
+            none => {
+                *none = Some(seen);
+                false
+            }
+        }
+    }
+
+    /// A renewal failed; `true` for the first of several.
+    pub fn missed(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_away, true)
+    }
+
+    /// Whether the last renewal failed.
+    pub fn is_away(&self) -> bool {
+        self.is_away
+    }
+
+    /// The lease was given back.
+    pub fn leave(&mut self) {
+        self.has_left = true;
+        self.serves_until = Duration::ZERO;
+    }
+
+    /// Whose pledges are wanted now.
+    pub fn wants_pledges(&self, now: Duration) -> Vec<SocketAddr> {
+        let Some(renewed_at) = self.renewed_at else { return Vec::new() };
+        if now.saturating_sub(renewed_at) < MISSING || !self.may_serve(now) {
+            return Vec::new();
+        }
+        let is_old = |neighbour: &Neighbour| {
+            neighbour.pledged.is_none_or(|at| now.saturating_sub(at) >= ASK_AGAIN)
+        };
+        let old = self.neighbours.iter().filter(|(_, neighbour)| is_old(neighbour));
+        old.map(|(address, _)| *address).collect()
+    }
+
+    /// What another node said when it was asked for its pledge at `asked_at`.
+    pub fn heard(
+        &mut self,
+        address: SocketAddr,
+        asked_at: Duration,
+        now: Duration,
+        answer: PledgeAnswer,
+    ) {
+        let Some(neighbour) = self.neighbours.get_mut(&address) else { return };
+        match answer {
+            PledgeAnswer::Pledged | PledgeAnswer::Gone => {
+                neighbour.pledged = neighbour.pledged.max(Some(asked_at));
+            }
+            PledgeAnswer::Refused => neighbour.pledged = None,
+        }
+        // Who had to stop may have lost rooms since: no pledge gives them back.
+        if !self.may_serve(now) {
+            return;
+        }
+        let oldest = self.neighbours.values().map(|neighbour| neighbour.pledged).min().flatten();
+        if let Some(oldest) = oldest {
+            self.serves_until = self.serves_until.max(oldest + RELIANCE);
+        }
+    }
+
+    /// Another node asks for a pledge: whether it is given.
+    pub fn pledge(&mut self, now: Duration) -> bool {
+        if self.renewed_at.is_some_and(|at| now.saturating_sub(at) < MISSING) {
+            return false;
+        }
+        self.bound_until = self.bound_until.max(now + NODE_LEASE);
+        true
+    }
+
+    /// Whether the node may act as a home: admit participants and write rooms' state.
+    pub fn may_serve(&self, now: Duration) -> bool {
+        now < self.serves_until
+    }
+
+    /// What the time of Redis is now, if this node may begin rooms, in milliseconds.
+    pub fn may_begin(&self, now: Duration) -> Option<u64> {
+        let renews = self.renewed_at.is_some_and(|at| now.saturating_sub(at) < CANNOT_BEGIN);
+        let clock = self.clock.filter(|_| renews && !self.is_bound(now) && !self.has_left)?;
+        Some(clock.at(now))
+    }
+
+    /// Whether it has pledged to begin no room.
+    pub fn is_bound(&self, now: Duration) -> bool {
+        now < self.bound_until
+    }
+
+    /// Whether there was a time at which this node could begin rooms.
+    pub fn has_settled(&self, now: Duration) -> bool {
+        self.settles_at.is_some_and(|at| at <= now)
     }
 
     /// Rises each time that the lease had ended, or was forgotten, before it was renewed.
@@ -105,169 +246,5 @@ impl Lease {
     }
 }
 
-/// Where the store says that a room is at home.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kept {
-    /// On this node, under this epoch.
-    Here(String),
-    /// On another node.
-    Elsewhere,
-    /// Nowhere that lives.
-    Nowhere,
-    /// The store did not answer.
-    Unknown,
-}
-
-/// What follows for a room from [`Kept`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It stays.
-    Stays,
-    /// It stays, but its row was lost and is written anew.
-    Rewrite,
-    /// Nobody knows; it is asked again.
-    AskAgain,
-    /// It has another home, and ends here.
-    Gone,
-}
-
-/// A node's hold of one room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hold {
-    epoch: String,
-    /// The term of the node's lease in which the home was confirmed; `None` while it is doubtful.
-    confirmed: Option<u64>,
-    last_confirmed: u64,
-    has_moved: bool,
-}
-
-impl Hold {
-    /// A home that was claimed under this epoch; the node was in this term before it asked.
-    pub fn new(epoch: String, term: u64) -> Self {
-        Self { epoch, confirmed: Some(term), last_confirmed: term, has_moved: false }
-    }
-
-    /// Whether the room may admit participants, where the node's lease is good.
-    pub fn may_admit(&self, term: u64) -> bool {
-        self.confirmed == Some(term) && !self.has_moved
-    }
-
-    /// Whether the room may be asserted where the store knows nothing of it: the node has acted as
-    /// its home all the time.
-    pub fn may_assert(&self, fenced_term: u64) -> bool {
-        self.last_confirmed >= fenced_term
-    }
-
-    /// Takes the store's answer to a question that was asked in this term.
-    ///
-    /// `asserted` says whether it would have been given the room where nobody had it.
-    pub fn kept(&mut self, term: u64, asserted: bool, kept: Kept) -> Verdict {
-        match kept {
-            Kept::Here(epoch) => {
-                self.confirmed = Some(term);
-                self.last_confirmed = term;
-                let is_same = std::mem::replace(&mut self.epoch, epoch) == self.epoch;
-                if is_same { Verdict::Stays } else { Verdict::Rewrite }
-            }
-            Kept::Elsewhere => {
-                self.moved();
-                Verdict::Gone
-            }
-            Kept::Nowhere if !asserted => {
-                self.moved();
-                Verdict::Gone
-            }
-            // Not even this node lives in the store: the next renewal says more.
-            Kept::Nowhere | Kept::Unknown => Verdict::AskAgain,
-        }
-    }
-
-    /// It may have been given away: nobody is admitted before the store was asked.
-    pub fn doubt(&mut self) {
-        self.confirmed = None;
-    }
-
-    /// It was given away.
-    pub fn moved(&mut self) {
-        self.has_moved = true;
-    }
-
-    /// Whether it has another home.
-    pub fn has_moved(&self) -> bool {
-        self.has_moved
-    }
-
-    /// Under which this node is the home.
-    pub fn epoch(&self) -> &str {
-        &self.epoch
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_lease_that_the_store_forgot_begins_a_new_term() {
-        let mut lease = Lease::default();
-        assert!(
-            !lease.renewed(seconds(1), seconds(1), false, false),
-            "the first is always unknown"
-        );
-        assert!(!lease.renewed(seconds(2), seconds(2), true, false));
-        assert_eq!(lease.term(), 0);
-        assert!(lease.renewed(seconds(3), seconds(3), false, false));
-        assert_eq!(lease.term(), 1);
-        assert_eq!(lease.fenced_term(), 0, "it acted as a home all the time");
-        assert!(lease.missed(seconds(3)) && !lease.missed(seconds(3)));
-        assert!(lease.renewed(seconds(4), seconds(4), true, false), "the store was away");
-        assert_eq!(lease.term(), 1, "and kept the lease");
-        assert!(lease.renewed(seconds(20), seconds(20), false, false));
-        assert_eq!(lease.fenced_term(), 2, "it had fenced");
-    }
-
-    #[test]
-    fn a_node_is_the_only_one_after_a_lease_without_others() {
-        let mut lease = Lease::default();
-        let cut_off = |lease: &Lease, at: u64| {
-            let mut lease = lease.clone();
-            let stopped = lease.standing(seconds(at + 60)).may_serve();
-            assert!(!stopped, "a process that was stopped knows nothing");
-            lease.missed(seconds(at + 59));
-            lease.standing(seconds(at + 60)).may_serve()
-        };
-        lease.renewed(seconds(1), seconds(1), false, true);
-        assert!(!cut_off(&lease, 1), "others may come back yet");
-        lease.renewed(seconds(5), seconds(5), true, true);
-        assert!(!cut_off(&lease, 5));
-        lease.renewed(seconds(6), seconds(6), true, true);
-        assert!(cut_off(&lease, 6));
-        lease.heard(Peers::None, seconds(66));
-        assert!(cut_off(&lease, 6));
-        lease.renewed(seconds(67), seconds(67), true, false);
-        assert!(!cut_off(&lease, 67));
-    }
-
-    #[test]
-    fn a_room_of_an_earlier_term_admits_when_it_was_confirmed() {
-        let mut hold = Hold::new("1".to_owned(), 0);
-        assert!(hold.may_admit(0) && !hold.may_admit(1));
-        assert_eq!(hold.kept(1, true, Kept::Unknown), Verdict::AskAgain);
-        assert!(!hold.may_admit(1));
-        assert_eq!(hold.kept(1, true, Kept::Here("2".to_owned())), Verdict::Rewrite);
-        assert!(hold.may_admit(1));
-        assert_eq!(hold.epoch(), "2");
-        hold.doubt();
-        assert!(!hold.may_admit(1));
-        assert_eq!(hold.kept(1, true, Kept::Here("2".to_owned())), Verdict::Stays);
-        assert_eq!(hold.kept(1, true, Kept::Nowhere), Verdict::AskAgain);
-        assert!(hold.may_assert(1) && !hold.may_assert(2));
-        assert_eq!(hold.clone().kept(2, false, Kept::Nowhere), Verdict::Gone);
-        assert_eq!(hold.kept(1, true, Kept::Elsewhere), Verdict::Gone);
-        assert!(!hold.may_admit(1));
-    }
-}
+mod tests;

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use contract::redis::{NODE_LEASE, NodeRecord, NodeState, POD_ROW, PULSE, RESERVATION, ROOM_ROW};
+use contract::redis::{
+    CLAIM_LIFE, NODE_LEASE, NODE_MEMORY, NodeRecord, NodeState, POD_ROW, PULSE, RESERVATION,
+    ROOM_ROW,
+};
 
 /// A room's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +23,71 @@ pub(crate) struct Row {
 /// What a script says of a room's home.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Home(Row, NodeRecord),
+    Home(Box<Home>),
     Nobody,
     Quiet,
+    Late,
     Lost,
+}
+
+/// A room's home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Home {
+    pub(crate) row: Row,
+    pub(crate) record: NodeRecord,
+    /// Rooms that the node was given since its report.
+    pub(crate) reserved: u64,
+}
+
+/// What `keep_room.lua` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeepAnswer {
+    Here(u64),
+    Gone,
+    Again,
+}
+
+/// A process that renews.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewer {
+    pub(crate) record: NodeRecord,
+    pub(crate) is_first: bool,
+    /// When it started.
+    pub(crate) started: u64,
+    /// Which of its renewals this is.
+    pub(crate) number: u64,
+}
+
+/// What `renew_node.lua` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Renewed {
+    pub(crate) term: String,
+    pub(crate) time: u64,
+    pub(crate) follows: bool,
+    pub(crate) quiet: u64,
+    pub(crate) others: u64,
+    pub(crate) nodes: Vec<(NodeRecord, u64)>,
+}
+
+/// Who claims a room, and for whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) caller: String,
+    pub(crate) candidate: String,
+    pub(crate) sid: String,
+    /// What the caller takes for the time.
+    pub(crate) time: u64,
+}
+
+/// Who keeps a room.
+#[derive(Debug, Clone)]
+pub(crate) struct Keep {
+    pub(crate) caller: String,
+    pub(crate) epoch: u64,
+    pub(crate) sid: String,
+    pub(crate) asserts: bool,
+    pub(crate) raises: bool,
+    pub(crate) time: u64,
 }
 
 /// Known bugs, to see that the tests would find them.
@@ -35,26 +99,43 @@ pub(crate) enum Bug {
     EpochNotChecked,
     /// Claims do not count until the next report.
     NoReservation,
-    /// A store that forgot everything gives homes at once.
+    /// A store that lost writes gives homes at once.
     NoQuietTime,
     /// A node that renews after its lease ended goes on as if nothing had been.
     RenewAfterExpiry,
+    /// Who has pledged to begin no room does.
+    PledgeNotKept,
+    /// A claim counts whenever it comes.
+    LateClaims,
+    /// A room begins anew under the epoch that it ended under.
+    SameEpochAgain,
 }
 
 /// A value that ends by itself.
 type Mortal<T> = (T, u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pod {
+    node: String,
+    address: String,
+    started: u64,
+    follows: bool,
+}
 
 /// What Redis holds of one cluster.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Store {
     pub(crate) bug: Bug,
     now: u64,
+    /// Which process of Redis this is, and when it started.
+    pub(crate) run: u64,
+    pub(crate) since: u64,
     nodes: BTreeMap<String, u64>,
-    leases: BTreeMap<String, Mortal<NodeRecord>>,
+    leases: BTreeMap<String, Mortal<(NodeRecord, String)>>,
     reserved: BTreeMap<String, Mortal<u64>>,
     rooms: BTreeMap<String, Mortal<Row>>,
-    pods: BTreeMap<String, Mortal<String>>,
-    pulse_until: u64,
+    pods: BTreeMap<String, Mortal<Pod>>,
+    pulse: Mortal<u64>,
     quiet_until: u64,
 }
 
@@ -64,7 +145,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 
 impl Store {
     pub(crate) fn new(bug: Bug) -> Self {
-        Self { bug, ..Self::default() }
+        Self { bug, pulse: (u64::MAX, 0), ..Self::default() }
     }
 
     /// Lets time pass: what is mortal ends.
@@ -76,9 +157,15 @@ impl Store {
         self.pods.retain(|_, (_, until)| *until > now);
     }
 
-    /// Forgets everything, as a Redis that restarts without persistence.
-    pub(crate) fn forget(&mut self) {
+    /// Another process of Redis, with what this one holds.
+    pub(crate) fn take_over(&mut self, run: u64) {
+        (self.run, self.since) = (run, self.now);
+    }
+
+    /// Another process of Redis, with nothing.
+    pub(crate) fn forget(&mut self, run: u64) {
         *self = Self { now: self.now, ..Self::new(self.bug) };
+        self.take_over(run);
     }
 
     /// Ends a lease, as time would.
@@ -88,7 +175,7 @@ impl Store {
 
     /// Ends the pulse, as time would.
     pub(crate) fn end_pulse(&mut self) {
-        self.pulse_until = 0;
+        self.pulse.1 = 0;
     }
 
     /// Ends the quiet time, as time would.
@@ -100,36 +187,82 @@ impl Store {
         self.rooms.get(room).map(|(row, _)| row)
     }
 
-    /// `renew_node.lua`: whether the lease was there, and the living nodes with reservations.
-    pub(crate) fn renew(
-        &mut self,
-        record: &NodeRecord,
-        is_first: bool,
-    ) -> (bool, Vec<(NodeRecord, u64)>) {
-        let (id, now) = (record.id.to_string(), self.now);
-        let was_known = self.leases.contains_key(&id);
-        let of_pod = self.pods.get(&record.name).map(|(id, _)| id.clone());
-        if is_first {
-            if let Some(earlier) = of_pod.filter(|earlier| *earlier != id) {
-                self.nodes.remove(&earlier);
-                self.leases.remove(&earlier);
+    fn lives(&self, node: &str) -> Option<&NodeRecord> {
+        self.leases.get(node).map(|((record, _), _)| record)
+    }
+
+    fn has_pulse(&self) -> bool {
+        self.pulse.1 > self.now && self.pulse.0 == self.run
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.bug != Bug::NoQuietTime && (!self.has_pulse() || self.quiet_until > self.now)
+    }
+
+    fn is_late(&self, time: u64) -> bool {
+        self.bug != Bug::LateClaims && self.now.abs_diff(time) > millis(CLAIM_LIFE)
+    }
+
+    /// `renew_node.lua`.
+    pub(crate) fn renew(&mut self, renewer: &Renewer) -> Renewed {
+        let (record, now, lease) = (&renewer.record, self.now, millis(NODE_LEASE));
+        let id = record.id.to_string();
+        if !self.has_pulse() {
+            let up = if self.nodes.is_empty() {
+                now.saturating_sub(self.since) / 1_000 * 1_000
+            } else {
+                0
+            };
+            if up < lease {
+                self.quiet_until = now + lease - up;
             }
-            self.pods.insert(record.name.clone(), (id.clone(), now + millis(POD_ROW)));
-        } else if of_pod.as_deref() == Some(&id) {
-            self.pods.insert(record.name.clone(), (id.clone(), now + millis(POD_ROW)));
         }
-        if self.pulse_until <= now && self.bug != Bug::NoQuietTime {
-            self.quiet_until = now + millis(NODE_LEASE);
-        }
-        self.pulse_until = now + millis(PULSE);
-        self.leases.insert(id.clone(), (record.clone(), now + millis(NODE_LEASE)));
-        self.nodes.insert(id, now + millis(NODE_LEASE));
-        self.nodes.retain(|_, until| *until > now);
-        let living = self.nodes.keys().filter_map(|id| {
-            let (record, _) = self.leases.get(id)?;
-            Some((record.clone(), self.reserved.get(id).map_or(0, |(count, _)| *count)))
+        self.pulse = (self.run, now + millis(PULSE));
+        let follows = self.renew_pod(renewer, &id);
+        let is_of_run = |term: &String| term.starts_with(&format!("{}:", self.run));
+        let term = self.leases.get(&id).map(|((_, term), _)| term.clone());
+        let term = term.filter(is_of_run);
+        let term = term.unwrap_or_else(|| format!("{}:{now}:{}", self.run, renewer.number));
+        self.leases.insert(id.clone(), ((record.clone(), term.clone()), now + lease));
+        self.reserved.remove(&id);
+        self.nodes.insert(id, now + lease);
+        self.nodes.retain(|_, until| *until + millis(NODE_MEMORY) > now);
+        let nodes = self.nodes.keys().filter_map(|id| {
+            let reserved = self.reserved.get(id).map_or(0, |(count, _)| *count);
+            Some((self.lives(id)?.clone(), reserved))
         });
-        (was_known, living.collect())
+        Renewed {
+            term,
+            time: now,
+            follows,
+            quiet: self.quiet_until.saturating_sub(now),
+            others: self.nodes.len() as u64 - 1,
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// Notes which process a pod has; whether it follows one that others knew.
+    fn renew_pod(&mut self, renewer: &Renewer, id: &str) -> bool {
+        let name = &renewer.record.name;
+        let address = renewer.record.address.to_string();
+        let known = self.pods.get(name).map(|(pod, _)| pod.clone());
+        let is_other = known.as_ref().is_none_or(|pod| pod.node != id);
+        let is_next = |pod: &Pod| pod.address != address || pod.started < renewer.started;
+        if renewer.is_first && is_other && known.as_ref().is_none_or(is_next) {
+            if let Some(earlier) = known.as_ref().filter(|pod| pod.address == address) {
+                self.nodes.remove(&earlier.node);
+                self.leases.remove(&earlier.node);
+            }
+            let follows = known.is_some() && !self.nodes.is_empty();
+            let pod = Pod { node: id.to_owned(), address, started: renewer.started, follows };
+            self.pods.insert(name.clone(), (pod, 0));
+        }
+        let Some((pod, until)) = self.pods.get_mut(name) else { return false };
+        if pod.node != id {
+            return false;
+        }
+        *until = self.now + millis(POD_ROW);
+        pod.follows
     }
 
     /// `release_node.lua`.
@@ -139,34 +272,70 @@ impl Store {
     }
 
     /// `claim_room.lua`.
-    pub(crate) fn claim(&mut self, room: &str, candidate: &str, sid: &str, keeps: bool) -> Answer {
+    pub(crate) fn claim(&mut self, room: &str, claim: &Claim) -> Answer {
         let row = self.row(room).cloned();
-        if let Some(row) = &row
-            && let Some((record, _)) = self.leases.get(&row.node)
+        let home = row.as_ref().and_then(|row| self.lives(&row.node).cloned());
+        if let (Some(row), Some(home)) = (&row, &home)
+            && row.node != claim.caller
         {
-            let answer = Answer::Home(row.clone(), record.clone());
             self.write(room, row.clone());
-            return answer;
+            let (row, record) = (row.clone(), home.clone());
+            return Answer::Home(Box::new(Home { row, record, reserved: 0 }));
         }
-        if !keeps && self.quiet_until > self.now {
+        if self.is_quiet() {
             return Answer::Quiet;
         }
-        let Some((record, _)) = self.leases.get(candidate).cloned() else { return Answer::Nobody };
-        if !keeps && record.state != NodeState::Open {
-            return Answer::Nobody;
+        let is_new = home.is_none();
+        let candidate =
+            || self.lives(&claim.candidate).filter(|record| record.state == NodeState::Open);
+        let Some(record) = home.or_else(|| candidate().cloned()) else { return Answer::Nobody };
+        if self.is_late(claim.time) {
+            return Answer::Late;
         }
         let mut row = row.unwrap_or_else(|| Row {
             node: String::new(),
             epoch: 0,
-            sid: sid.to_owned(),
+            sid: claim.sid.clone(),
             metadata: String::new(),
             state: String::new(),
         });
-        row.epoch = (row.epoch + 1).max(self.now);
-        candidate.clone_into(&mut row.node);
+        let mut reserved = 0;
+        if is_new {
+            row.node.clone_from(&claim.candidate);
+            reserved = self.reserve(&claim.candidate);
+        }
+        if is_new || self.bug != Bug::SameEpochAgain {
+            row.epoch = (row.epoch + 1).max(self.now);
+        }
         self.write(room, row.clone());
-        self.reserve(candidate);
-        Answer::Home(row, record)
+        Answer::Home(Box::new(Home { row, record, reserved }))
+    }
+
+    /// `keep_room.lua`.
+    pub(crate) fn keep(&mut self, room: &str, keep: &Keep) -> KeepAnswer {
+        if self.lives(&keep.caller).is_none() {
+            return KeepAnswer::Again;
+        }
+        let row = self.row(room).cloned();
+        let is_here = row.as_ref().is_some_and(|row| row.node == keep.caller);
+        let stored = row.as_ref().map_or(0, |row| row.epoch);
+        if !keep.asserts && (self.is_quiet() || self.is_late(keep.time)) {
+            return KeepAnswer::Again;
+        }
+        let is_newer = row.is_some() && !is_here && stored >= keep.epoch;
+        let is_same = is_here && stored == keep.epoch;
+        if if keep.asserts { is_newer } else { !is_same } {
+            return KeepAnswer::Gone;
+        }
+        let (metadata, state) = row.map_or_else(Default::default, |row| (row.metadata, row.state));
+        let epoch = if is_same && keep.asserts && !keep.raises {
+            stored
+        } else {
+            (stored + 1).max(keep.epoch + 1).max(self.now)
+        };
+        let (node, sid) = (keep.caller.clone(), keep.sid.clone());
+        self.write(room, Row { node, epoch, sid, metadata, state });
+        KeepAnswer::Here(epoch)
     }
 
     /// `move_room.lua`.
@@ -181,10 +350,11 @@ impl Store {
         if !self.is_home(&row, node, epoch) {
             return Answer::Lost;
         }
-        let record = self.leases.get(candidate).map(|(record, _)| record.clone());
-        let Some(record) = record.filter(|record| record.state == NodeState::Open) else {
-            return Answer::Nobody;
-        };
+        if self.is_quiet() {
+            return Answer::Quiet;
+        }
+        let record = self.lives(candidate).filter(|record| record.state == NodeState::Open);
+        let Some(record) = record.cloned() else { return Answer::Nobody };
         row = Row {
             node: candidate.to_owned(),
             epoch: (row.epoch + 1).max(self.now),
@@ -193,8 +363,8 @@ impl Store {
             state: state.to_owned(),
         };
         self.write(room, row.clone());
-        self.reserve(candidate);
-        Answer::Home(row, record)
+        let reserved = self.reserve(candidate);
+        Answer::Home(Box::new(Home { row, record, reserved }))
     }
 
     /// `update_room.lua`.
@@ -230,10 +400,12 @@ impl Store {
         self.rooms.insert(room.to_owned(), (row, self.now + millis(ROOM_ROW)));
     }
 
-    fn reserve(&mut self, node: &str) {
-        if self.bug != Bug::NoReservation {
-            let count = self.reserved.get(node).map_or(0, |(count, _)| *count);
-            self.reserved.insert(node.to_owned(), (count + 1, self.now + millis(RESERVATION)));
+    fn reserve(&mut self, node: &str) -> u64 {
+        if self.bug == Bug::NoReservation {
+            return 0;
         }
+        let count = 1 + self.reserved.get(node).map_or(0, |(count, _)| *count);
+        self.reserved.insert(node.to_owned(), (count, self.now + millis(RESERVATION)));
+        count
     }
 }
