@@ -91,10 +91,7 @@ fn nodes_follow_rooms(live_cluster: &LiveCluster) -> Result<()> {
     let of_studio = in_studio.iter().map(|client| Effect::on(*client, &studio));
     let effects: Vec<Effect> = of_lobby.chain(of_studio).collect::<Result<_>>()?;
     faults::record("scale_in", &effects, 0)?;
-    for Effect { client, gaps_ms: _, is_lost, is_other_room } in &effects {
-        ensure!(!is_lost, "{client} was thrown out");
-        ensure!(!is_other_room, "{client} is in another room");
-    }
+    faults::check_move(&effects)?;
     ensure!(series.lost() == 0, "somebody was thrown out meanwhile");
     stage("another owner of the metrics API", || case.another_owner_comes_and_goes())
 }
