@@ -93,7 +93,7 @@ fn nodes_follow_rooms(live_cluster: &LiveCluster) -> Result<()> {
     let effects: Vec<Effect> = of_lobby.chain(of_studio).collect::<Result<_>>()?;
     faults::record("scale_in", &effects, 0)?;
     faults::check_move(&effects)?;
-    ensure!(series.lost() == 0, "somebody was thrown out");
+    ensure!(series.lost() == 0, "somebody was thrown out meanwhile");
     stage("another owner of the metrics API", || case.another_owner_comes_and_goes())
 }
 
