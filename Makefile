@@ -101,7 +101,8 @@ arrows-of-cores:
 # crate:what it must not depend on
 arrows-between-crates:
 	@for arrow in contract:crds contract:sfu-core contract:operator crds:contract crds:sfu-core \
-			sfu-core:crds operator:sfu operator:sfu-core sfu:crds sfu:operator e2e:sfu e2e:operator; do \
+			sfu-core:crds operator:sfu operator:sfu-core sfu:crds sfu:operator e2e:sfu e2e:operator \
+			operator:turn-server sfu:turn-server e2e:turn-server turn-server:crds; do \
 		from=$${arrow%%:*}; to=$${arrow#*:}; \
 		if $(CARGO) tree --package $$from --edges normal --prefix none | grep -qE "^$$to v"; then \
 			echo "$$from must not depend on $$to"; exit 1; fi; \

@@ -204,6 +204,10 @@ pub struct PeersConfig {
     /// clients that only meet by TURN need it, clients of media nodes do not.
     #[serde(skip_serializing_if = "is_default")]
     pub own_relays: bool,
+    /// Clients are not told of ICMP errors (RFC 8656 section 11.5). Clients older than that RFC
+    /// take what tells them for broken: pion's stops receiving.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hide_errors: bool,
 }
 
 /// A network to which data may go. Loopback, link-local, private, multicast and other special

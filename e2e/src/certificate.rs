@@ -23,6 +23,18 @@ impl Certificate {
         Ok(Self { pem: made.pem(), fingerprint, key })
     }
 
+    /// The certificate.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Its private key.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+
     /// SHA-256 of the certificate, as hexadecimal digits.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
@@ -43,7 +55,7 @@ impl Certificate {
             "kind": "Secret",
             "metadata": { "name": name },
             "type": "kubernetes.io/tls",
-            "stringData": { "tls.crt": self.pem, "tls.key": self.key.serialize_pem() },
+            "stringData": { "tls.crt": self.pem, "tls.key": self.key_pem() },
         })
     }
 }

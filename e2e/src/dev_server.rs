@@ -93,7 +93,7 @@ impl DevServer {
     }
 
     fn spawn(network: &Network, port: u16, configure: impl FnOnce(&mut Command)) -> Result<Self> {
-        let program = stage("sfu", build)?;
+        let program = stage("sfu", || release_program("sfu"))?;
         let log =
             env::temp_dir().join(format!("livecluster-dev-{}-{port}.log", std::process::id()));
         let output = File::create(&log).context("making the log of the node")?;
@@ -162,8 +162,9 @@ fn configuration(directory: &Path, port: u16, more: &str) -> Result<PathBuf> {
     Ok(config)
 }
 
-/// Cargo builds no binaries of other packages for a test.
-fn build() -> Result<PathBuf> {
+/// Returns one of our programs, built if need be: Cargo builds no binaries of other packages for a
+/// test.
+pub(crate) fn release_program(name: &str) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     // What Cargo tells this test of its own package would look to build scripts as if their
@@ -183,5 +184,5 @@ fn build() -> Result<PathBuf> {
         .run()?;
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
-    Ok(target.join("release/sfu"))
+    Ok(target.join("release").join(name))
 }

@@ -23,6 +23,7 @@ pub mod process;
 pub mod release;
 pub mod stage;
 pub mod tools;
+pub mod turn_server;
 pub mod wait;
 
 use std::path::{Path, PathBuf};

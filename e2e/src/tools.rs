@@ -157,6 +157,15 @@ pub const LOAD_TESTER: Tool = Tool {
     ..PLAIN
 };
 
+/// A TURN client of the library in LiveKit and STUNner.
+pub const TURN_CLIENT: Tool = Tool {
+    name: "turn-client",
+    folder: Some("e2e/clients/turn"),
+    programs: &["turn-client=."],
+    cold_seconds: 30,
+    ..PLAIN
+};
+
 /// Everything that a bare machine builds, in the order of building.
 pub const BARE_MACHINE: [Tool; 11] =
     [K8S, ETCD, CONTAINERD, RUNC, CNI, COREDNS, PAUSE, NODE_NETWORK, KIND_TOOL, HELM, TRAEFIK_TOOL];

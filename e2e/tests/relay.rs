@@ -148,8 +148,8 @@ fn certificate_is_renewed(
     let before = http.certificate(TURN_DOMAIN, TLS_PORT)?;
     ensure!(before != second.fingerprint(), "the second certificate is there already");
     live_cluster.namespace().apply(&second.secret(TLS_SECRET))?;
-    live_cluster.refresh_files()?;
     eventually("the renewed certificate is shown", SECRET_TIMEOUT, || {
+        live_cluster.refresh_files()?;
         for _ in 0..LOOKS {
             let shown = http.certificate(TURN_DOMAIN, TLS_PORT)?;
             ensure!(shown == second.fingerprint(), "{shown} is shown");
@@ -166,17 +166,17 @@ fn keys_are_rotated(live_cluster: &LiveCluster, browser: &Browser) -> Result<()>
     let mut kubectl = live_cluster.namespace().kubectl();
     kubectl.args(["patch", "secret", &names::keys_secret(NAME), "--patch", &patch.to_string()]);
     kubectl.run()?;
-    live_cluster.refresh_files()?;
     let access = Access::new(&live_cluster.access()?.url, key, secret);
     let dora = browser.open(Person::dora())?;
     eventually("somebody with the new key is in the call", SECRET_TIMEOUT, || {
+        live_cluster.refresh_files()?;
         let token = access.token("dora", "lobby")?;
-        dora.join_with(&access.url, &token, json!({ "relayBy": "tls" }))?;
-        assert_relayed(&dora, "tls")
+        dora.join_with(&access.url, &token, json!({ "relayBy": "tls" }))
     })?;
     let others = [Person::anna(), Person::bob(), Person::clara()];
     let others: Vec<&Person> = others.iter().collect();
     await_media(&dora, &others, MEDIA_TIMEOUT)?;
+    assert_relayed(&dora, "tls")?;
     dora.leave()
 }
 

@@ -276,6 +276,7 @@ fn start_worker(start: Start<'_>) -> Result<Link, StartError> {
             .collect(),
         relay_ports: ports,
         alternate_server: config.alternate_server,
+        hide_errors: config.peers.hide_errors,
         settings: files.settings(),
     };
     let waker = Arc::clone(line.waker());

@@ -19,6 +19,8 @@ mod lifecycle;
 mod proxy;
 #[path = "wire/reload.rs"]
 mod reload;
+#[path = "wire/sans_io.rs"]
+mod sans_io;
 #[path = "wire/silence.rs"]
 mod silence;
 #[path = "wire/tcp_relay.rs"]

@@ -34,6 +34,14 @@ pub(super) fn client_program(interpreter: &mut Command, name: &str) {
     interpreter.env("PYTHONDONTWRITEBYTECODE", "1");
 }
 
+/// The TURN client of aioice, which comes with aiortc; it ends by itself.
+pub fn aioice_program() -> Result<Command> {
+    let mut command = Command::new(prepare::python("aiortc")?);
+    command.arg(repository().join("e2e/clients/aiortc/relay.py"));
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(command)
+}
+
 /// A participant with the Python SDK or with aiortc.
 pub struct PythonClient {
     driver: Driver,

@@ -284,6 +284,8 @@ pub struct Config {
     pub relay_ports: RangeInclusive<u16>,
     /// Where clients are sent while draining (error 300); `None`: error 508.
     pub alternate_server: Option<SocketAddr>,
+    /// Clients are not told of ICMP errors.
+    pub hide_errors: bool,
     /// What can change.
     pub settings: Settings,
 }

@@ -67,6 +67,7 @@ pub struct Server {
     software: String,
     addresses: Vec<(RelayAddress, Ports)>,
     alternate_server: Option<SocketAddr>,
+    hide_errors: bool,
     users: Users,
     nonces: Nonces,
     peers: Peers,
@@ -98,6 +99,7 @@ impl Server {
             relay_addresses,
             relay_ports,
             alternate_server,
+            hide_errors,
             settings: Settings { credentials, nonce_keys, nonce_life, peers, limits },
         } = config;
         let only_static = Users::only_static(&credentials);
@@ -112,6 +114,7 @@ impl Server {
             realm,
             software,
             alternate_server,
+            hide_errors,
             limits,
             rng,
             wall: (now, unix_s(wall)),

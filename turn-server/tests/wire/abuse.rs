@@ -204,3 +204,34 @@ fn challenges_are_rationed() {
     assert!((20..60).contains(&answers), "{answers} answers");
     crate::client::udp_from("127.0.0.5".parse().unwrap(), server.udp()).allocated();
 }
+
+#[test]
+fn a_server_out_of_descriptors_goes_on_with_what_it_has() {
+    let server = Server::with_descriptors(80);
+    let mut first = udp(&server);
+    first.allocated();
+    assert_eq!(first.bind(0x4000, Peer::echo()), None);
+    let mut others = Vec::new();
+    let refused = (0..200).find_map(|_| {
+        let mut client = udp(&server);
+        let code = client.allocate().code();
+        others.push(client);
+        code
+    });
+    assert_eq!(refused, Some(508));
+    first.assert_relays(0x4000);
+    // Nobody can take these connections; the listener and everybody else go on.
+    let waiting: Vec<TcpStream> =
+        (0..20).map(|_| TcpStream::connect(server.tcp()).unwrap()).collect();
+    first.assert_relays(0x4000);
+    others.pop();
+    for client in &mut others {
+        assert_eq!(client.refresh(0), None);
+    }
+    drop(waiting);
+    let mut late = tcp(&server);
+    late.allocated();
+    assert_eq!(late.bind(0x4000, Peer::echo()), None);
+    late.assert_relays(0x4000);
+    first.assert_relays(0x4000);
+}

@@ -90,15 +90,24 @@ impl Server {
         })
     }
 
+    /// Starts a program that may have so many files and sockets open.
+    pub(crate) fn with_descriptors(count: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        replace(&directory.path().join("users"), &format!("{USER}: {PASSWORD}\n"));
+        let config = config(directory.path());
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={count}:{count}")).arg(env!("CARGO_BIN_EXE_turn-server"));
+        Self::start_by(command, directory, &config)
+    }
+
     pub(crate) fn start_in(directory: TempDir, config: &TurnConfig) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_turn-server")), directory, config)
+    }
+
+    fn start_by(mut command: Command, directory: TempDir, config: &TurnConfig) -> Self {
         let file = directory.path().join("turn.yaml");
         fs::write(&file, config.to_yaml().unwrap()).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_turn-server"))
-            .arg("--config")
-            .arg(&file)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.arg("--config").arg(&file).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let started = lines
             .by_ref()

@@ -97,7 +97,12 @@ pub fn turn_config(valid: &ValidCluster) -> Result<TurnConfig, BuildError> {
             nonce_key_file: Some(file(NONCE_KEYS)),
             ..CredentialsConfig::default()
         },
-        peers: PeersConfig { file: Some(peers_file()), ..PeersConfig::default() },
+        peers: PeersConfig {
+            file: Some(peers_file()),
+            // Clients of rooms learn by ICE that a media node is gone, and are of any age.
+            hide_errors: true,
+            ..PeersConfig::default()
+        },
         limits: TurnLimits {
             allocations: limits.allocations,
             allocations_per_user: limits.allocations_per_participant,

@@ -79,6 +79,7 @@ fn config() -> Config {
         relay_addresses: vec![relay("192.0.2.1"), relay("2001:db8::1")],
         relay_ports: 50_000..=50_005,
         alternate_server: None,
+        hide_errors: false,
         settings: Settings {
             credentials: Credentials {
                 users: vec![("u".to_owned(), "p".to_owned())],

@@ -178,6 +178,9 @@ impl Server {
 
     /// Tells a client that a datagram it sent to `peer` met an error (RFC 8656 section 11.5).
     pub fn handle_icmp(&mut self, relay: RelayId, peer: SocketAddr, icmp: Icmp, now: Instant) {
+        if self.hide_errors {
+            return;
+        }
         let Some(index) = self.relay(relay).map(|relay| relay.allocation) else { return };
         let Some(allocation) = self.allocations.get(index) else { return };
         let Some(permission) = allocation.permission_from(peer.ip(), now) else { return };

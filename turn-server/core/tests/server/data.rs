@@ -1,10 +1,10 @@
 //! Data in both directions.
 
-use turn_server_core::api::{Client, ClientAction, Icmp, RelayId, ToClient, Transport};
+use turn_server_core::api::{Client, ClientAction, Config, Icmp, RelayId, ToClient, Transport};
 use turn_server_core::counters::DropReason;
 use turn_server_core::stun::{Class, Message, Method, Writer, attribute as a};
 
-use crate::harness::{Answer, Turn, at, tcp, udp};
+use crate::harness::{Answer, Turn, at, config, tcp, udp};
 
 fn client() -> Client {
     udp("203.0.113.9:1")
@@ -162,6 +162,18 @@ fn errors_on_the_way_are_told_for_permitted_peers() {
     assert_eq!(indication.address(a::XOR_PEER_ADDRESS), Some(at("8.8.8.8:5")));
     assert_eq!(indication.get(a::ICMP), Some(&[0, 0, 3, 4, 0, 0, 5, 0][..]));
     assert_eq!(indication.get(a::DATA), None);
+}
+
+#[test]
+fn errors_on_the_way_are_not_told_to_clients_that_cannot_take_it() {
+    let mut turn = Turn::new(Config { hide_errors: true, ..config() });
+    turn.allocate(client());
+    let relay = turn.relay();
+    assert_eq!(turn.permit(client(), "8.8.8.8:1"), None);
+    let sent = turn.sent.len();
+    turn.server.handle_icmp(relay, at("8.8.8.8:5"), Icmp { kind: 3, code: 3, data: 0 }, turn.now);
+    turn.run();
+    assert_eq!(turn.sent.len(), sent);
 }
 
 #[test]
