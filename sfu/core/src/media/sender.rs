@@ -384,7 +384,7 @@ impl SenderState {
     /// RTP time for a number that carries nothing: that of its neighbours, since receivers expect
     /// times in the order of numbers.
     pub(super) fn time_at(&self, sequence: u64) -> u32 {
-        self.history.time_at(sequence).or(self.last_timestamp()).unwrap_or_default()
+        self.history.time_at(sequence).or_else(|| self.last_timestamp()).unwrap_or_default()
     }
 
     /// RTP time of the newest packet, for padding.

@@ -68,7 +68,7 @@ impl Transport {
         while let Some(pending) = self.outbox.pop() {
             let start = arena.len();
             // What comes last may be shorter.
-            let size = run.open_size().filter(|_| self.outbox.len() > 0);
+            let size = run.open_size().filter(|_| !self.outbox.is_empty());
             if self.write(arena, &pending, size, now) {
                 self.outbox.spend(arena.len() - start);
                 run.add(arena, start, &mut send);
