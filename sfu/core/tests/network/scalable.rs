@@ -138,7 +138,7 @@ struct Bits {
 impl Bits {
     fn put(&mut self, value: u32, width: usize) {
         for bit in (0..width).rev() {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let is_set = value.checked_shr(bit as u32).is_some_and(|value| value & 1 == 1);

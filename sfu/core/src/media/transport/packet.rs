@@ -36,6 +36,8 @@ struct Frame<'a> {
     padding: u8,
     /// Size of the whole packet, where it is nearly that.
     size: Option<usize>,
+    /// The subscriber shall tell when it came.
+    is_told: bool,
 }
 
 impl Frame<'_> {
@@ -149,7 +151,8 @@ impl Transport {
             }
         };
         let size = size.filter(|_| frame.original.is_none());
-        seal(arena, outbound, state, &mut self.bandwidth, &Frame { size, ..frame }, now)
+        let frame = Frame { size, is_told: self.is_told, ..frame };
+        seal(arena, outbound, state, &mut self.bandwidth, &frame, now)
     }
 
     /// Writes the padding that is due, on a retransmission stream, to learn of spare bandwidth.
@@ -184,7 +187,8 @@ impl Transport {
                 timestamp: state.last_timestamp().unwrap_or_default(),
                 ssrc,
             };
-            let frame = Frame { fields, index, padding: MAX_PADDING, ..Frame::default() };
+            let padding = MAX_PADDING;
+            let frame = Frame { fields, index, padding, is_told: true, ..Frame::default() };
             if !seal(arena, outbound, state, &mut self.bandwidth, &frame, now) {
                 break;
             }
@@ -208,7 +212,7 @@ fn seal(
     // What is sent again must be the same bytes or on another source: without retransmission
     // stream a packet must not depend on when it is sent.
     let is_counted = state.config.kind == MediaKind::Audio || state.ssrc().rtx.is_some();
-    let transport_cc = ids.transport_cc.filter(|_| is_counted);
+    let transport_cc = ids.transport_cc.filter(|_| is_counted && frame.is_told);
     let number = match transport_cc {
         Some(_) => bandwidth
             .get_or_insert_with(|| Box::new(Bandwidth::new(now)))

@@ -1,6 +1,7 @@
-//! What leaves together in one segmented send.
+//! What leaves together in one segmented send, and what of it is to be told of.
 
 use super::*;
+use crate::media::rtp::RtpHeader;
 
 /// Sizes of payloads that reach the engine before it sends, and what leaves: bytes of each run and
 /// the size of its datagrams.
@@ -52,4 +53,46 @@ fn a_packet_that_is_much_smaller_ends_a_run() {
 fn what_may_be_sent_again_under_the_same_number_has_the_same_bytes() {
     let (_, _, found) = runs(&[1100, 1099, 1099], None);
     assert_eq!(found, [(1128 + 1127, 1128), (1127, 1127)]);
+}
+
+#[test]
+fn who_gets_only_sound_is_not_asked_to_tell_when_it_came() {
+    let opus = Codec {
+        kind: CodecKind::Opus,
+        payload_type: 111,
+        rtx_payload_type: None,
+        clock_rate: 48_000,
+        channels: 2,
+        ..vp8(0, 0)
+    };
+    let extensions = ExtensionIds { transport_cc: Some(TRANSPORT_ID), ..ExtensionIds::default() };
+    let sound = TrackKey(8);
+    let kind = MediaKind::Audio;
+    let audio = Sender {
+        track: sound,
+        kind,
+        ssrc: SsrcPair { ssrc: 6000, rtx: None },
+        codecs: vec![opus.clone()],
+        extensions,
+        ..sender(Some(VideoQuality::High))
+    };
+    let mut world = World::new();
+    let (publisher, subscriber) = (world.connect(), world.connect());
+    let receiver = Receiver { track: sound, kind, codecs: vec![opus], ..receiver(&[]) };
+    world.set_receivers(publisher, vec![receiver]);
+    let mut source = Source { payload_type: 111, ..Source::new(1000, None) };
+    let paused = Sender { extensions, ..sender(None) };
+    for (senders, is_told) in [(vec![audio.clone()], false), (vec![audio, paused], true)] {
+        world.set_senders(subscriber, senders);
+        let fields = source.next();
+        let mut packet = world.seal(publisher, fields, &[(MID_ID, b"v")], b"sound");
+        let path = world.peers[publisher].path;
+        world.engine.handle_datagram(path, &mut packet, world.now);
+        let mut told = Vec::new();
+        world.engine.flush(|_, bytes, _| {
+            let header = RtpHeader::parse(bytes).unwrap();
+            told.push(header.extension(bytes, Some(TRANSPORT_ID)).is_some());
+        });
+        assert_eq!(told, [is_told]);
+    }
 }
