@@ -1,15 +1,18 @@
-//! What forwarding costs in user space, by stage: taking protection off, writing a header,
-//! protecting, and the engine from a publisher's datagrams to runs for the socket. Sending is
-//! the kernel's part and is measured by `forwarding-bench`.
+//! What forwarding costs by stage: taking protection off, rewriting header and payload descriptor,
+//! protecting, sending, and the engine from a publisher's datagrams to runs for the socket. What
+//! sending costs where somebody receives is measured by `forwarding-bench`.
 
 mod forwarding {
     pub(crate) mod room;
 }
 
 use std::hint::black_box;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use quinn_udp::{Transmit, UdpSocketState};
+use sfu_core::media::codec::Vp8Descriptor;
 use sfu_core::media::rtp::{HeaderFields, RtpHeader, write_header};
 use sfu_core::media::srtp::{Inbound, Outbound, SrtpProfile};
 
@@ -47,6 +50,18 @@ fn stages(criterion: &mut Criterion) {
             write_header(&mut out, black_box(fields(7)), &[(1, b"1"), (4, &[0, 7])])
         });
     });
+    group.bench_function("rewrite", |bencher| {
+        // Key frame of VP8 with picture id, `TL0PICIDX` and temporal layer.
+        let mut payload = vec![0x90, 0xE0, 0x81, 0x02, 9, 0x20, 0x10];
+        payload.resize(PAYLOAD.len(), 0x55);
+        let mut out = Vec::with_capacity(1300);
+        bencher.iter(|| {
+            out.clear();
+            let length = write_header(&mut out, black_box(fields(7)), &[(4, &[0, 7])]);
+            out.extend_from_slice(black_box(&payload));
+            Vp8Descriptor::parse(&payload).map(|vp8| vp8.rewrite(&mut out[length..], 0x234, 10))
+        });
+    });
     for (name, profile, salt) in PROFILES {
         let outbound = Outbound::new(profile, &KEY, &SALT[..salt]);
         group.bench_function(format!("protect/{name}"), |bencher| {
@@ -76,6 +91,31 @@ fn stages(criterion: &mut Criterion) {
                 inbound.unprotect_rtp(&mut bytes, header.header_length).expect("it is authentic")
             };
             bencher.iter_batched(next, open, BatchSize::SmallInput);
+        });
+    }
+    group.finish();
+}
+
+/// Runs of datagrams to a socket that nobody reads: copying and the network stack, without a
+/// receiver that wakes up.
+fn send(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("send");
+    let bind = || UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let (from, to) = (bind(), bind());
+    let destination = to.local_addr().expect("it is bound");
+    let state = UdpSocketState::new((&from).into()).expect("a socket of this system");
+    for segments in [1, 2, 5, 16] {
+        let run = vec![0x55; segments * 1128];
+        let transmit = Transmit {
+            destination,
+            ecn: None,
+            contents: &run,
+            segment_size: Some(1128),
+            src_ip: None,
+        };
+        group.throughput(Throughput::Elements(segments as u64));
+        group.bench_function(format!("run of {segments}"), |bencher| {
+            bencher.iter(|| state.try_send((&from).into(), black_box(&transmit)));
         });
     }
     group.finish();
@@ -116,5 +156,5 @@ fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (start.elapsed(), result)
 }
 
-criterion_group!(benches, stages, engine);
+criterion_group!(benches, stages, send, engine);
 criterion_main!(benches);

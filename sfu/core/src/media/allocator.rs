@@ -27,10 +27,10 @@ pub(super) struct Allocation {
     pub(super) need: Option<f64>,
 }
 
-/// Divides `budget` bit/s. Every track gets its lowest step first, in order of priority; then
-/// tracks of one priority are raised in turn, before those of the next. With
-/// `keep_lowest`, the lowest step is given even where it does not fit.
-pub(super) fn allocate(demands: &[Demand], budget: f64, keep_lowest: bool) -> Allocation {
+/// Divides `budget` bit/s. Every track gets its lowest step first, in order of priority and as far
+/// as they fit into the budget `for_lowest`; then tracks of one priority are raised in turn, before
+/// those of the next.
+pub(super) fn allocate(demands: &[Demand], budget: f64, for_lowest: f64) -> Allocation {
     let mut order: Vec<usize> =
         (0..demands.len()).filter(|&index| !demands[index].steps.is_empty()).collect();
     let priority = |index: usize| demands[index].priority.wrapping_sub(1);
@@ -42,7 +42,7 @@ pub(super) fn allocate(demands: &[Demand], budget: f64, keep_lowest: bool) -> Al
     for &index in &order {
         let demand = &demands[index];
         let total = spent + demand.steps[0];
-        if keep_lowest || fits(total, budget, demand.current.is_some()) {
+        if fits(total, for_lowest, demand.current.is_some()) {
             steps[index] = Some(0);
             spent = total;
         } else {
@@ -99,31 +99,31 @@ mod tests {
             (145e3, Some(0), Some(0)),
         ];
         for (budget, current, expected) in cases {
-            let found = allocate(&[demand(0, &SIMULCAST, current)], budget, false);
+            let found = allocate(&[demand(0, &SIMULCAST, current)], budget, budget);
             assert_eq!(found.steps, [expected], "{budget} {current:?}");
             assert_eq!(found.need.is_none(), expected == Some(2));
         }
-        let forced = allocate(&[demand(0, &SIMULCAST, None)], 1e3, true);
+        let forced = allocate(&[demand(0, &SIMULCAST, None)], 1e3, f64::INFINITY);
         assert_eq!(forced.steps, [Some(0)]);
     }
 
     #[test]
     fn tracks_are_raised_in_turn_and_by_priority() {
         let equal: Vec<Demand> = (0..3).map(|_| demand(0, &SIMULCAST, None)).collect();
-        assert_eq!(allocate(&equal, 1e6, false).steps, [Some(1), Some(0), Some(0)]);
-        assert_eq!(allocate(&equal, 1.8e6, false).steps, [Some(1); 3]);
-        assert_eq!(allocate(&equal, 400e3, false).steps, [Some(0), Some(0), None]);
+        assert_eq!(allocate(&equal, 1e6, 1e6).steps, [Some(1), Some(0), Some(0)]);
+        assert_eq!(allocate(&equal, 1.8e6, 1.8e6).steps, [Some(1); 3]);
+        assert_eq!(allocate(&equal, 400e3, 400e3).steps, [Some(0), Some(0), None]);
         let ranked =
             [demand(0, &SIMULCAST, None), demand(2, &SIMULCAST, None), demand(1, &SIMULCAST, None)];
-        assert_eq!(allocate(&ranked, 2.1e6, false).steps, [Some(0), Some(0), Some(2)]);
-        assert_eq!(allocate(&ranked, 340e3, false).steps, [None, Some(0), Some(0)]);
+        assert_eq!(allocate(&ranked, 2.1e6, 2.1e6).steps, [Some(0), Some(0), Some(2)]);
+        assert_eq!(allocate(&ranked, 340e3, 340e3).steps, [None, Some(0), Some(0)]);
     }
 
     #[test]
     fn the_need_is_the_nearest_improvement() {
-        let found = allocate(&[demand(0, &SIMULCAST, Some(0))], 300e3, false);
+        let found = allocate(&[demand(0, &SIMULCAST, Some(0))], 300e3, 300e3);
         assert_eq!(found.need, Some(500e3 * RAISE_MARGIN));
-        let unwanted = allocate(&[demand(0, &[], None)], 0.0, false);
+        let unwanted = allocate(&[demand(0, &[], None)], 0.0, 0.0);
         assert_eq!((unwanted.steps, unwanted.need), (vec![None], None));
     }
 }

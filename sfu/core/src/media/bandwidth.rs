@@ -31,6 +31,9 @@ pub(super) const START: u64 = 800_000;
 const PACING_FACTOR: f64 = 2.5;
 /// The same while the estimate is below what is being sent.
 const CONGESTED_PACING_FACTOR: f64 = 1.2;
+/// How far a receiver's own estimate may be below what its network carries: it is measured over
+/// what came, and hardly grows while little comes.
+const RECEIVER_SLACK: f64 = 1.4;
 /// A path that showed no limit for this long has none.
 const UNLIMITED: Duration = Duration::from_secs(30);
 /// Feedback is missing for this long: what was sent since says nothing.
@@ -136,6 +139,11 @@ impl Bandwidth {
         self.rate.estimate() as u64
     }
 
+    /// Times the estimate that is worth a try before a subscriber gets nothing at all.
+    pub(super) fn slack(&self) -> f64 {
+        if self.rate.follows_receiver() { RECEIVER_SLACK } else { 1.0 }
+    }
+
     /// Whether the path was ever found too small for what was sent. Before that nothing is
     /// paused: the estimate is only what could be learnt so far.
     pub(super) fn was_congested(&self) -> bool {
@@ -149,7 +157,9 @@ impl Bandwidth {
         if now.saturating_duration_since(limited) > UNLIMITED {
             return None;
         }
-        let factor = if self.rate.is_congested() { CONGESTED_PACING_FACTOR } else { PACING_FACTOR };
+        // A receiver takes a burst for a full path.
+        let is_careful = self.rate.is_congested() || self.rate.follows_receiver();
+        let factor = if is_careful { CONGESTED_PACING_FACTOR } else { PACING_FACTOR };
         Some(self.rate.estimate() * factor / 8.0)
     }
 

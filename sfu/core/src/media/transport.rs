@@ -64,6 +64,9 @@ pub(super) struct Transport {
     pub(super) receivers: Vec<Receiver>,
     pub(super) streams: FxHashMap<u32, Stream>,
     pub(super) senders: Vec<SenderState>,
+    /// The peer shall tell when packets came. Where it gets only sound there is nothing to decide
+    /// by it, and reports would cost as much as what they tell of.
+    pub(super) is_told: bool,
     pub(super) arrivals: ArrivalRecorder,
     /// Our source in feedback packets.
     pub(super) feedback_ssrc: u32,
@@ -114,6 +117,7 @@ impl Transport {
             receivers: Vec::new(),
             streams: FxHashMap::default(),
             senders: Vec::new(),
+            is_told: false,
             arrivals: ArrivalRecorder::new(now),
             feedback_ssrc,
             next_report: now + REPORT_INTERVAL,

@@ -261,9 +261,18 @@ fn a_receivers_own_estimate_serves_where_it_sends_no_transport_wide_feedback() {
             .down(path().limited(300, 300))
             .at(s(25), Event::Down(path().limited(5000, 300)))
             .expect(LayerIn(0, 0, (s(0), s(3))))
+            .expect(Running(0, (s(0), s(70))))
+            .expect(PicturesPerSecond(0, 26.0, (s(4), s(25))))
             .expect(Audio(0.97, (s(0), s(25))))
-            .expect(LayerIn(0, 1, (s(25), s(60))))
+            .expect(LayerIn(0, 1, (s(25), s(32))))
+            .expect(LayerIn(0, 2, (s(25), s(48))))
+            .expect(LayerChanges(0, 1, (s(32), s(70))))
             .expect(NoFreezeOver(s(1), s(3))),
+        remb("REMB, 120 kbit/s", s(30))
+            .down(path().limited(120, 400))
+            .expect(Paused(0, (s(10), s(14))))
+            .expect(Audio(0.97, (s(4), s(29))))
+            .expect(Queue(ms(250), 0.2, (s(4), s(30)))),
         Scenario { feedback: FeedbackMode::Reports, ..Scenario::new("reports only", s(20)) }
             .expect(LayerIn(0, 2, (s(0), s(3))))
             .expect(NoFreezeOver(s(1), s(0)))

@@ -26,8 +26,8 @@ const RECEIVER_GROWTH: f64 = 1.05;
 /// only audio flows.
 const RECEIVER_TRIAL: f64 = 4.0;
 const LOWEST_TRIAL: f64 = 300_000.0;
-/// Share of what is sent that the path carries at least when a receiver says less.
-const RECEIVER_ERROR: f64 = 0.6;
+/// Part of its last estimate below which a receiver says that the path is full.
+const RECEIVER_FALL: f64 = 0.97;
 /// Share of what was sent that arrives, above which the overuse is not ours.
 const OURS: f64 = 0.85;
 /// Decreases that follow one another faster than this are about the same queue.
@@ -121,6 +121,11 @@ impl RateControl {
         self.was_congested
     }
 
+    /// Whether the receiver's own estimate counts.
+    pub(super) fn follows_receiver(&self) -> bool {
+        self.receiver_estimate.is_some()
+    }
+
     /// When the rate was lowered last.
     pub(super) fn last_decrease(&self) -> Option<Instant> {
         self.last_decrease
@@ -194,30 +199,34 @@ impl RateControl {
         }
     }
 
-    /// Takes a subscriber's own estimate, `sent` being what it gets.
+    /// Takes a subscriber's own estimate, `sent` being what it gets. It grows by a few percent a
+    /// second and hardly beyond what comes, so that below what is sent it may only lag behind;
+    /// where it falls the path is full.
     pub(super) fn limit_by_receiver(&mut self, bitrate: f64, sent: f64, now: Instant) {
-        // What rises has not caught up yet with a layer that was raised a moment ago.
-        let is_rising = self.receiver_estimate.replace(bitrate).is_some_and(|last| bitrate > last);
-        if bitrate < sent * 0.95 && !is_rising {
+        let last = self.receiver_estimate.replace(bitrate);
+        let is_full = bitrate < sent && last.is_none_or(|last| bitrate < RECEIVER_FALL * last);
+        if is_full {
             self.was_congested = true;
             self.last_decrease = Some(now);
             self.congested_until = Some(now + CONGESTED);
-            // It falls below what the path carries, but not by half.
-            self.note_limit(bitrate.max(RECEIVER_ERROR * sent), now);
+            // What arrived, of which a receiver leaves some to let the queue empty.
+            self.note_limit(bitrate / DECREASE, now);
+            self.is_congested = true;
+            return self.set(bitrate);
         }
         self.is_congested = self.congested_until.is_some_and(|until| now < until);
-        if self.limit.is_some_and(|limit| bitrate > OUTDATED * limit.rate) {
+        if self.limit.is_some_and(|limit| sent > limit.rate && bitrate > OUTDATED * limit.rate) {
             self.limit = None;
         }
         if bitrate < 1.3 * sent {
-            return self.set(if is_rising { self.estimate.max(bitrate) } else { bitrate });
+            return self.set(self.estimate.max(bitrate));
         }
         // It proves no more than what it gets: the next layer is a trial.
         let trial = (RECEIVER_TRIAL * sent).max(LOWEST_TRIAL);
-        // It falls too far and grows only with what it gets, so its limits hold less long.
+        // It grows only with what it gets, so its limits hold less long.
         let limit = self.limit.filter(|limit| now + limit.hold * 2 / 3 < limit.until);
         let trial = limit.map_or(trial, |limit| trial.min(BELOW_LIMIT * limit.rate));
-        self.set(bitrate.max((self.estimate * RECEIVER_GROWTH).min(trial)));
+        self.set((self.estimate * RECEIVER_GROWTH).min(trial).max(bitrate.min(trial)));
     }
 
     fn decrease(&mut self, traffic: Traffic, round_trip: Duration, now: Instant) {
@@ -375,19 +384,26 @@ mod tests {
     }
 
     #[test]
-    fn a_receivers_estimate_limits_only_near_what_it_gets_and_else_grows_to_a_trial() {
+    fn a_receivers_estimate_limits_where_it_falls_and_grows_to_a_trial_where_it_is_far_above() {
         let now = Instant::now();
         let mut rate = RateControl::new(1e6);
         rate.limit_by_receiver(500_000.0, 480_000.0, now);
-        assert_eq!(rate.estimate(), 500_000.0);
-        rate.limit_by_receiver(300_000.0, 150_000.0, now);
-        assert_eq!(rate.estimate(), 525_000.0);
-        for _ in 0..10 {
-            rate.limit_by_receiver(300_000.0, 150_000.0, now);
-        }
-        assert_eq!(rate.estimate(), 600_000.0);
+        assert_eq!(rate.estimate(), 1e6, "what is near may lag behind");
         assert!(!rate.was_congested());
-        rate.limit_by_receiver(300_000.0, 480_000.0, now);
+        // It falls: 85 % of what arrived.
+        rate.limit_by_receiver(425_000.0, 480_000.0, now);
         assert!(rate.was_congested() && rate.is_congested());
+        assert_eq!(rate.estimate(), 425_000.0);
+        for _ in 0..20 {
+            rate.limit_by_receiver(430_000.0, 150_000.0, now + FIRST_HOLD / 6);
+        }
+        assert_eq!(rate.estimate(), BELOW_LIMIT * 500_000.0, "more is not tried for a while");
+        for _ in 0..20 {
+            rate.limit_by_receiver(430_000.0, 150_000.0, now + FIRST_HOLD / 2);
+        }
+        assert_eq!(rate.estimate(), RECEIVER_TRIAL * 150_000.0);
+        // The layer that came up is more than the receiver has caught up with.
+        rate.limit_by_receiver(440_000.0, 600_000.0, now + FIRST_HOLD / 2);
+        assert_eq!(rate.estimate(), RECEIVER_TRIAL * 150_000.0);
     }
 }

@@ -42,11 +42,16 @@ impl Engine {
         let assumed = || transport.senders.iter().any(tells).then_some(START);
         let limit = transport.bandwidth_limit;
         let estimate = transport.estimate().or_else(assumed).into_iter().chain(limit).min();
-        let budget = estimate.map_or(f64::INFINITY, |estimate| estimate as f64 * USABLE - audio);
+        let within = |factor: f64| {
+            estimate.map_or(f64::INFINITY, |estimate| estimate as f64 * USABLE * factor - audio)
+        };
         let may_pause = transport.senders.iter().all(|sender| sender.config.may_pause);
         let was_congested = transport.bandwidth.as_ref().is_some_and(|b| b.was_congested());
         let keep_lowest = !may_pause || limit.is_none() && !was_congested;
-        let allocation = allocate(&demands, budget, keep_lowest);
+        let followed = transport.bandwidth.as_ref().filter(|_| limit.is_none());
+        let slack = followed.map_or(1.0, |bandwidth| bandwidth.slack());
+        let for_lowest = if keep_lowest { f64::INFINITY } else { within(slack) };
+        let allocation = allocate(&demands, within(1.0), for_lowest);
         let transport = &mut self.transports[index];
         if let Some(bandwidth) = &mut transport.bandwidth {
             // A limit is not probed for what is beyond it.

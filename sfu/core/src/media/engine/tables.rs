@@ -7,7 +7,7 @@ use super::super::ice::Path;
 use super::super::sender::SenderState;
 use super::super::track::{Route, Source, Track};
 use super::super::transport::{REPORT_INTERVAL, Transport};
-use super::super::{IceCredentials, Receiver, RoomKey, Sender, TrackKey, TransportId};
+use super::super::{IceCredentials, MediaKind, Receiver, RoomKey, Sender, TrackKey, TransportId};
 use super::Engine;
 use rand::RngExt as _;
 
@@ -138,6 +138,7 @@ impl Engine {
         if transport.retired.len() > MAX_RETIRED {
             return self.fail(index);
         }
+        transport.is_told = states.iter().any(|state| state.config.kind == MediaKind::Video);
         transport.senders = states;
         transport.outbox.move_senders(&moved);
         touched.sort_unstable();

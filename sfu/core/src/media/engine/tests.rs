@@ -8,6 +8,7 @@ mod limits;
 mod mirrors;
 mod peer;
 mod redundancy;
+mod runs;
 mod siblings;
 
 use std::time::Duration;

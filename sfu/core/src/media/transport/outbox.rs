@@ -258,6 +258,12 @@ pub(in super::super) struct Run {
 }
 
 impl Run {
+    /// Size that the next datagram must have to leave with those that were collected, and others
+    /// behind it.
+    pub(in super::super) fn open_size(&self) -> Option<usize> {
+        (self.segments > 0 && !self.is_closed).then_some(self.size)
+    }
+
     /// Adds the datagram at the end of `arena`, from `start` on. Sends what was collected where
     /// it does not fit.
     pub(in super::super) fn add(
@@ -302,7 +308,9 @@ mod tests {
             arena.resize(start + length, 0);
             run.add(&arena, start, &mut send);
         }
+        assert_eq!(run.open_size(), Some(120));
         run.send(&arena, &mut send);
+        assert_eq!(run.open_size(), None);
         assert_eq!(runs, [(280, 100), (100, 100), (240, 120)]);
     }
 

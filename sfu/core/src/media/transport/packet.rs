@@ -15,6 +15,9 @@ use super::outbox::{Pending, Run};
 const MAX_PADDING: u8 = 255;
 /// Most padding packets at once.
 const MAX_PADDING_PACKETS: usize = 64;
+/// A packet is padded to leave in one run with its neighbours by at most this part of its size:
+/// packets of one picture often differ by a byte, and a run costs more than some bytes.
+const ALIGNMENT: usize = 16;
 /// Extensions that a packet may carry to a subscriber.
 const MAX_EXTENSIONS: usize = 6;
 
@@ -31,6 +34,21 @@ struct Frame<'a> {
     /// Picture id and `TL0PICIDX` to write.
     vp8: Option<(u16, u8)>,
     padding: u8,
+    /// Size of the whole packet, where it is nearly that.
+    size: Option<usize>,
+    /// The subscriber shall tell when it came.
+    is_told: bool,
+}
+
+impl Frame<'_> {
+    /// Bytes of padding for a packet that has `length` bytes without.
+    fn padding_of(&self, length: usize) -> u8 {
+        let missing = self.size.map_or(0, |size| size.saturating_sub(length));
+        match u8::try_from(missing) {
+            Ok(missing) if usize::from(missing) <= length / ALIGNMENT => missing.max(self.padding),
+            Ok(_) | Err(_) => self.padding,
+        }
+    }
 }
 
 impl Transport {
@@ -51,7 +69,9 @@ impl Transport {
         let (mut run, mut count) = (Run::default(), 0);
         while let Some(pending) = self.outbox.pop() {
             let start = arena.len();
-            if self.write(arena, &pending, now) {
+            // What comes last may be shorter.
+            let size = run.open_size().filter(|_| !self.outbox.is_empty());
+            if self.write(arena, &pending, size, now) {
                 self.outbox.spend(arena.len() - start);
                 run.add(arena, start, &mut send);
                 count += 1;
@@ -64,7 +84,14 @@ impl Transport {
         count
     }
 
-    fn write(&mut self, arena: &mut Vec<u8>, pending: &Pending, now: Instant) -> bool {
+    /// Appends a packet to `arena`, of `size` where it is nearly that; `false` when that cannot be.
+    fn write(
+        &mut self,
+        arena: &mut Vec<u8>,
+        pending: &Pending,
+        size: Option<usize>,
+        now: Instant,
+    ) -> bool {
         let Some((_, outbound)) = &self.srtp else { return false };
         if let Pending::Media { packet, outgoing, .. } = pending
             && outgoing.primary_only
@@ -123,6 +150,8 @@ impl Transport {
                 Frame { fields, index: *sequence, padding: 1, ..Frame::default() }
             }
         };
+        let size = size.filter(|_| frame.original.is_none());
+        let frame = Frame { size, is_told: self.is_told, ..frame };
         seal(arena, outbound, state, &mut self.bandwidth, &frame, now)
     }
 
@@ -158,7 +187,8 @@ impl Transport {
                 timestamp: state.last_timestamp().unwrap_or_default(),
                 ssrc,
             };
-            let frame = Frame { fields, index, padding: MAX_PADDING, ..Frame::default() };
+            let padding = MAX_PADDING;
+            let frame = Frame { fields, index, padding, is_told: true, ..Frame::default() };
             if !seal(arena, outbound, state, &mut self.bandwidth, &frame, now) {
                 break;
             }
@@ -182,7 +212,7 @@ fn seal(
     // What is sent again must be the same bytes or on another source: without retransmission
     // stream a packet must not depend on when it is sent.
     let is_counted = state.config.kind == MediaKind::Audio || state.ssrc().rtx.is_some();
-    let transport_cc = ids.transport_cc.filter(|_| is_counted);
+    let transport_cc = ids.transport_cc.filter(|_| is_counted && frame.is_told);
     let number = match transport_cc {
         Some(_) => bandwidth
             .get_or_insert_with(|| Box::new(Bandwidth::new(now)))
@@ -204,9 +234,11 @@ fn seal(
             descriptor.rewrite(&mut arena[payload_at..], picture_id, tl0);
         }
     }
-    if frame.padding > 0 {
-        arena.resize(payload_at + usize::from(frame.padding) - 1, 0);
-        arena.push(frame.padding);
+    let length = arena.len() - start + outbound.profile().rtp_overhead();
+    let padding = if is_counted { frame.padding_of(length) } else { frame.padding };
+    if padding > 0 {
+        arena.resize(arena.len() + usize::from(padding) - 1, 0);
+        arena.push(padding);
         // The padding bit of the header.
         arena[start] |= 0x20;
     }

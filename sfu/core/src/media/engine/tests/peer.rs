@@ -93,7 +93,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn take(&mut self, datagram: &[u8]) {
+    pub(super) fn take(&mut self, datagram: &[u8]) {
         let mut packet = datagram.to_vec();
         match (packet[0], packet[1]) {
             (0..=3, _) => self.answers += 1,

@@ -1,0 +1,98 @@
+//! What leaves together in one segmented send, and what of it is to be told of.
+
+use super::*;
+use crate::media::rtp::RtpHeader;
+
+/// Sizes of payloads that reach the engine before it sends, and what leaves: bytes of each run and
+/// the size of its datagrams.
+fn runs(sizes: &[usize], rtx: Option<u32>) -> (World, usize, Vec<(usize, usize)>) {
+    let (mut world, publisher, subscriber) = call(&[]);
+    let ssrc = SsrcPair { ssrc: SSRC, rtx };
+    world.set_senders(subscriber, vec![Sender { ssrc, ..sender(Some(VideoQuality::High)) }]);
+    let mut source = Source::new(1000, None);
+    source.send(&mut world, publisher, &KEY);
+    world.peers[subscriber].media.clear();
+    for (number, size) in sizes.iter().enumerate() {
+        let fields = source.next();
+        let mut payload = DELTA.to_vec();
+        payload.resize(*size, number as u8);
+        let mut packet = world.seal(publisher, fields, &[(MID_ID, b"v")], &payload);
+        let path = world.peers[publisher].path;
+        world.engine.handle_datagram(path, &mut packet, world.now);
+    }
+    let (mut found, mut datagrams) = (Vec::new(), Vec::new());
+    world.engine.flush(|_, bytes, size| {
+        found.push((bytes.len(), size));
+        datagrams.extend(bytes.chunks(size).map(<[u8]>::to_vec));
+    });
+    for datagram in datagrams {
+        world.peers[subscriber].take(&datagram);
+    }
+    (world, subscriber, found)
+}
+
+#[test]
+fn packets_of_a_picture_that_differ_by_little_leave_in_one_run() {
+    let sizes = [1100, 1100, 1099, 1060, 1099, 700];
+    let (world, subscriber, found) = runs(&sizes, Some(RTX_SSRC));
+    // 12 bytes of header, 16 of tag; only the last may be shorter.
+    assert_eq!(found, [(5 * 1128 + 728, 1128)]);
+    let media = &world.peers[subscriber].media;
+    let payloads: Vec<usize> = media.iter().map(|got| got.payload.len()).collect();
+    assert_eq!(payloads, sizes, "padding is not payload");
+    assert_eq!(last_bytes(media), [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_packet_that_is_much_smaller_ends_a_run() {
+    let (_, _, found) = runs(&[1100, 1000, 1000], Some(RTX_SSRC));
+    assert_eq!(found, [(1128 + 1028, 1128), (1028, 1028)]);
+}
+
+#[test]
+fn what_may_be_sent_again_under_the_same_number_has_the_same_bytes() {
+    let (_, _, found) = runs(&[1100, 1099, 1099], None);
+    assert_eq!(found, [(1128 + 1127, 1128), (1127, 1127)]);
+}
+
+#[test]
+fn who_gets_only_sound_is_not_asked_to_tell_when_it_came() {
+    let opus = Codec {
+        kind: CodecKind::Opus,
+        payload_type: 111,
+        rtx_payload_type: None,
+        clock_rate: 48_000,
+        channels: 2,
+        ..vp8(0, 0)
+    };
+    let extensions = ExtensionIds { transport_cc: Some(TRANSPORT_ID), ..ExtensionIds::default() };
+    let sound = TrackKey(8);
+    let kind = MediaKind::Audio;
+    let audio = Sender {
+        track: sound,
+        kind,
+        ssrc: SsrcPair { ssrc: 6000, rtx: None },
+        codecs: vec![opus.clone()],
+        extensions,
+        ..sender(Some(VideoQuality::High))
+    };
+    let mut world = World::new();
+    let (publisher, subscriber) = (world.connect(), world.connect());
+    let receiver = Receiver { track: sound, kind, codecs: vec![opus], ..receiver(&[]) };
+    world.set_receivers(publisher, vec![receiver]);
+    let mut source = Source { payload_type: 111, ..Source::new(1000, None) };
+    let paused = Sender { extensions, ..sender(None) };
+    for (senders, is_told) in [(vec![audio.clone()], false), (vec![audio, paused], true)] {
+        world.set_senders(subscriber, senders);
+        let fields = source.next();
+        let mut packet = world.seal(publisher, fields, &[(MID_ID, b"v")], b"sound");
+        let path = world.peers[publisher].path;
+        world.engine.handle_datagram(path, &mut packet, world.now);
+        let mut told = Vec::new();
+        world.engine.flush(|_, bytes, _| {
+            let header = RtpHeader::parse(bytes).unwrap();
+            told.push(header.extension(bytes, Some(TRANSPORT_ID)).is_some());
+        });
+        assert_eq!(told, [is_told]);
+    }
+}
