@@ -89,9 +89,9 @@ fn what_a_person_must_change_is_named() {
             "the Secret c named by spec.turn.tls.secretName does not exist",
         ),
         (
-            "autoscaling: {mode: BuiltIn, maxNodes: 9}, media: {ports: {count: 19}}",
+            "autoscaling: {mode: BuiltIn, maxNodes: 9}, media: {ports: {count: 29}}",
             "TooFewPorts",
-            "spec.media.ports.count is 19, but 9 nodes with 1 workers, and one more while nodes are replaced, take 20 ports",
+            "spec.media.ports.count is 29, but 9 nodes with 1 workers, and one more while nodes are replaced, take 30 ports",
         ),
     ];
     for (spec, reason, message) in cases {
