@@ -149,3 +149,14 @@ fn without_tcp_no_tcp_port_is_opened_on_the_host() {
     assert_eq!(on_host.len(), 1);
     assert_eq!(on_host[0].protocol.as_deref(), Some("UDP"));
 }
+
+#[test]
+fn sentinels_are_asked_instead_of_a_server() {
+    let spec = "redis: {external: {mode: Sentinel, addresses: ['a:26379', 'b:26379'], \
+                masterName: live}}";
+    let valid = validate(&with_spec(spec), &images()).unwrap();
+    let redis = config::sfu_config(&valid).redis.unwrap();
+    let sentinel = redis.sentinel.unwrap();
+    assert_eq!((sentinel.addresses.len(), sentinel.master.as_str()), (2, "live"));
+    assert_eq!(redis.address, "");
+}

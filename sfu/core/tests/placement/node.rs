@@ -306,7 +306,8 @@ impl World {
         }
         let time = self.nodes[index].lease.may_begin(self.clock(index));
         let candidate = time.and_then(|_| choose_home(&self.nodes[index].known, &mut self.rng));
-        let candidate = candidate.map_or("none".to_owned(), |node| node.record.id.to_string());
+        let candidate =
+            candidate.map_or_else(|| "none".to_owned(), |node| node.record.id.to_string());
         let sid = format!("RM_{}", self.number());
         let node = &self.nodes[index];
         let caller = node.record.id.to_string();
