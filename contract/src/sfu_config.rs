@@ -137,8 +137,12 @@ impl Default for AdminConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `host:port`.
+    /// `host:port`; not used where Sentinels name the server.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub address: String,
+    /// Sentinels that name the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel: Option<SentinelConfig>,
     /// Use TLS, checked against the system's authorities.
     #[serde(default)]
     pub tls: bool,
@@ -151,6 +155,16 @@ pub struct RedisConfig {
     /// The password itself, where the process got it by other ways than this file.
     #[serde(skip)]
     pub password: Option<Password>,
+}
+
+/// Redis Sentinels. They are asked without a password, and where they want one, with that of Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentinelConfig {
+    /// Their addresses, `host:port`.
+    pub addresses: Vec<String>,
+    /// The name under which they watch the master.
+    pub master: String,
 }
 
 /// A secret that is not shown.
@@ -440,7 +454,11 @@ mod tests {
     fn what_is_written_is_read_back() {
         let mut config = SfuConfig::from_yaml(MINIMAL).unwrap();
         config.redis = Some(RedisConfig {
-            address: "redis:6379".to_owned(),
+            address: String::new(),
+            sentinel: Some(SentinelConfig {
+                addresses: vec!["sentinel:26379".to_owned()],
+                master: "live".to_owned(),
+            }),
             tls: false,
             username: None,
             password_file: Some("password".into()),

@@ -27,7 +27,7 @@ pub use node::{
     ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
     TolerationOperator,
 };
-pub use redis::{ExternalRedis, ManagedRedis, RedisSpec};
+pub use redis::{ExternalRedis, ManagedRedis, RedisMode, RedisSpec};
 pub use rooms::{
     PlayoutDelaySpec, RoomCodec, RoomsSpec, SubscriptionLimits, WebhookEvent, WebhooksSpec,
 };

@@ -1,6 +1,7 @@
 //! Finds the home of a room and keeps this node's lease. The decisions are in
 //! `sfu_core::placement` and in the scripts of `contract::redis`.
 
+mod link;
 mod memory;
 mod pledges;
 mod redis;

@@ -1,6 +1,7 @@
 //! Where room homes are kept.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SECRET_NAME;
@@ -28,19 +29,42 @@ pub struct ManagedRedis {
     pub resources: Resources,
 }
 
-/// A Redis that is there already, one server (standalone).
+/// How `spec.redis.external.addresses` are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RedisMode {
+    /// One server.
+    #[default]
+    Standalone,
+    /// Redis Sentinels that name the server, as it changes.
+    Sentinel,
+}
+
+/// A Redis that is there already.
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.mode == 'Sentinel' ? size(self.addresses) > 0 : size(self.addresses) == 1")
+        .message("spec.redis.external.addresses must hold exactly one host:port, or those of the Sentinels with mode Sentinel"),
+    validation = Rule::new("self.mode == 'Sentinel' ? has(self.masterName) : !has(self.masterName)")
+        .message("spec.redis.external.masterName is needed with mode Sentinel, and only then")
+)]
 pub struct ExternalRedis {
-    /// Address of the server: exactly one `host:port`.
+    /// Whether the addresses are of the server (the default) or of its Sentinels.
+    #[serde(default)]
+    pub mode: RedisMode,
+    /// Address of the server, exactly one `host:port`, or addresses of its Sentinels. Sentinels are
+    /// asked without a password, and where they want one, with that of Redis.
     #[schemars(length(max = 8), inner(length(min = 1, max = 260)))]
     #[x_kube(
-        validation = Rule::new("size(self) == 1")
-            .message("spec.redis.external.addresses must hold exactly one host:port"),
         validation = Rule::new("self.all(a, a.matches('^([a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?|[[][0-9a-fA-F:.]+[]]):[1-9][0-9]{0,4}$'))")
             .message("spec.redis.external.addresses must be host:port, such as redis.example.com:6379, without a scheme")
     )]
     pub addresses: Vec<String>,
+    /// The name under which the Sentinels watch the server. Set `min-replicas-to-write 1` there, or
+    /// two servers take writes while one is cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub master_name: Option<String>,
     /// Use TLS, checked against the authorities in the media node's image.
     #[serde(default)]
     pub tls: bool,

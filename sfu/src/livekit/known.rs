@@ -1,7 +1,7 @@
 //! The keys of LiveKit's configuration: those that mean something here, and why others do not.
 
 /// Keys that carry over.
-pub(super) const CARRIED: [&str; 43] = [
+pub(super) const CARRIED: [&str; 45] = [
     "port",
     "bind_addresses",
     "keys",
@@ -14,6 +14,8 @@ pub(super) const CARRIED: [&str; 43] = [
     "prometheus.port",
     "enable_data_tracks",
     "redis.address",
+    "redis.sentinel_addresses",
+    "redis.sentinel_master_name",
     "redis.username",
     "redis.password",
     "redis.db",
@@ -66,7 +68,7 @@ use Foreign::{Ignored, Refused};
 /// Keys that do not carry over, by section (empty: the top), with the reason. `*` is every key
 /// below.
 #[rustfmt::skip]
-const FOREIGN: [(&str, &[&str], Foreign, &str); 35] = [
+const FOREIGN: [(&str, &[&str], Foreign, &str); 36] = [
     ("", &["region"], Ignored, "rooms are placed by load, and a cluster is in one region"),
     ("", &["metric.*", "trace.jaeger_url"], Ignored, "metrics and logs are what the node tells of itself"),
     ("", &["cpuprofile", "memprofile"], Refused, "profiles are taken with the system's tools"),
@@ -80,7 +82,8 @@ const FOREIGN: [(&str, &[&str], Foreign, &str); 35] = [
     ("signal_relay", &["retry_timeout", "min_retry_interval", "max_retry_interval", "stream_buffer_size", "connect_attempts", "enabled"], Ignored, "signalling goes straight to a room's node"),
     ("psrpc", &["max_attempts", "timeout", "backoff", "buffer_size", "compression"], Ignored, "nodes do not call each other through Redis"),
     ("logging", &["sample", "item_sample_seconds", "item_sample_initial", "item_sample_interval", "component_levels.*", "pion_level"], Ignored, "the filter of logging.level names modules, such as info,sfu=debug"),
-    ("redis", &["sentinel_master_name", "sentinel_username", "sentinel_password", "sentinel_addresses", "cluster_addresses", "max_redirects"], Refused, "Redis is one server at redis.address"),
+    ("redis", &["sentinel_username", "sentinel_password"], Refused, "Sentinels are asked with redis.username and redis.password, where they want a password"),
+    ("redis", &["cluster_addresses", "max_redirects"], Refused, "Redis is one server at redis.address, or one that Sentinels name"),
     ("redis", &["dial_timeout", "read_timeout", "write_timeout", "pool_timeout", "pool_size"], Ignored, "one connection with fixed time limits is enough"),
     ("redis.tls", &["insecure", "server_name", "ca_cert_file", "client_cert_file", "client_key_file"], Refused, "certificates are checked against the system's authorities"),
     ("rtc", &["external_ip_only", "advertise_internal_ip", "skip_external_ip_validation"], Refused, "the address in rtc.node_ip is advertised, no other"),

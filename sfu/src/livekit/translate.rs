@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use contract::sfu_config::{
     AdminConfig, DrainConfig, HttpConfig, LogConfig, LogFormat, MediaConfig, Password, PeerConfig,
-    RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
+    RedisConfig, RoomConfig, SentinelConfig, SfuConfig, WebhookConfig,
 };
 use livekit_protocol::IceServer;
 use serde::Deserialize;
@@ -304,14 +304,20 @@ fn redis(reader: &mut Reader, has_peer: bool) -> Option<RedisConfig> {
     let use_tls: bool = reader.or_default("redis.use_tls");
     let tls = reader.take("redis.tls.enabled").unwrap_or(use_tls);
     reader.refuse_unless("redis.db", 0, "keys are kept in database 0, under names of their own");
-    let address = address?;
+    let addresses: Vec<String> = reader.or_default("redis.sentinel_addresses");
+    let master = reader.take("redis.sentinel_master_name").unwrap_or_default();
+    let sentinel = (!addresses.is_empty()).then_some(SentinelConfig { addresses, master });
+    let address = match sentinel {
+        Some(_) => String::new(),
+        None => address?,
+    };
     if !has_peer {
         let reason = "nodes that share rooms reach each other by mutual TLS: give livecluster.peer \
                       (port, ca_file, certificate_file, key_file), or leave Redis out for one node";
         reader.problem("redis.address", reason);
     }
     let password = password.filter(|text| !text.is_empty()).map(Password);
-    Some(RedisConfig { address, tls, username, password_file: None, password })
+    Some(RedisConfig { address, sentinel, tls, username, password_file: None, password })
 }
 
 /// One of `room.enabled_codecs`.

@@ -1,57 +1,32 @@
 //! Room homes and node leases in Redis.
 
+mod homes;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use ::redis::{Client, IntoConnectionInfo as _, RedisError, Script};
-use contract::ids::{NodeId, RoomName, RoomSid};
+use ::redis::{RedisError, Script};
+use contract::ids::NodeId;
 use contract::redis::{
-    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, MediaAddresses, NODE_LEASE, NODE_MEMORY,
-    NODE_RENEWAL, NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM,
-    RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    Keys, MediaAddresses, NODE_LEASE, NODE_MEMORY, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState,
+    POD_ROW, PULSE, RELEASE_NODE, RENEW_NODE,
 };
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use sfu_core::placement::{
-    Candidate, Kept, Lease, PledgeAnswer, Question, Renewal, choose_home, count_reservation,
-};
+use sfu_core::placement::{Candidate, Lease, PledgeAnswer, Renewal};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::{CLAIM_TIMEOUT, HandOver, Home, PlacementError, Stop};
-use crate::settings::{SettingsError, read};
+use super::Stop;
+use super::link::Link;
+use crate::settings::SettingsError;
 
 /// Longest wait for a connection or an answer: within a lease there is time for two tries.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
-
-/// A candidate that never lives: a claim for it only finds homes that exist.
-const NOBODY: &str = "none";
-
-/// How long a claim waits where rooms begin again by themselves soon.
-const CLAIM_PATIENCE: Duration = Duration::from_millis(4_500);
-/// Wait before it is tried again.
-const CLAIM_PAUSE: Duration = Duration::from_millis(100);
-
-/// Nodes that are asked to take a room before the caller tries again later.
-const MOVE_TRIES: u32 = 3;
-
-/// What a script says of a room's home.
-enum Found {
-    Home(Box<Home>),
-    /// No living home, and none was given.
-    Nobody,
-    /// No room begins at the moment.
-    Quiet,
-    /// This node's idea of the time of Redis is wrong.
-    Late,
-    /// The room is not at home here.
-    Lost,
-}
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Why Redis gave no answer that can be used.
 #[derive(Debug, Error)]
@@ -62,6 +37,9 @@ pub enum StoreError {
     /// Redis refused or cannot be reached.
     #[error("Redis does not answer")]
     Redis(#[from] RedisError),
+    /// No Sentinel has named it yet.
+    #[error("no Sentinel has named the Redis server yet")]
+    NoMaster,
     /// No answer in time.
     #[error("Redis did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
@@ -79,7 +57,7 @@ struct Shared {
 
 /// Room homes and this node's lease in Redis.
 pub struct RedisStore {
-    connection: ConnectionManager,
+    link: Link,
     keys: Keys,
     id: NodeId,
     name: String,
@@ -115,26 +93,10 @@ impl RedisStore {
         name: &str,
         address: SocketAddr,
     ) -> Result<Self, StoreError> {
-        let scheme = if config.tls { "rediss" } else { "redis" };
-        let mut info = format!("{scheme}://{}", config.address).into_connection_info()?;
-        let mut redis = info.redis_settings().clone();
-        if let Some(username) = &config.username {
-            redis = redis.set_username(username);
-        }
-        if let Some(path) = &config.password_file {
-            redis = redis.set_password(read(path)?.trim());
-        } else if let Some(password) = &config.password {
-            redis = redis.set_password(&password.0);
-        }
-        info = info.set_redis_settings(redis);
-        let options = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(ANSWER_TIMEOUT))
-            .set_response_timeout(Some(ANSWER_TIMEOUT))
-            .set_number_of_retries(1);
-        let connection = ConnectionManager::new_lazy_with_config(Client::open(info)?, options)?;
+        let link = Link::new(config)?;
         let shared = Shared { nodes: Vec::new(), state: NodeState::Open, lease: Lease::default() };
         Ok(Self {
-            connection,
+            link,
             keys: Keys::new(cluster_uid),
             id: NodeId::generate(&mut rand::rng()),
             name: name.to_owned(),
@@ -182,7 +144,7 @@ impl RedisStore {
 
     /// Whether there was a time at which this node could begin rooms.
     pub(super) fn has_settled(&self) -> bool {
-        self.shared.lock().lease.has_settled(boot_time())
+        self.shared.lock().lease.has_settled()
     }
 
     pub(super) fn is_away(&self) -> bool {
@@ -203,6 +165,13 @@ impl RedisStore {
 
     /// Renews the lease until [`Self::leave`]; `report` is asked each time.
     pub async fn run(&self, report: impl Fn() -> (NodeLoad, MediaAddresses)) {
+        tokio::select! {
+            () = self.renew_always(report) => {}
+            () = self.link.follow() => {}
+        }
+    }
+
+    async fn renew_always(&self, report: impl Fn() -> (NodeLoad, MediaAddresses)) {
         let mut stopped = self.stop.subscribe();
         let mut ticks = tokio::time::interval(NODE_RENEWAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -277,7 +246,7 @@ impl RedisStore {
             .arg(self.address.to_string())
             .arg(millis(self.started))
             .arg(self.renewals.fetch_add(1, Ordering::Relaxed));
-        let mut connection = self.connection.clone();
+        let mut connection = self.link.connection()?;
         type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>);
         let (term, store_time, follows, quiet, others, nodes): Said =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await??;
@@ -297,227 +266,8 @@ impl RedisStore {
         Ok((renewal, nodes))
     }
 
-    /// The home of `room`, which becomes an open node where it has none. Waits where rooms begin
-    /// again by themselves soon: after a start, or when Redis was away.
-    pub(super) async fn claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
-        let end = Instant::now() + CLAIM_PATIENCE;
-        loop {
-            match self.try_claim(room).await {
-                Err(
-                    error @ (PlacementError::Quiet
-                    | PlacementError::Settling
-                    | PlacementError::NotRenewing),
-                ) => {
-                    if Instant::now() >= end {
-                        return Err(error);
-                    }
-                }
-                done => return done,
-            }
-            tokio::time::sleep(CLAIM_PAUSE).await;
-        }
-    }
-
-    async fn try_claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
-        let sid = RoomSid::generate(&mut rand::rng());
-        let mut nodes = self.nodes();
-        // A node that left since the last renewal is still in the list: then another is asked.
-        loop {
-            let time = self.may_begin();
-            let chosen = time.and_then(|_| choose_home(&nodes, &mut rand::rng()));
-            let chosen = chosen.map(|node| node.record.id.clone());
-            let candidate = chosen.as_ref().map_or(NOBODY, NodeId::as_str);
-            match self.ask_claim(room, self.id.as_str(), candidate, &sid, time).await? {
-                Found::Home(home) => return Ok(*home),
-                Found::Quiet => return Err(PlacementError::Quiet),
-                Found::Late => return Err(PlacementError::NotRenewing),
-                Found::Nobody | Found::Lost => {}
-            }
-            match (chosen, time) {
-                (Some(chosen), _) => nodes.retain(|node| node.record.id != chosen),
-                (None, None) => return Err(PlacementError::NotRenewing),
-                (None, Some(_)) => return Err(self.nobody_open()),
-            }
-        }
-    }
-
-    pub(super) async fn claim_here(&self, room: &RoomName) -> Result<Home, PlacementError> {
-        let sid = RoomSid::generate(&mut rand::rng());
-        let time = self.may_begin().ok_or(PlacementError::NotRenewing)?;
-        match self.ask_claim(room, self.id.as_str(), self.id.as_str(), &sid, Some(time)).await? {
-            Found::Home(home) => Ok(*home),
-            Found::Quiet => Err(PlacementError::Quiet),
-            Found::Late => Err(PlacementError::NotRenewing),
-            Found::Nobody | Found::Lost => Err(PlacementError::NoOpenNode),
-        }
-    }
-
-    /// Why there is no open node.
-    fn nobody_open(&self) -> PlacementError {
-        let is_settling = |node: &Candidate| node.record.state == NodeState::Settling;
-        if self.shared.lock().nodes.iter().any(is_settling) {
-            PlacementError::Settling
-        } else {
-            PlacementError::NoOpenNode
-        }
-    }
-
-    pub(super) async fn find(&self, room: &RoomName) -> Result<Option<Home>, PlacementError> {
-        let sid = RoomSid::generate(&mut rand::rng());
-        match self.ask_claim(room, NOBODY, NOBODY, &sid, None).await? {
-            Found::Home(home) => Ok(Some(*home)),
-            Found::Quiet => Err(PlacementError::Quiet),
-            Found::Nobody | Found::Lost | Found::Late => Ok(None),
-        }
-    }
-
-    pub(super) async fn keep(
-        &self,
-        room: &RoomName,
-        sid: &RoomSid,
-        epoch: &str,
-        question: Question,
-    ) -> Result<Kept, PlacementError> {
-        let script = Script::new(KEEP_ROOM);
-        let mut call = script.prepare_invoke();
-        call.key(self.keys.room(room))
-            .key(self.keys.pulse())
-            .key(self.keys.quiet())
-            .arg(self.keys.node_prefix())
-            .arg(self.id.as_str())
-            .arg(epoch)
-            .arg(sid.as_str())
-            .arg(millis(ROOM_ROW))
-            .arg(if question.asserts { "assert" } else { "resume" })
-            .arg(if question.raises { "raise" } else { "same" })
-            .arg(self.may_begin().unwrap_or_default())
-            .arg(millis(CLAIM_LIFE));
-        let mut connection = self.connection.clone();
-        let answer = timeout(CLAIM_TIMEOUT, call.invoke_async(&mut connection)).await;
-        let answer: Vec<String> = answer.map_err(StoreError::from)?.map_err(StoreError::from)?;
-        Ok(match <[String; 2]>::try_from(answer) {
-            Ok([_, epoch]) => Kept::Here(epoch),
-            Err(answer) if answer.first().is_some_and(|said| said == "gone") => Kept::Gone,
-            Err(_) => Kept::Unknown,
-        })
-    }
-
-    pub(super) async fn hand_over(
-        &self,
-        room: &RoomName,
-        epoch: &str,
-        metadata: &str,
-        state: &str,
-    ) -> Result<HandOver, PlacementError> {
-        let mut nodes = self.nodes();
-        nodes.retain(|node| node.record.id != self.id);
-        for _ in 0..MOVE_TRIES {
-            let chosen = choose_home(&nodes, &mut rand::rng()).map(|node| node.record.id.clone());
-            let Some(chosen) = chosen else { break };
-            let script = Script::new(MOVE_ROOM);
-            let mut call = script.prepare_invoke();
-            call.key(self.keys.room(room))
-                .key(self.keys.pulse())
-                .key(self.keys.quiet())
-                .arg(self.id.as_str())
-                .arg(epoch)
-                .arg(chosen.as_str())
-                .arg(metadata)
-                .arg(state)
-                .arg(self.keys.node_prefix())
-                .arg(self.keys.reservation_prefix())
-                .arg(millis(ROOM_ROW))
-                .arg(millis(RESERVATION));
-            match self.ask_for_home(&call).await? {
-                Found::Home(home) => return Ok(HandOver::Moved(home)),
-                Found::Lost => return Ok(HandOver::Lost),
-                Found::Quiet | Found::Late => break,
-                Found::Nobody => nodes.retain(|node| node.record.id != chosen),
-            }
-        }
-        Ok(HandOver::Refused)
-    }
-
     pub(super) fn returns(&self) -> watch::Receiver<()> {
         self.returned.subscribe()
-    }
-
-    /// Asks for the home of a room; `time` is what this node takes for that of Redis.
-    async fn ask_claim(
-        &self,
-        room: &RoomName,
-        caller: &str,
-        candidate: &str,
-        sid: &RoomSid,
-        time: Option<u64>,
-    ) -> Result<Found, StoreError> {
-        let script = Script::new(CLAIM_ROOM);
-        let mut call = script.prepare_invoke();
-        call.key(self.keys.room(room))
-            .key(self.keys.pulse())
-            .key(self.keys.quiet())
-            .arg(self.keys.node_prefix())
-            .arg(self.keys.reservation_prefix())
-            .arg(caller)
-            .arg(candidate)
-            .arg(sid.as_str())
-            .arg(millis(ROOM_ROW))
-            .arg(millis(RESERVATION))
-            .arg(time.unwrap_or_default())
-            .arg(millis(CLAIM_LIFE));
-        self.ask_for_home(&call).await
-    }
-
-    async fn ask_for_home(
-        &self,
-        call: &::redis::ScriptInvocation<'_>,
-    ) -> Result<Found, StoreError> {
-        let mut connection = self.connection.clone();
-        let answer: Vec<String> =
-            timeout(CLAIM_TIMEOUT, call.invoke_async(&mut connection)).await??;
-        let [_, epoch, sid, metadata, state, record, reserved] =
-            match <[String; 7]>::try_from(answer) {
-                Ok(home) => home,
-                Err(answer) => {
-                    return Ok(match answer.first().map(String::as_str) {
-                        Some("quiet") => Found::Quiet,
-                        Some("late") => Found::Late,
-                        Some("lost") => Found::Lost,
-                        Some(_) | None => Found::Nobody,
-                    });
-                }
-            };
-        let node: NodeRecord = serde_json::from_str(&record)?;
-        let reserved = serde_json::from_str(&reserved)?;
-        count_reservation(&mut self.shared.lock().nodes, &node.id, reserved);
-        let sid = RoomSid::from(sid);
-        Ok(Found::Home(Box::new(Home { node, epoch, sid, metadata, state })))
-    }
-
-    /// Ends a room. A node that leaves lets the rows be: its rooms go on elsewhere with their sid
-    /// and metadata.
-    pub(super) async fn release(&self, room: &RoomName, epoch: &str) {
-        if *self.stop.borrow() {
-            return;
-        }
-        let script = Script::new(RELEASE_ROOM);
-        let mut call = script.prepare_invoke();
-        call.key(self.keys.room(room)).arg(self.id.as_str()).arg(epoch);
-        self.write(&call, "release a room").await;
-    }
-
-    /// `false` when Redis says that the row is another's, or of another epoch.
-    pub(super) async fn update(
-        &self,
-        room: &RoomName,
-        epoch: &str,
-        metadata: &str,
-        state: &str,
-    ) -> bool {
-        let script = Script::new(UPDATE_ROOM);
-        let mut call = script.prepare_invoke();
-        call.key(self.keys.room(room)).arg(self.id.as_str()).arg(epoch).arg(metadata).arg(state);
-        self.write(&call, "write a room's metadata").await != Some(0)
     }
 
     pub(super) async fn leave(&self) {
@@ -531,7 +281,13 @@ impl RedisStore {
 
     /// Runs a script whose failure costs nothing but time: leases and rows end by themselves.
     async fn write(&self, call: &::redis::ScriptInvocation<'_>, what: &'static str) -> Option<i64> {
-        let mut connection = self.connection.clone();
+        let mut connection = match self.link.connection() {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!(%error, what, "Redis is not known");
+                return None;
+            }
+        };
         let written: Result<Result<i64, RedisError>, _> =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await;
         match written {

@@ -120,7 +120,12 @@ async fn a_room_whose_node_left_moves_and_keeps_its_id_and_metadata() {
     let token = admin_token("moving");
     let body = json!({"name": "moving", "metadata": "kept"});
     let before = twirp(&first.base, "CreateRoom", &token, body).await.json();
-    let home = first.running.node.placement.claim(&room).await.unwrap();
+    let placement = &first.running.node.placement;
+    eventually("the room's state is kept", || async {
+        placement.find(&room).await.unwrap().is_some_and(|home| home.metadata == "kept")
+    })
+    .await;
+    let home = placement.find(&room).await.unwrap().unwrap();
     let (home_node, other) =
         if home.node.id.as_str() == first.id() { (first, second) } else { (second, first) };
     // The lease ends while the row of the room stays, as when a node is gone.
@@ -130,7 +135,7 @@ async fn a_room_whose_node_left_moves_and_keeps_its_id_and_metadata() {
     assert_eq!(after.status, 200, "{after:?}");
     assert_eq!(after.json()["sid"], before["sid"]);
     assert_eq!(after.json()["metadata"], "kept");
-    let moved = other.running.node.placement.claim(&room).await.unwrap();
+    let moved = other.running.node.placement.find(&room).await.unwrap().unwrap();
     assert_ne!(moved.node.id.as_str(), dead);
     let number = |epoch: &str| epoch.parse::<u64>().unwrap();
     assert!(number(&moved.epoch) > number(&home.epoch));
@@ -175,7 +180,7 @@ async fn living_rooms_assert_themselves_when_redis_comes_back_empty() {
     let [first, second] = two_nodes(&files, &redis).await;
     let room = RoomName::new("living").unwrap();
     let (_anna, home) = join(&first.base, "living", "anna").await;
-    let sid = first.running.node.placement.claim(&room).await.unwrap().sid;
+    let sid = first.running.node.placement.find(&room).await.unwrap().unwrap().sid;
     redis.restart().await;
     for node in [&first, &second] {
         eventually("the room is found at its home", || async {

@@ -9,5 +9,6 @@ mod media;
 mod moving;
 mod room_service;
 mod scripts;
+mod sentinel;
 mod support;
 mod webhooks;

@@ -190,6 +190,8 @@ pub(crate) async fn dev_node() -> (Running, String) {
 pub(crate) struct Redis {
     child: Child,
     pub(crate) port: u16,
+    /// A replica writes there what it gets at first.
+    _directory: TempDir,
 }
 
 impl Redis {
@@ -204,18 +206,42 @@ impl Redis {
     }
 
     async fn start_on(port: u16) -> Self {
+        let directory = TempDir::new().unwrap();
         let child = Command::new("redis-server")
+            .arg("--dir")
+            .arg(directory.path())
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "no", "--daemonize", "no"])
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed (Debian package redis-server)");
-        let redis = Self { child, port };
+        let redis = Self { child, port, _directory: directory };
         eventually("Redis starts", || async {
             TcpStream::connect((LOCALHOST, port)).await.is_ok()
         })
         .await;
         redis
+    }
+
+    /// Makes it the replica of another, and waits until it has what that one holds.
+    pub(crate) async fn follow(&self, master: u16) {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut order = redis::cmd("REPLICAOF");
+        order.arg("127.0.0.1").arg(master);
+        let () = order.query_async(&mut connection).await.unwrap();
+        eventually("the replica is in step", || {
+            let mut connection = connection.clone();
+            async move {
+                let info: String = redis::cmd("INFO")
+                    .arg("replication")
+                    .query_async(&mut connection)
+                    .await
+                    .unwrap();
+                info.contains("master_link_status:up")
+            }
+        })
+        .await;
     }
 
     /// Ends it and waits until it is gone.
@@ -297,6 +323,7 @@ impl Files {
             admin: AdminConfig { port: 0 },
             redis: Some(RedisConfig {
                 address: format!("127.0.0.1:{redis}"),
+                sentinel: None,
                 tls: false,
                 username: None,
                 password_file: None,

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use contract::sfu_config::{
     AdminConfig, DrainConfig, END_RESERVE, HttpConfig, LogConfig, MediaConfig, PeerConfig,
-    RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
+    RedisConfig, RoomConfig, SentinelConfig, SfuConfig, WebhookConfig,
 };
-use crds::live_cluster::{CreateRoom, RoomsSpec, WebhookEvent, WebhooksSpec};
+use crds::live_cluster::{CreateRoom, RedisMode, RoomsSpec, WebhookEvent, WebhooksSpec};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -128,14 +128,25 @@ fn redis_config(valid: &ValidCluster) -> RedisConfig {
     match &valid.redis {
         ValidRedis::Managed { .. } => RedisConfig {
             address: redis::address(valid),
+            sentinel: None,
             tls: false,
             username: None,
             password_file: Some(file(REDIS_PASSWORD)),
             password: None,
         },
         ValidRedis::External(external) => RedisConfig {
-            // The schema lets exactly one pass.
-            address: external.addresses.first().cloned().unwrap_or_default(),
+            // The schema lets exactly one pass, where it is not those of Sentinels.
+            address: match external.mode {
+                RedisMode::Standalone => external.addresses.first().cloned().unwrap_or_default(),
+                RedisMode::Sentinel => String::new(),
+            },
+            sentinel: match external.mode {
+                RedisMode::Standalone => None,
+                RedisMode::Sentinel => Some(SentinelConfig {
+                    addresses: external.addresses.clone(),
+                    master: external.master_name.clone().unwrap_or_default(),
+                }),
+            },
             tls: external.tls,
             username: external.username.clone(),
             password_file: external.secret_name.as_ref().map(|_| file(REDIS_PASSWORD)),

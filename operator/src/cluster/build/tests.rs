@@ -215,3 +215,14 @@ fn only_turn_is_open_where_it_is_the_only_way_in() {
     assert!(!config.media.direct);
     assert_eq!(config.turn.unwrap().tls.unwrap().port, 443);
 }
+
+#[test]
+fn sentinels_are_asked_instead_of_a_server() {
+    let spec = "redis: {external: {mode: Sentinel, addresses: ['a:26379', 'b:26379'], \
+                masterName: live}}";
+    let valid = validate(&with_spec(spec), &images()).unwrap();
+    let redis = config::sfu_config(&valid).redis.unwrap();
+    let sentinel = redis.sentinel.unwrap();
+    assert_eq!((sentinel.addresses.len(), sentinel.master.as_str()), (2, "live"));
+    assert_eq!(redis.address, "");
+}

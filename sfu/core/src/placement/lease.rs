@@ -23,8 +23,6 @@ const MISSING: Duration = Duration::from_millis(1_200);
 const CANNOT_BEGIN: Duration = Duration::from_secs(2);
 /// A pledge is asked for again after so long.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// Who has seen no other node for so long is the only one.
-const ALONE: Duration = Duration::from_secs(2);
 
 /// What Redis said to a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,10 +63,7 @@ struct Neighbour {
 /// A node's lease as the node knows it. Times are of a clock that goes on while the machine sleeps.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lease {
-    first_renewed_at: Option<Duration>,
     renewed_at: Option<Duration>,
-    /// When another node may have lived last.
-    company_at: Duration,
     neighbours: BTreeMap<SocketAddr, Neighbour>,
     serves_until: Duration,
     /// Until then it has pledged to begin no room.
@@ -76,8 +71,7 @@ pub struct Lease {
     clock: Option<StoreClock>,
     is_away: bool,
     has_left: bool,
-    /// When this node could begin rooms first.
-    settles_at: Option<Duration>,
+    has_settled: bool,
     term: u64,
     term_name: String,
     /// The term that began when this node had stopped to act as a home; 0 when it never did.
@@ -102,11 +96,11 @@ impl Lease {
         if is_new_term && !self.may_serve(now) {
             self.fenced_term = self.term;
         }
-        let first = *self.first_renewed_at.get_or_insert(sent_at);
         self.renewed_at = Some(sent_at);
-        self.see(sent_at, renewal);
-        let is_alone = self.neighbours.is_empty()
-            && sent_at.saturating_sub(self.company_at.max(first)) >= ALONE;
+        self.see(sent_at, &renewal.addresses);
+        // In the quiet time others may not have come back yet.
+        let is_quiet = !renewal.quiet.is_zero();
+        let is_alone = self.neighbours.is_empty() && renewal.others == 0 && !is_quiet;
         self.serves_until = if is_alone {
             Duration::MAX
         } else if self.serves_until == Duration::MAX {
@@ -114,23 +108,18 @@ impl Lease {
         } else {
             self.serves_until.max(sent_at + RELIANCE)
         };
-        if !self.has_settled(now) {
-            self.settles_at = Some(self.bound_until.max(now + renewal.quiet));
-        }
+        self.has_settled |= !is_quiet && !self.is_bound(now);
         std::mem::replace(&mut self.is_away, false) || is_new_term
     }
 
     /// Notes who is there. Whoever is not seen any more may live all the same for a while.
-    fn see(&mut self, sent_at: Duration, renewal: &Renewal) {
-        for address in &renewal.addresses {
+    fn see(&mut self, sent_at: Duration, addresses: &[SocketAddr]) {
+        for address in addresses {
             let pledged = None;
             self.neighbours.insert(*address, Neighbour { seen_at: sent_at, pledged });
         }
         self.neighbours
             .retain(|_, neighbour| sent_at.saturating_sub(neighbour.seen_at) < NODE_MEMORY);
-        if renewal.others > 0 {
-            self.company_at = sent_at;
-        }
     }
 
     fn learn_time(&mut self, sent_at: Duration, now: Duration, store_time: u64) -> bool {
@@ -225,8 +214,8 @@ impl Lease {
     }
 
     /// Whether there was a time at which this node could begin rooms.
-    pub fn has_settled(&self, now: Duration) -> bool {
-        self.settles_at.is_some_and(|at| at <= now)
+    pub fn has_settled(&self) -> bool {
+        self.has_settled
     }
 
     /// Rises each time that the lease had ended, or was forgotten, before it was renewed.
