@@ -35,7 +35,7 @@ pub const PLACEMENT_REASON: &str = "livecluster.dev/placement-reason";
 pub const STATE: &str = "livecluster.dev/state";
 /// Annotation of media pods: how many pods ended early, one after the other, before this one.
 pub const ATTEMPT: &str = "livecluster.dev/attempt";
-/// Annotation of media pods: hash of the specification that they were made from.
+/// Annotation and label of media pods: hash of the specification that they were made from.
 pub const REVISION: &str = "livecluster.dev/revision";
 /// Annotation of media pods: addresses to tell clients, separated by commas.
 pub const ADVERTISE_ADDRESSES: &str = "livecluster.dev/advertise-addresses";

@@ -59,14 +59,15 @@ pub struct Reading {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Answer {
     counts: Counts,
-    /// Microseconds that its media workers have been busy since it started.
-    busy_us: i64,
+    /// Microseconds that its media workers have been busy since it started; an image that does not
+    /// tell is no reason to believe that nobody is there.
+    busy_us: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Known {
     counts: Counts,
-    busy: Busy,
+    busy: Option<Busy>,
     at: Instant,
 }
 
@@ -139,7 +140,8 @@ impl Poller {
         for (uid, answer) in answers {
             if let Some(Answer { counts, busy_us }) = answer {
                 let at = Instant::now();
-                let busy = Busy::next(known.get(&uid).map(|known| known.busy), busy_us, at);
+                let before = known.get(&uid).and_then(|known| known.busy);
+                let busy = busy_us.map(|busy_us| Busy::next(before, busy_us, at));
                 known.insert(uid, Known { counts, busy, at });
             }
         }
@@ -147,7 +149,11 @@ impl Poller {
         let of = |pod: &NodePod| {
             let known = known.get(&pod.uid)?;
             let Known { counts, busy, at } = *known;
-            let reading = Reading { counts, busy_millis: busy.millis, age: at.elapsed() };
+            let reading = Reading {
+                counts,
+                busy_millis: busy.and_then(|busy| busy.millis),
+                age: at.elapsed(),
+            };
             Some((pod.uid.clone(), reading))
         };
         pods.iter().filter_map(of).collect()
@@ -192,7 +198,7 @@ fn parse(text: &str) -> Option<Answer> {
         participants: sum(text, PARTICIPANTS)?,
         subscribers: sum(text, SUBSCRIBERS)?,
     };
-    Some(Answer { counts, busy_us: sum(text, BUSY)? })
+    Some(Answer { counts, busy_us: sum(text, BUSY) })
 }
 
 /// The sum of a metric over its labels.
@@ -222,12 +228,14 @@ mod tests {
                     livecluster_participants{kind=\"b\"} 2 1700000000\nlivecluster_subscribers 5\n\
                     livecluster_media_busy_microseconds_total 1500000\n";
         let counts = Counts { rooms: 3, participants: 6, subscribers: 5 };
-        assert_eq!(parse(text), Some(Answer { counts, busy_us: 1_500_000 }));
+        assert_eq!(parse(text), Some(Answer { counts, busy_us: Some(1_500_000) }));
     }
 
     #[test]
     fn a_missing_metric_is_not_zero() {
         assert_eq!(parse("livecluster_rooms 3\n"), None);
+        let counts = "livecluster_rooms 3\nlivecluster_participants 4\nlivecluster_subscribers 5\n";
+        assert_eq!(parse(counts).unwrap().busy_us, None);
     }
 
     #[test]

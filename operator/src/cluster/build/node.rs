@@ -63,7 +63,10 @@ impl NodeTemplate {
     pub fn pod(&self, slot: u16, revision: &str) -> Pod {
         let valid = &self.valid;
         let mut metadata = metadata(valid, names::node(&valid.name, slot), component::NODE);
-        metadata.labels.get_or_insert_default().insert(names::SLOT.to_owned(), slot.to_string());
+        let labels = metadata.labels.get_or_insert_default();
+        labels.insert(names::SLOT.to_owned(), slot.to_string());
+        // Pods are spread by it.
+        labels.insert(names::REVISION.to_owned(), revision.to_owned());
         metadata.annotations =
             Some(BTreeMap::from([(names::REVISION.to_owned(), revision.to_owned())]));
         let node = &valid.spec.node;
@@ -199,7 +202,8 @@ pub(super) fn probe(path: &str, port: &str, period_seconds: i32, failures: i32) 
     }
 }
 
-/// One node to each machine, and to each zone, as far as it goes.
+/// One node to each machine, and to each zone, as far as it goes. Those of an earlier specification
+/// do not count: they leave, and would push the new ones aside.
 fn spread(cluster: &str) -> Vec<TopologySpreadConstraint> {
     ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
         .into_iter()
@@ -211,6 +215,7 @@ fn spread(cluster: &str) -> Vec<TopologySpreadConstraint> {
                 match_labels: Some(selector(cluster, component::NODE)),
                 ..LabelSelector::default()
             }),
+            match_label_keys: Some(vec![names::REVISION.to_owned()]),
             ..TopologySpreadConstraint::default()
         })
         .collect()
