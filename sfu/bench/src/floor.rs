@@ -164,6 +164,7 @@ impl Sealing {
             packet.extend_from_slice(&payload);
             packets.push(packet);
         }
+        align(&mut packets);
         (packets, header_length)
     }
 
@@ -195,6 +196,21 @@ impl Sealing {
         }
         self.index += packets.len() as u64;
         Ok(())
+    }
+}
+
+/// Pads packets of a frame that differ by little, so that they leave in one run; the last one may
+/// be shorter.
+fn align(packets: &mut [Vec<u8>]) {
+    let [first, middle @ .., _] = packets else { return };
+    for packet in middle {
+        let missing = first.len().saturating_sub(packet.len());
+        if (1..=packet.len() / 16).contains(&missing) {
+            packet.resize(first.len() - 1, 0);
+            packet.push(missing as u8);
+            // The padding bit of the header.
+            packet[0] |= 0x20;
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod cross;
 mod encoder;
 mod endpoint;
 mod feedback;
+mod in_order;
 mod link;
 mod playout;
 mod properties;

@@ -77,6 +77,7 @@ fn wanted(quality: Option<VideoQuality>, has_rtx: bool) -> [Wanted; 2] {
         track,
         kind,
         form: Form::Simulcast,
+        in_order: false,
         quality,
         priority: 0,
         has_rtx,

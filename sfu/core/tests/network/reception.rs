@@ -110,6 +110,11 @@ impl Reception {
         Arrival::New(index)
     }
 
+    /// Numbers that have not come.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = u64> {
+        self.missing.keys().copied()
+    }
+
     /// What to ask for at `now`; again after `round_trip`.
     pub(crate) fn due(&mut self, round_trip: Duration, now: Instant) -> Vec<u16> {
         let mut due = Vec::new();

@@ -94,6 +94,8 @@ pub(crate) struct Scenario {
     pub(crate) up: LinkConfig,
     pub(crate) feedback: FeedbackMode,
     pub(crate) has_rtx: bool,
+    /// Subscribers decode in the order of numbers and ask once.
+    pub(crate) in_order: bool,
     /// What the subscriber wants of each video track at the start.
     pub(crate) video: Vec<(Option<VideoQuality>, u32)>,
     pub(crate) timeline: Vec<(Duration, Event)>,
@@ -114,6 +116,7 @@ impl Scenario {
             up: LinkConfig::clean(20),
             feedback: FeedbackMode::TransportWide(ms(100)),
             has_rtx: true,
+            in_order: false,
             video: vec![(Some(VideoQuality::High), 0)],
             timeline: Vec::new(),
             bounds: Vec::new(),
@@ -144,6 +147,7 @@ impl Scenario {
             track: AUDIO,
             kind: MediaKind::Audio,
             form: self.form,
+            in_order: false,
             quality: Some(VideoQuality::High),
             priority: 0,
             has_rtx: false,
@@ -152,6 +156,7 @@ impl Scenario {
             track: TrackKey(VIDEO + index as u64),
             kind: MediaKind::Video,
             form: self.form,
+            in_order: self.in_order,
             quality: *quality,
             priority: *priority,
             has_rtx: self.has_rtx,

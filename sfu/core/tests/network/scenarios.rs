@@ -65,6 +65,28 @@ fn lost_packets_are_repaired_before_they_are_seen() {
 }
 
 #[test]
+fn a_receiver_that_puts_packets_in_order_and_asks_once_goes_on() {
+    let row = |name, loss| {
+        let strict = Scenario { in_order: true, ..Scenario::new(name, s(60)) };
+        let lossy = path().loss(loss);
+        let row = Scenario { feedback: FeedbackMode::Reports, up: lossy, ..strict }.down(lossy);
+        // Each switch of layers leaves numbers behind that carry nothing any more.
+        let switches = (5..55).map(|second| {
+            let quality = if second % 2 == 0 { VideoQuality::High } else { VideoQuality::Low };
+            (s(second), Event::Want(vec![(Some(quality), 0)]))
+        });
+        switches
+            .fold(row, |row, (time, event)| row.at(time, event))
+            .expect(NoFreezeOver(ms(1500), s(2)))
+            .expect(PicturesPerSecond(0, 27.0, (s(2), s(60))))
+    };
+    play(vec![
+        row("in order, 2 % loss each way", Loss::Random(0.02)),
+        row("in order, 5 % loss each way", Loss::Random(0.05)),
+    ]);
+}
+
+#[test]
 fn jitter_and_reordering_are_neither_congestion_nor_loss() {
     let row = |name, down| {
         Scenario::new(name, s(40))

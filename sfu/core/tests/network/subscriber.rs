@@ -12,6 +12,7 @@ use sfu_core::media::{
 use crate::assembler::Assembler;
 use crate::endpoint::Send;
 use crate::feedback::TransportFeedback;
+use crate::in_order::InOrder;
 use crate::playout::Playout;
 use crate::publisher::{DEPENDENCY_ID, codec};
 use crate::reception::{Arrival, Reception};
@@ -50,6 +51,8 @@ pub(crate) struct Wanted {
     pub(crate) track: TrackKey,
     pub(crate) kind: MediaKind,
     pub(crate) form: Form,
+    /// Decoded in the order of numbers, and asked for only when more is missed, as aiortc does.
+    pub(crate) in_order: bool,
     pub(crate) quality: Option<VideoQuality>,
     pub(crate) priority: u32,
     /// Retransmissions on a stream of their own.
@@ -63,6 +66,9 @@ pub(crate) struct Stream {
     pub(crate) reception: Reception,
     rtx: Option<Reception>,
     assembler: Assembler,
+    order: Option<InOrder<(Option<vp8::Payload>, bool, u32)>>,
+    /// More is missing than when it was asked for last.
+    misses_more: bool,
     pub(crate) playout: Playout,
     waits_for_key_since: Option<Instant>,
     last_decoded: Option<Instant>,
@@ -260,6 +266,8 @@ impl Stream {
             reception: Reception::new(base, clock_rate),
             rtx: rtx.map(|ssrc| Reception::new(ssrc, clock_rate)),
             assembler: Assembler::new(wanted.form),
+            order: wanted.in_order.then(InOrder::new),
+            misses_more: false,
             playout: Playout::new(start),
             waits_for_key_since: None,
             last_decoded: None,
@@ -284,6 +292,7 @@ impl Stream {
             let Some((original, rest)) = payload.split_first_chunk() else { return };
             (sequence, payload) = (u16::from_be_bytes(*original), rest);
         }
+        let missed = self.reception.missing().count();
         let index = match self.reception.take(sequence, header.timestamp, is_rtx, start, now) {
             Arrival::Known => return,
             Arrival::New(index) => index,
@@ -301,7 +310,24 @@ impl Stream {
         let payload = self.wanted.form.data(payload);
         let parsed = vp8::parse(payload);
         assert!(payload.is_empty() || parsed.is_some(), "{header:?} carries what nobody published");
-        for picture in self.assembler.insert(index, parsed, header.marker, header.timestamp) {
+        self.misses_more |= self.reception.missing().count() > missed;
+        let packet = (parsed, header.marker, header.timestamp);
+        let ready = match &mut self.order {
+            None => vec![(index, packet)],
+            Some(order) => {
+                let given_up = order.given_up;
+                let ready = order.insert(index, packet);
+                if order.given_up > given_up {
+                    self.waits_for_key_since = Some(now - KEY_FRAME_PATIENCE);
+                }
+                ready
+            }
+        };
+        let mut pictures = Vec::new();
+        for (index, (parsed, marker, timestamp)) in ready {
+            pictures.extend(self.assembler.insert(index, parsed, marker, timestamp));
+        }
+        for picture in pictures {
             self.playout.show(picture.frame.captured_ms, picture.frame.layer, now);
             self.last_decoded = Some(now);
             if picture.frame.is_key {
@@ -315,7 +341,15 @@ impl Stream {
         if self.wanted.kind == MediaKind::Audio {
             return;
         }
-        let lost = self.reception.due(round_trip, now);
+        let lost = match &self.order {
+            None => self.reception.due(round_trip, now),
+            Some(order) => {
+                let is_missed = std::mem::take(&mut self.misses_more);
+                let next = order.next().filter(|_| is_missed).unwrap_or(u64::MAX);
+                let lost = self.reception.missing().filter(|index| *index >= next);
+                lost.map(|index| index as u16).collect()
+            }
+        };
         if !lost.is_empty() {
             let mut nack = Vec::new();
             write_nack(&mut nack, SENDER, self.ssrc.ssrc, &lost);
