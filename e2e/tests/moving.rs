@@ -62,7 +62,7 @@ impl Case<'_> {
         self.observe("pod_deletion", || {
             let mut kubectl = self.live_cluster.namespace().kubectl();
             kubectl.args(["delete", "pod", &home.name, "--wait=false"]).run()?;
-            self.await_other_pods(&[home.uid.clone()])
+            self.await_other_pods(std::slice::from_ref(&home.uid))
         })
     }
 
