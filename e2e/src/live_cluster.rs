@@ -215,7 +215,7 @@ impl LiveCluster {
         let uid = object["metadata"]["uid"].as_str().context("the LiveCluster has no uid")?;
         let keys = Keys::new(uid);
         let node = self.redis(&["HGET", &keys.room(&RoomName::new(room)?), "node"])?;
-        let lease = self.redis(&["GET", &keys.node(&NodeId::from(node))])?;
+        let lease = self.redis(&["HGET", &keys.node(&NodeId::from(node)), "record"])?;
         let record: NodeRecord = serde_json::from_str(&lease)
             .with_context(|| format!("the home of {room} has the lease {lease:?}"))?;
         let pod = self.pods()?.into_iter().find(|pod| pod.name == record.name);
