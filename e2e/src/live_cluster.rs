@@ -11,7 +11,7 @@ use crds::names;
 use serde_json::{Value, json};
 
 use crate::artifact_cache;
-use crate::clients::Network;
+use crate::clients::{HttpClient, Network};
 use crate::cluster::Cluster;
 use crate::livekit::Access;
 use crate::namespace::Namespace;
@@ -181,6 +181,19 @@ impl LiveCluster {
         let mut annotate = self.namespace.kubectl();
         annotate.args(["annotate", "pods", "--overwrite", "--selector"]);
         annotate.arg(names::node_selector(NAME)).arg(format!("e2e/refreshed={now}")).run()
+    }
+
+    /// A client of its HTTP interface, once the ingress knows the domain: it learns of new routes a
+    /// moment after the nodes are ready.
+    pub fn http(&self) -> Result<HttpClient> {
+        let http = HttpClient::start(&self.network()?)?;
+        let url = format!("http://{}/rtc/validate", self.domain);
+        eventually("the ingress knows the domain", READY_TIMEOUT, || {
+            let answer = http.get(&url)?;
+            ensure!(answer.status != 404, "{answer:?}");
+            Ok(())
+        })?;
+        Ok(http)
     }
 
     /// How to enter its rooms: by the URL in its status, with the key that the operator made.

@@ -47,7 +47,7 @@ fn nodes_follow_rooms_and_nobody_loses_a_call() -> Result<()> {
 fn nodes_follow_rooms(live_cluster: &LiveCluster) -> Result<()> {
     let access = live_cluster.access()?;
     let network = live_cluster.network()?;
-    let http = HttpClient::start(&network)?;
+    let http = live_cluster.http()?;
     let browser = Browser::start(&network)?;
     let (anna, bob) = (browser.open(Person::anna())?, browser.open(Person::bob())?);
     let clara = PythonClient::start(&network, Person::clara())?;

@@ -28,7 +28,7 @@ fn rooms_move_whole_when_pods_are_replaced_or_deleted() -> Result<()> {
 fn rooms_move(live_cluster: &LiveCluster) -> Result<()> {
     let access = live_cluster.access()?;
     let network = live_cluster.network()?;
-    let http = HttpClient::start(&network)?;
+    let http = live_cluster.http()?;
     let browser = Browser::start(&network)?;
     let anna = browser.open(Person::anna())?;
     let bob = browser.open(Person::bob())?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 #[test]
 fn who_has_no_leave_is_told_so_by_status() -> Result<()> {
     LiveCluster::run("refusals", 1, 22_000, |live_cluster| {
-        let http = HttpClient::start(&live_cluster.network()?)?;
+        let http = live_cluster.http()?;
         let access = live_cluster.access()?;
         joins(&http, &access)?;
         room_service(&http, &access)

@@ -21,7 +21,7 @@ fn rooms_are_spread_over_pods_and_urls_are_the_domain() -> Result<()> {
 
 fn rooms_are_spread(live_cluster: &LiveCluster) -> Result<()> {
     let network = live_cluster.network()?;
-    let http = HttpClient::start(&network)?;
+    let http = live_cluster.http()?;
     let access = live_cluster.access()?;
     let domain_url = format!("http://{}", live_cluster.domain());
     ensure!(access.url == domain_url, "the status says {}", access.url);
