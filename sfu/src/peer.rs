@@ -1,7 +1,6 @@
 //! Requests between media nodes: HTTP/1.1 over mutual TLS. Whoever shows a certificate of the
 //! cluster's authority for [`PEER_NAME`] is a node; nobody else is served or asked.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -325,15 +324,8 @@ impl PeerServer {
 }
 
 async fn serve(stream: TokioIo<tokio_rustls::server::TlsStream<TcpStream>>, router: Router) {
-    let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let router = router.clone();
-        async move {
-            let response = tower::ServiceExt::oneshot(router, request.map(Body::new)).await;
-            response.map_err(|never: Infallible| match never {})
-        }
-    });
     let connection = hyper::server::conn::http1::Builder::new()
-        .serve_connection(stream, TowerToHyperService::new(service))
+        .serve_connection(stream, TowerToHyperService::new(router))
         .with_upgrades();
     if let Err(error) = connection.await {
         tracing::debug!(%error, "Connection of a node ended");

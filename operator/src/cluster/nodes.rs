@@ -60,6 +60,32 @@ pub struct NodePod {
     pub trouble: Option<Trouble>,
 }
 
+#[cfg(test)]
+impl NodePod {
+    /// An empty node that takes rooms, for tests to change.
+    pub(crate) fn open(slot: u16) -> Self {
+        Self {
+            name: crds::names::node("demo", slot),
+            uid: format!("uid-{slot}"),
+            slot: Some(slot),
+            revision: "r".to_owned(),
+            phase: NodePhase::Ready,
+            placement: Placement::Open,
+            occupancy: Occupancy::EMPTY,
+            host: None,
+            host_state: HostState::Up,
+            zone: None,
+            ip: None,
+            host_addresses: None,
+            told_addresses: None,
+            attempt: 0,
+            created: None,
+            ended: None,
+            trouble: None,
+        }
+    }
+}
+
 /// Why a pod does not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {

@@ -74,28 +74,9 @@ fn marks(pod: &Pod, node: &NodePod) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::nodes::{HostState, Placement};
 
     fn node(phase: NodePhase, occupancy: Occupancy) -> NodePod {
-        NodePod {
-            name: "demo-node-0".to_owned(),
-            uid: "uid".to_owned(),
-            slot: Some(0),
-            revision: "r".to_owned(),
-            phase,
-            placement: Placement::Open,
-            occupancy,
-            host: None,
-            host_state: HostState::Up,
-            zone: None,
-            ip: None,
-            host_addresses: None,
-            told_addresses: None,
-            attempt: 0,
-            created: None,
-            ended: None,
-            trouble: None,
-        }
+        NodePod { phase, occupancy, ..NodePod::open(0) }
     }
 
     /// Applies the marks as a merge patch would, and says what is on the pod then.

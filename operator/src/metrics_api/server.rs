@@ -1,11 +1,9 @@
 //! Connections: TLS with the certificate of the moment, and who is at the other end.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::pem::PemObject as _;
@@ -148,17 +146,10 @@ fn common_name(stream: &TlsStream<TcpStream>) -> Option<String> {
 }
 
 async fn speak(stream: TlsStream<TcpStream>, router: Router) {
-    let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let router = router.clone();
-        async move {
-            let response = tower::ServiceExt::oneshot(router, request.map(Body::new)).await;
-            response.map_err(|never: Infallible| match never {})
-        }
-    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = connection.await {
         debug!(%error, "Connection to the metrics API ended");
     }

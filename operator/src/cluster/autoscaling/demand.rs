@@ -95,29 +95,10 @@ fn counts(pod: &NodePod) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::nodes::Placement;
     use crate::cluster::poll::Counts;
 
     fn pod(slot: u16, occupancy: Occupancy) -> NodePod {
-        NodePod {
-            name: format!("demo-node-{slot}"),
-            uid: format!("uid-{slot}"),
-            slot: Some(slot),
-            revision: "r".to_owned(),
-            phase: NodePhase::Ready,
-            placement: Placement::Open,
-            occupancy,
-            host: None,
-            host_state: HostState::Up,
-            zone: None,
-            ip: None,
-            host_addresses: None,
-            told_addresses: None,
-            attempt: 0,
-            created: None,
-            ended: None,
-            trouble: None,
-        }
+        NodePod { occupancy, ..NodePod::open(slot) }
     }
 
     fn known(rooms: i64) -> Occupancy {

@@ -1,7 +1,7 @@
 use crds::LiveCluster;
 
 use super::*;
-use crate::cluster::nodes::{HostState, LeaveReason, Occupancy, Refusal, Trouble};
+use crate::cluster::nodes::{LeaveReason, Refusal, Trouble};
 use crate::cluster::validate::tests::{images, with_spec};
 use crate::cluster::validate::validate;
 
@@ -9,23 +9,13 @@ const REVISION: &str = "new";
 
 fn pod(slot: u16, phase: NodePhase, revision: &str) -> NodePod {
     NodePod {
-        name: names::node("demo", slot),
-        uid: format!("uid-{slot}"),
-        slot: Some(slot),
         revision: revision.to_owned(),
         phase,
         host: Some("host".to_owned()),
         ip: Some("10.0.0.2".to_owned()),
-        host_state: HostState::Up,
-        zone: None,
-        placement: Placement::Open,
-        occupancy: Occupancy::EMPTY,
         host_addresses: Some("192.0.2.1".to_owned()),
         told_addresses: Some("192.0.2.1".to_owned()),
-        attempt: 0,
-        created: None,
-        ended: None,
-        trouble: None,
+        ..NodePod::open(slot)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The API over real TLS, with the certificates of an API server and of others.
 
+use axum::body::Body;
 use http_body_util::BodyExt as _;
 use hyper::{Method, Request, StatusCode};
 use k8s_openapi::jiff::Timestamp;

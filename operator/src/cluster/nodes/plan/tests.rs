@@ -37,22 +37,15 @@ fn pod(slot: u16, state: char, revision: &str) -> NodePod {
     };
     NodePod {
         name: crds::names::node("c", slot),
-        uid: format!("uid-{slot}"),
-        slot: Some(slot),
         revision: revision.to_owned(),
         phase,
         placement,
-        occupancy: Occupancy::EMPTY,
         host: Some("host".to_owned()),
-        host_state: HostState::Up,
-        zone: None,
-        ip: None,
         host_addresses: Some("10.0.0.1".to_owned()),
         told_addresses: Some("10.0.0.1".to_owned()),
-        attempt: 0,
         created: Some(at(NOW - 100)),
         ended: (state == 'e').then(|| at(NOW - 40)),
-        trouble: None,
+        ..NodePod::open(slot)
     }
 }
 
