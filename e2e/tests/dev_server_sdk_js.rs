@@ -1,7 +1,7 @@
 //! Does LiveKit's server SDK for JavaScript, as npm has it, work with a node?
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -13,7 +13,6 @@ use e2e::clients::{
     node::server_program,
 };
 use e2e::dev_server::DevServer;
-use e2e::process::Run as _;
 use e2e::wait::eventually;
 use serde::Deserialize;
 use serde_json::json;
@@ -45,26 +44,64 @@ fn every_method_works_with_its_grant_only() -> Result<()> {
         await_everybody_meets(&[&anna, &bob], MEDIA_TIMEOUT)?;
         let microphone = microphone_of(&bob, "anna")?;
 
-        let output = server_program("api.mjs", &[&server.access.url, &microphone])?.read()?;
-        let outcomes: Vec<Outcome> =
-            output.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(output)?;
-        ensure!(outcomes.len() == METHODS, "{outcomes:?}");
-        for Outcome { method, allowed, denied } in outcomes {
+        let mut calls = Calls::start(&[&server.access.url, &microphone])?;
+        let mut methods = 0;
+        while let Some(Outcome { method, allowed, denied }) = calls.next()? {
             ensure!(allowed == "ok", "{method}: {allowed}");
             ensure!(denied == "unauthenticated", "{method} without its grant: {denied}");
+            if method == "sendData" {
+                // Before bob is moved, which ends the connection that brings it.
+                eventually("bob gets the message", MEDIA_TIMEOUT, || {
+                    let messages = bob.report()?.messages;
+                    let got = messages.iter().any(|m| m.topic == "api" && m.text == "hello");
+                    ensure!(got, "{messages:?}");
+                    Ok(())
+                })?;
+            }
+            methods += 1;
         }
+        ensure!(methods == METHODS, "{methods} methods");
         // What the calls did to the participants.
-        let report = bob.report()?;
-        let heard = report.messages.iter().any(|m| m.topic == "api" && m.text == "hello");
-        ensure!(heard, "bob got {:?}", report.messages);
-        let where_bob_is = bob.evaluate("window.client.room.name")?;
-        ensure!(where_bob_is == OTHER_ROOM, "bob is in {where_bob_is}");
+        eventually("bob is moved", MEDIA_TIMEOUT, || {
+            let room = bob.evaluate("window.client.room.name")?;
+            ensure!(room == OTHER_ROOM, "bob is in {room}");
+            Ok(())
+        })?;
         eventually("anna is removed", MEDIA_TIMEOUT, || {
             let state = anna.report()?.state;
             ensure!(state == "disconnected", "anna is {state}");
             Ok(())
         })
     })
+}
+
+/// The program that calls one method after the other.
+struct Calls {
+    child: Child,
+    outcomes: Lines<BufReader<ChildStdout>>,
+}
+
+impl Calls {
+    fn start(arguments: &[&str]) -> Result<Self> {
+        let mut command = server_program("api.mjs", arguments)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("the child has a standard output")?;
+        Ok(Self { child, outcomes: BufReader::new(output).lines() })
+    }
+
+    /// Lets it make one call; none after the last.
+    fn next(&mut self) -> Result<Option<Outcome>> {
+        let input = self.child.stdin.as_mut().context("the child has a standard input")?;
+        // It reads no more after the last.
+        let _ = input.write_all(b"\n");
+        let Some(line) = self.outcomes.next() else {
+            let status = self.child.wait()?;
+            ensure!(status.success(), "the program ended with {status}");
+            return Ok(None);
+        };
+        let line = line?;
+        Ok(Some(serde_json::from_str(&line).with_context(|| line.clone())?))
+    }
 }
 
 fn create_room(server: &DevServer, room: &str) -> Result<()> {

@@ -2,7 +2,9 @@
 // with a token that grants nothing but joining, then with the one that the SDK makes. Takes the
 // URL and the sid of anna's microphone, with anna and bob in the room; writes one line of JSON for
 // each call: {"method": …, "allowed": "ok" or what went wrong, "denied": the error's code}.
+// A line of input, or the end of the input, lets it go on to the next.
 import assert from 'node:assert/strict';
+import { createInterface } from 'node:readline';
 
 import {
   AccessToken,
@@ -18,6 +20,7 @@ const KEY = 'devkey';
 const SECRET = 'secret';
 
 const [url, microphone] = process.argv.slice(2);
+const input = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 let dispatch = '';
 
 // Method, arguments, and what must be true of the result.
@@ -82,6 +85,7 @@ async function callAll(Client, calls) {
   assert.deepEqual(calls.map(([method]) => method).sort(), methods.sort(), 'each method is called once');
   const [allowed, denied] = [new Client(url, KEY, SECRET), powerless(Client)];
   for (const call of calls) {
+    await input.next();
     const result = { method: call[0], denied: await outcome(denied, call), allowed: await outcome(allowed, call) };
     console.log(JSON.stringify(result));
   }
@@ -89,3 +93,4 @@ async function callAll(Client, calls) {
 
 await callAll(AgentDispatchClient, DISPATCH_CALLS);
 await callAll(RoomServiceClient, ROOM_CALLS);
+process.stdin.destroy();
