@@ -165,7 +165,8 @@ impl Running {
             is_draining: AtomicBool::new(false),
             drain_timeout: Duration::from_secs(config.drain_timeout_s.into()),
         });
-        let router = admin::router(Arc::clone(&running));
+        let router =
+            admin::router(Arc::clone(&running)).into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move {
             if let Err(error) = axum::serve(admin_listener, router).await {
                 tracing::error!(%error, "Admin listener failed");
