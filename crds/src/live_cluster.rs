@@ -13,6 +13,7 @@ mod drain;
 mod http;
 mod ingress;
 mod media;
+mod network_policy;
 mod node;
 mod redis;
 mod rooms;
@@ -23,6 +24,7 @@ pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
 pub use media::{Exposure, MediaSpec, PortRange, RESERVED_PORTS};
+pub use network_policy::NetworkPolicySpec;
 pub use node::{
     ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
     TolerationOperator,
@@ -140,6 +142,9 @@ pub struct LiveClusterSpec {
     /// The Ingress for the domain.
     #[serde(default)]
     pub ingress: IngressSpec,
+    /// Who may reach the pods.
+    #[serde(default)]
+    pub network_policy: NetworkPolicySpec,
     /// HTTP paths beside signalling.
     #[serde(default)]
     pub http: HttpSpec,

@@ -80,7 +80,13 @@ pub fn config_map(cluster: &str) -> String {
     format!("{cluster}-config")
 }
 
-/// StatefulSet and Service of the managed Redis.
+/// NetworkPolicy of the media nodes.
+#[must_use]
+pub fn node_policy(cluster: &str) -> String {
+    format!("{cluster}-node")
+}
+
+/// StatefulSet, Service and NetworkPolicy of the managed Redis.
 #[must_use]
 pub fn redis(cluster: &str) -> String {
     format!("{cluster}-redis")

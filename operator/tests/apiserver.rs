@@ -26,6 +26,8 @@ use tokio::sync::OnceCell;
 
 #[path = "apiserver/autoscaling.rs"]
 mod autoscaling;
+#[path = "apiserver/network.rs"]
+mod network;
 
 const KUBECONFIG: &str = "LIVECLUSTER_TEST_KUBECONFIG";
 const DEFINITION: &str = "liveclusters.livecluster.dev";

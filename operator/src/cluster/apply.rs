@@ -84,6 +84,7 @@ pub async fn apply(
         services,
         stateful_sets,
         ingresses,
+        network_policies,
         budgets,
         autoscalers,
         node,
@@ -91,8 +92,9 @@ pub async fn apply(
         state: _,
     } = resources;
     let reference = ObjectRef::from_obj(&**cluster);
+    let ways_in = (&ingresses, &network_policies);
     let scaling = (&budgets, &autoscalers);
-    let all = (&secrets, &config_maps, &services, &stateful_sets, &ingresses, scaling);
+    let all = (&secrets, &config_maps, &services, &stateful_sets, ways_in, scaling);
     let hash = Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()).into();
     let writer = Writer { context, cluster: Arc::clone(cluster) };
     // A Secret cannot be watched without reading all of them: what is absent is written at once.
@@ -111,6 +113,8 @@ pub async fn apply(
             writer.prune_secrets(&secrets).await?;
             writer.apply_all(&config_maps).await?;
             writer.apply_all(&services).await?;
+            // Before what they are about, so that no pod is open for a moment.
+            writer.apply_all(&network_policies).await?;
             writer.apply_all(&stateful_sets).await?;
             writer.apply_all(&ingresses).await?;
             writer.apply_all(&budgets).await?;
@@ -129,6 +133,7 @@ pub async fn apply(
         services,
         stateful_sets,
         ingresses,
+        network_policies,
         budgets,
         autoscalers,
         node,

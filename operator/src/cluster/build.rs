@@ -8,7 +8,7 @@ use crds::names::{self, component};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
@@ -22,6 +22,7 @@ pub mod budget;
 pub mod config;
 pub mod ingress;
 pub mod node;
+pub mod policy;
 pub mod redis;
 pub mod secret;
 pub mod service;
@@ -64,6 +65,8 @@ pub struct KubernetesResources<State> {
     pub stateful_sets: Vec<StatefulSet>,
     /// The way of signalling.
     pub ingresses: Vec<Ingress>,
+    /// Who may reach the pods.
+    pub network_policies: Vec<NetworkPolicy>,
     /// What keeps nodes with rooms from being evicted.
     pub budgets: Vec<PodDisruptionBudget>,
     /// Who sets the number of media nodes, where Kubernetes does.
@@ -102,6 +105,7 @@ pub fn build(
         services,
         stateful_sets,
         ingresses: vec![ingress::ingress(valid)],
+        network_policies: policy::policies(valid),
         budgets: vec![budget::occupied(valid)],
         autoscalers: match valid.scaler {
             Scaler::Hpa => vec![autoscaler::autoscaler(valid)],

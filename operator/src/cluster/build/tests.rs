@@ -20,7 +20,7 @@ fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn material(valid: &ValidCluster) -> Material {
+pub(super) fn material(valid: &ValidCluster) -> Material {
     let certified = |name: &str| Certified {
         certificate: format!("certificate of {name}"),
         key: format!("key of {name}"),
@@ -36,18 +36,21 @@ fn material(valid: &ValidCluster) -> Material {
     }
 }
 
+/// A Secret of type `kubernetes.io/tls`.
+pub(super) fn certificate() -> Secret {
+    let mut certificate = secret(CERTIFICATE_ENTRY, "certificate");
+    let data = certificate.data.get_or_insert_default();
+    data.insert(KEY_ENTRY.to_owned(), ByteString(b"key".into()));
+    certificate
+}
+
 fn example(name: &str) -> ValidCluster {
     let path = repository().join("crds/examples").join(name);
     let mut found = found(&std::fs::read_to_string(path).unwrap());
     found.keys = Some(secret(KEYS_ENTRY, "key: a-secret-that-is-long-enough-for-hs256\n"));
     found.token = Some(secret(TOKEN_ENTRY, "token"));
     found.redis = Some(secret(PASSWORD_ENTRY, "password"));
-    let mut certificate = secret(CERTIFICATE_ENTRY, "certificate");
-    certificate
-        .data
-        .get_or_insert_default()
-        .insert(KEY_ENTRY.to_owned(), ByteString(b"key".into()));
-    found.turn_tls = Some(certificate);
+    found.turn_tls = Some(certificate());
     validate(&found, &images()).unwrap()
 }
 
@@ -65,6 +68,7 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
         .chain(json(&resources.services))
         .chain(json(&resources.stateful_sets))
         .chain(json(&resources.ingresses))
+        .chain(json(&resources.network_policies))
         .chain(json(&resources.budgets))
         .chain(json(&resources.autoscalers))
         .chain(json(&pods))

@@ -34,11 +34,11 @@ pub const NONCE_KEYS: &str = "nonce/keys";
 /// Directory of the certificate.
 pub const TLS: &str = "tls";
 /// Port of UDP and TCP.
-const PORT: u16 = 3478;
+pub const PORT: u16 = 3478;
 /// Port of TLS.
-const TLS_PORT: u16 = 5349;
+pub const TLS_PORT: u16 = 5349;
 /// Port of probes and metrics.
-const ADMIN_PORT: u16 = 9601;
+pub const ADMIN_PORT: u16 = 9601;
 const ADMIN: &str = "turn-admin";
 /// Volume in which the media node tells the TURN server of its peers.
 const PEERS: &str = "turn-peers";
@@ -131,7 +131,7 @@ fn peers_file() -> PathBuf {
 
 /// Relayed ports, none of which is a media port: those are in the same pod. What is usual (RFC
 /// 8656 section 7.2) where it is free, else the larger gap.
-fn relay_ports(media: PortRange) -> RelayPorts {
+pub fn relay_ports(media: PortRange) -> RelayPorts {
     let usual = RelayPorts::default();
     let last = media.first.saturating_add(media.count.saturating_sub(1));
     if last < usual.first {
