@@ -18,6 +18,7 @@ mod node;
 mod redis;
 mod rooms;
 mod turn;
+mod turn_route;
 
 pub use autoscaling::{AutoscalingMode, AutoscalingSpec, ScalingBehavior, ScalingRule};
 pub use drain::DrainSpec;
@@ -36,6 +37,7 @@ pub use rooms::{
 pub use turn::{
     ExternalTrafficPolicy, TurnLimits, TurnService, TurnServiceType, TurnSpec, TurnTls,
 };
+pub use turn_route::{GatewayReference, TurnRoute, TurnRouteKind};
 
 use crate::status::LiveClusterStatus;
 

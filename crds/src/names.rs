@@ -74,6 +74,12 @@ pub fn turn(cluster: &str) -> String {
     format!("{cluster}-turn")
 }
 
+/// Service of TURN by TLS of the slot alone.
+#[must_use]
+pub fn turn_of(cluster: &str, slot: u16) -> String {
+    format!("{}-{slot}", turn(cluster))
+}
+
 /// ConfigMap with the configuration of media nodes.
 #[must_use]
 pub fn config_map(cluster: &str) -> String {

@@ -68,6 +68,7 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
         .chain(json(&resources.services))
         .chain(json(&resources.stateful_sets))
         .chain(json(&resources.ingresses))
+        .chain(json(&resources.routes))
         .chain(json(&resources.network_policies))
         .chain(json(&resources.budgets))
         .chain(json(&resources.autoscalers))
@@ -202,6 +203,24 @@ fn turn_is_reached_by_the_slots_port_or_the_same_port_everywhere() {
     assert_eq!(turn("nodes: 2"), slots);
     assert_eq!(turn("turn: {port: 3478, tcp: false}"), [named("turn-host", 3478, 3478)]);
     assert_eq!(turn("turn: {enabled: false}"), []);
+}
+
+#[test]
+fn turn_listens_for_clients_of_both_families() {
+    let both = |port: u16| {
+        ["0.0.0.0", "::"].map(|ip| std::net::SocketAddr::new(ip.parse().unwrap(), port)).to_vec()
+    };
+    for (spec, udp, tcp) in [
+        ("nodes: 2", both(3478), both(3478)),
+        ("turn: {tcp: false}", both(3478), Vec::new()),
+        ("turn: {udp: false, port: 80}", Vec::new(), both(3478)),
+    ] {
+        let valid = validate(&with_spec(spec), &images()).unwrap();
+        let listen = turn::turn_config(&valid).unwrap().listen;
+        assert_eq!((listen.udp, listen.tcp, listen.tls), (udp, tcp, Vec::new()), "{spec}");
+    }
+    let listen = turn::turn_config(&example("turn-only.yaml")).unwrap().listen;
+    assert_eq!((listen.udp, listen.tcp, listen.tls), (Vec::new(), Vec::new(), both(5349)));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 //! It has no part in the pod's readiness: should it fail, those who come by it are cut off, and
 //! nobody else. It starts before the media node and ends after it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use contract::sfu_config::{LogConfig, TurnAccessConfig, TurnTlsAccess};
+use contract::sfu_config::{LogConfig, TurnAccessConfig};
 use contract::turn_config::{
     CredentialsConfig, ListenConfig, Network, PeersConfig, ProxyProtocolConfig, RelayConfig,
     RelayPorts, TlsConfig, TurnAdminConfig, TurnConfig, TurnLimits, env,
@@ -22,7 +22,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::config::{DIRECTORY, KEYS, file};
 use super::node::{container_security, from_field, port, probe, requirements};
-use super::{BuildError, metadata, selector, volume};
+use super::{BuildError, metadata, route, selector, volume};
 use crate::cluster::validate::{ValidCluster, ValidTurn};
 
 /// Name of the container.
@@ -59,10 +59,7 @@ pub fn access(valid: &ValidCluster) -> Option<TurnAccessConfig> {
         udp: turn.udp,
         tcp: turn.tcp,
         port: turn.port,
-        tls: turn
-            .tls
-            .as_ref()
-            .map(|tls| TurnTlsAccess { domain: tls.domain.clone(), port: tls.port }),
+        tls: turn.tls.as_ref().map(route::access),
         peers_file: Some(peers_file()),
         ..TurnAccessConfig::default()
     })
@@ -71,7 +68,10 @@ pub fn access(valid: &ValidCluster) -> Option<TurnAccessConfig> {
 /// What every TURN server of the cluster reads.
 pub fn turn_config(valid: &ValidCluster) -> Result<TurnConfig, BuildError> {
     let turn = &valid.spec.turn;
-    let listen = |port| vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)];
+    let listen = |port| {
+        let families = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        families.map(|ip| SocketAddr::new(ip, port)).to_vec()
+    };
     let listen_if = |is_open: bool, port| if is_open { listen(port) } else { Vec::new() };
     let tls = turn.tls.as_ref();
     let trusted: Result<Vec<Network>, _> =
@@ -215,7 +215,7 @@ pub fn peers_volume() -> Volume {
 /// of the Service's list of pods.
 pub fn service(valid: &ValidCluster, tls: &TurnTls) -> Service {
     let mut metadata = metadata(valid, names::turn(&valid.name), component::NODE);
-    let TurnTls { domain: _, secret_name: _, port, service, proxy_protocol: _ } = tls;
+    let TurnTls { domain: _, secret_name: _, port, service, route: _, proxy_protocol: _ } = tls;
     metadata.annotations = (!service.annotations.is_empty()).then(|| service.annotations.clone());
     let mut selector = selector(&valid.name, component::NODE);
     selector.insert(names::PLACEMENT.to_owned(), names::OPEN.to_owned());
