@@ -309,6 +309,16 @@ pub struct TurnTlsAccess {
     /// TCP port.
     #[serde(default = "default_tls_port")]
     pub port: u16,
+    /// The server beside this node has a name of its own, too: [`Self::node_domain`].
+    #[serde(default)]
+    pub per_node: bool,
+}
+
+impl TurnTlsAccess {
+    /// Name of the server of a slot.
+    pub fn node_domain(&self, slot: u16) -> String {
+        format!("node-{slot}.{}", self.domain)
+    }
 }
 
 fn default_tls_port() -> u16 {

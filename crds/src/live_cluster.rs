@@ -13,16 +13,19 @@ mod drain;
 mod http;
 mod ingress;
 mod media;
+mod network_policy;
 mod node;
 mod redis;
 mod rooms;
 mod turn;
+mod turn_route;
 
 pub use autoscaling::{AutoscalingMode, AutoscalingSpec, ScalingBehavior, ScalingRule};
 pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
 pub use media::{Exposure, MediaSpec, PortRange, RESERVED_PORTS};
+pub use network_policy::NetworkPolicySpec;
 pub use node::{
     ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
     TolerationOperator,
@@ -34,6 +37,7 @@ pub use rooms::{
 pub use turn::{
     ExternalTrafficPolicy, TurnLimits, TurnService, TurnServiceType, TurnSpec, TurnTls,
 };
+pub use turn_route::{GatewayReference, TurnRoute, TurnRouteKind};
 
 use crate::status::LiveClusterStatus;
 
@@ -140,6 +144,9 @@ pub struct LiveClusterSpec {
     /// The Ingress for the domain.
     #[serde(default)]
     pub ingress: IngressSpec,
+    /// Who may reach the pods.
+    #[serde(default)]
+    pub network_policy: NetworkPolicySpec,
     /// HTTP paths beside signalling.
     #[serde(default)]
     pub http: HttpSpec,

@@ -74,13 +74,25 @@ pub fn turn(cluster: &str) -> String {
     format!("{cluster}-turn")
 }
 
+/// Service of TURN by TLS of the slot alone.
+#[must_use]
+pub fn turn_of(cluster: &str, slot: u16) -> String {
+    format!("{}-{slot}", turn(cluster))
+}
+
 /// ConfigMap with the configuration of media nodes.
 #[must_use]
 pub fn config_map(cluster: &str) -> String {
     format!("{cluster}-config")
 }
 
-/// StatefulSet and Service of the managed Redis.
+/// NetworkPolicy of the media nodes.
+#[must_use]
+pub fn node_policy(cluster: &str) -> String {
+    format!("{cluster}-node")
+}
+
+/// StatefulSet, Service and NetworkPolicy of the managed Redis.
 #[must_use]
 pub fn redis(cluster: &str) -> String {
     format!("{cluster}-redis")

@@ -3,5 +3,5 @@
 mod namespaces;
 mod usage;
 
-pub use namespaces::{Namespaces, Side};
+pub use namespaces::{Namespaces, STRANGERS, Side};
 pub use usage::Usage;

@@ -11,6 +11,7 @@ use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Network, Person, RoomClient, Tab, await_everybody_meets,
     await_media,
 };
+use e2e::faults::{self, Effect};
 use e2e::firewall::Firewall;
 use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT};
 use e2e::livekit::Access;
@@ -182,6 +183,10 @@ fn keys_are_rotated(live_cluster: &LiveCluster, browser: &Browser) -> Result<()>
 
 fn home_is_deleted(live_cluster: &LiveCluster, call: &Call) -> Result<()> {
     let home = live_cluster.home_of("lobby")?;
+    let room = call.anna.report()?.room_sid;
+    for client in call.clients() {
+        client.gaps()?;
+    }
     live_cluster.namespace().kubectl().args(["delete", "pod", &home.name, "--wait=false"]).run()?;
     eventually("the clients notice", RETURN_TIMEOUT, || {
         for client in call.clients() {
@@ -192,6 +197,12 @@ fn home_is_deleted(live_cluster: &LiveCluster, call: &Call) -> Result<()> {
     })?;
     await_everybody_meets(&call.clients(), RETURN_TIMEOUT)?;
     call.assert_relayed()?;
+    let effects: Result<Vec<Effect>> =
+        call.clients().into_iter().map(|client| Effect::on(client, &room)).collect();
+    let effects = effects?;
+    // The time is a result; the bound is that of the waits above.
+    faults::record("relayed_pod_restart", &effects, 0)?;
+    ensure!(effects.iter().all(|effect| !effect.is_lost), "somebody was thrown out: {effects:?}");
     let uid = live_cluster.home_of("lobby")?.uid;
     ensure!(uid != home.uid, "the room is still at home on the deleted pod");
     live_cluster.await_ready(2)?;

@@ -103,6 +103,7 @@ pub async fn reconcile(
         done: &done,
         readings: &readings,
         scaling: scaling.as_ref(),
+        missing_route: applied.missing_route,
         redis_reachable: status::redis_reachable(&valid, &found).await,
     };
     let settled = status::update(cluster, context, &view, now).await?;

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -268,6 +268,7 @@ async fn control(client: Client, options: RunOptions, context: Context) {
         .watches(namespaced::<ConfigMap>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<Service>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<StatefulSet>(&client, &options), ours.clone(), touched(&context))
+        .watches(namespaced::<NetworkPolicy>(&client, &options), ours.clone(), touched(&context))
         // Not those of which Kubernetes changes the status all the time: the budget of evictions and
         // the HorizontalPodAutoscaler are written again when their time has come.
         .watches(namespaced::<Ingress>(&client, &options), ours, touched(&context))

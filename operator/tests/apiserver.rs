@@ -26,6 +26,8 @@ use tokio::sync::OnceCell;
 
 #[path = "apiserver/autoscaling.rs"]
 mod autoscaling;
+#[path = "apiserver/network.rs"]
+mod network;
 
 const KUBECONFIG: &str = "LIVECLUSTER_TEST_KUBECONFIG";
 const DEFINITION: &str = "liveclusters.livecluster.dev";
@@ -197,6 +199,12 @@ fn bad_turn() -> Vec<(Value, &'static str)> {
         tls[field] = value;
         changed("turn.tls", tls)
     };
+    let long_domain = vec!["a".repeat(60); 4].join(".");
+    let long_name = changed(
+        "turn.tls",
+        json!({"domain": long_domain, "secretName": "c",
+        "route": {"kind": "IngressRouteTCP", "perNode": true}}),
+    );
     let turn_only = json!({"domain": "live.example.com", "media": {"exposure": "TurnOnly"},
         "turn": {"enabled": false}});
     vec![
@@ -225,6 +233,21 @@ fn bad_turn() -> Vec<(Value, &'static str)> {
             tls("service", json!({"externalTrafficPolicy": "Local"})),
             "externalTrafficPolicy is for the types NodePort and LoadBalancer only",
         ),
+        (tls("route", json!({"kind": "TLSRoute"})), "parentRefs, the gateways, is needed"),
+        (
+            tls("route", json!({"kind": "IngressRouteTCP", "parentRefs": [{"name": "g"}]})),
+            "parentRefs, the gateways, is needed with kind TLSRoute, and only then",
+        ),
+        (
+            tls(
+                "route",
+                json!({"kind": "TLSRoute", "parentRefs": [{"name": "g"}], "entryPoints": ["e"]}),
+            ),
+            "entryPoints is for kind IngressRouteTCP only",
+        ),
+        (tls("route", json!({"kind": "Ingress"})), "\"IngressRouteTCP\", \"TLSRoute\""),
+        (tls("route", json!({"kind": "TLSRoute", "parentRefs": []})), "at least 1 items"),
+        (long_name, "at most 240 characters with route.perNode"),
         (tls("proxyProtocol", json!(["10.0.0.1/8"])), "must be networks such as 10.0.0.0/8"),
         (tls("proxyProtocol", json!(["10.0.0.1"])), "must be networks such as 10.0.0.0/8"),
     ]
@@ -311,6 +334,17 @@ async fn good_manifests_are_taken_with_the_same_defaults_as_our_types() {
             json!({"domain": "live.example.com", "secretName": "c",
             "port": 30443, "service": {"type": "NodePort", "externalTrafficPolicy": "Local"}}),
         ),
+        changed(
+            "turn.tls",
+            json!({"domain": "turn.example.com", "secretName": "c", "route": {"kind": "TLSRoute",
+            "parentRefs": [{"name": "g", "namespace": "n", "sectionName": "turn"}]}}),
+        ),
+        changed(
+            "turn.tls",
+            json!({"domain": "turn.example.com", "secretName": "c", "route": {
+            "kind": "IngressRouteTCP", "perNode": true, "entryPoints": ["websecure"]}}),
+        ),
+        changed("networkPolicy", json!({"enabled": false})),
         changed("turn", json!({"enabled": false, "udp": false, "tcp": false})),
         changed("node.resources.requests", json!({"cpu": 2, "memory": "1.5Gi"})),
         changed("node.scheduling.tolerations", json!([{"operator": "Exists"}])),

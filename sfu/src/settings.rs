@@ -121,6 +121,8 @@ pub struct Settings {
     pub tcp_port: Option<u16>,
     /// Port of the TURN server beside this node, where clients reach it directly.
     pub turn_port: Option<u16>,
+    /// Name of the TURN server beside this node by TLS; `None` where all have one.
+    pub turn_name: Option<String>,
     /// Advertised when no file says better.
     pub host_addresses: Vec<IpAddr>,
     /// API keys.
@@ -155,6 +157,8 @@ impl Settings {
             .ok_or(SettingsError::NoPorts { slot })?;
         let tcp_port = config.media.tcp_port(slot).filter(|_| config.media.tcp);
         let turn = config.turn.as_ref();
+        let turn_tls = turn.and_then(|turn| turn.tls.as_ref()).filter(|tls| tls.per_node);
+        let turn_name = turn_tls.map(|tls| tls.node_domain(slot));
         let turn_port = turn.and_then(|turn| turn.port.or_else(|| config.media.turn_port(slot)));
         let pod_ip = variable(env::POD_IP, "an IP address")?;
         let host_ip: Option<IpAddr> = variable(env::HOST_IP, "an IP address")?;
@@ -168,6 +172,7 @@ impl Settings {
             udp_ports,
             tcp_port,
             turn_port,
+            turn_name,
             host_addresses: host_ip.or(pod_ip).into_iter().collect(),
             keys: KeySource::File(keys_file),
             ice_servers: Vec::new(),
@@ -207,6 +212,7 @@ impl Settings {
             udp_ports: vec![0],
             tcp_port: Some(0),
             turn_port: None,
+            turn_name: None,
             host_addresses,
             keys: KeySource::Fixed([DEV_KEY].into_iter().map(owned).collect()),
             ice_servers: Vec::new(),

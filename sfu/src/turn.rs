@@ -37,7 +37,9 @@ impl IceServers for TurnAccess {
     fn servers_for(&self, participant: &ParticipantSid, unix_s: u64) -> Vec<IceServer> {
         let mut servers = self.settings.ice_servers.clone();
         let Some(config) = &self.settings.config.turn else { return servers };
-        let urls = urls(config, &self.settings.public_addresses(), self.settings.turn_port);
+        let settings = &self.settings;
+        let name = settings.turn_name.as_deref();
+        let urls = urls(config, &settings.public_addresses(), settings.turn_port, name);
         let expiry_s = unix_s + u64::from(config.credentials_life_s);
         let credentials = self.keys.turn_credentials(participant.as_str(), expiry_s);
         if let Some(made) = credentials.filter(|_| !urls.is_empty()) {
@@ -47,16 +49,24 @@ impl IceServers for TurnAccess {
     }
 }
 
-/// The URLs of the server (RFC 7065), cheapest transport first.
-fn urls(config: &TurnAccessConfig, addresses: &[IpAddr], port: Option<u16>) -> Vec<String> {
+/// The URLs of the server (RFC 7065), cheapest transport first, and by TLS the server beside this node
+/// before any.
+fn urls(
+    config: &TurnAccessConfig,
+    addresses: &[IpAddr],
+    port: Option<u16>,
+    name: Option<&str>,
+) -> Vec<String> {
     let transports = [("udp", config.udp), ("tcp", config.tcp)];
     let direct = transports.into_iter().filter(|(_, is_open)| *is_open).flat_map(|(name, _)| {
         addresses.iter().filter_map(move |ip| {
             Some(format!("turn:{}?transport={name}", SocketAddr::new(*ip, port?)))
         })
     });
-    let tls =
-        config.tls.as_ref().map(|tls| format!("turns:{}:{}?transport=tcp", tls.domain, tls.port));
+    let tls = config.tls.iter().flat_map(|tls| {
+        let names = name.into_iter().chain([tls.domain.as_str()]);
+        names.map(|name| format!("turns:{name}:{}?transport=tcp", tls.port))
+    });
     direct.chain(tls).collect()
 }
 
@@ -132,11 +142,18 @@ mod tests {
             "turn:203.0.113.5:20003?transport=tcp",
             "turn:[2001:db8::5]:20003?transport=tcp",
         ];
-        assert_eq!(urls(&all, &addresses, Some(20_003)), expected);
-        let tls = TurnTlsAccess { domain: "turn.example.com".to_owned(), port: 443 };
+        assert_eq!(urls(&all, &addresses, Some(20_003), None), expected);
+        let domain = "turn.example.com".to_owned();
+        let tls = TurnTlsAccess { domain, port: 443, per_node: true };
+        let own = tls.node_domain(7);
         let only_tls = TurnAccessConfig { udp: false, tcp: false, tls: Some(tls), ..all };
         let expected = ["turns:turn.example.com:443?transport=tcp"];
-        assert_eq!(urls(&only_tls, &addresses, None), expected);
+        assert_eq!(urls(&only_tls, &addresses, None, None), expected);
+        let expected = [
+            "turns:node-7.turn.example.com:443?transport=tcp",
+            "turns:turn.example.com:443?transport=tcp",
+        ];
+        assert_eq!(urls(&only_tls, &addresses, None, Some(&own)), expected);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Probes, metrics and drain over HTTP.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 
@@ -43,7 +44,39 @@ async fn metrics(State(running): State<Arc<Running>>) -> String {
     running.render_metrics()
 }
 
-async fn drain(State(running): State<Arc<Running>>) -> StatusCode {
+async fn drain(
+    State(running): State<Arc<Running>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+) -> StatusCode {
+    if !may_drain(from.ip()) {
+        return StatusCode::FORBIDDEN;
+    }
     running.drain();
     StatusCode::ACCEPTED
+}
+
+/// Only the machine or the pod itself: whoever may read metrics must not end calls.
+fn may_drain(from: IpAddr) -> bool {
+    from.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_machine_itself_drains() {
+        for (from, expected) in [
+            ("127.0.0.1", true),
+            ("127.8.0.1", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.1.2.3", false),
+            ("::ffff:10.1.2.3", false),
+            ("203.0.113.7", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(may_drain(from.parse().unwrap()), expected, "{from}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The process: sockets, workers, files that change, signals, the end.
 
+mod listeners;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -28,8 +30,8 @@ use crate::files::{Files, OwnAddresses};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::tls::{Certificate, CertificateError};
-use crate::udp::{self, Purpose};
-use crate::worker::{Line, Listener, ListenerSocket, Order, Parts, Snapshot, Worker, lines};
+use crate::udp;
+use crate::worker::{Line, Listener, Order, Parts, Snapshot, Worker, lines};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -39,8 +41,6 @@ const DRAIN_LOOK: Duration = Duration::from_millis(200);
 const ORDERS: usize = 64;
 /// A CONNECTION-ID tells its worker in eight bits.
 const MAX_WORKERS: usize = 256;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
@@ -125,7 +125,7 @@ impl Running {
         raise_descriptor_limit();
         let count = settings.workers().min(MAX_WORKERS);
         let Settings { config, dev } = settings;
-        let (listeners, addresses) = bind_listeners(&config, count)?;
+        let (listeners, addresses) = listeners::bind(&config.listen, count)?;
         let listen = |source| StartError::Listen { address: config.admin.listen, source };
         let admin_listener = TcpListener::bind(config.admin.listen).await.map_err(listen)?;
         let admin = admin_listener.local_addr().map_err(listen)?;
@@ -165,7 +165,8 @@ impl Running {
             is_draining: AtomicBool::new(false),
             drain_timeout: Duration::from_secs(config.drain_timeout_s.into()),
         });
-        let router = admin::router(Arc::clone(&running));
+        let router =
+            admin::router(Arc::clone(&running)).into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move {
             if let Err(error) = axum::serve(admin_listener, router).await {
                 tracing::error!(%error, "Admin listener failed");
@@ -343,62 +344,6 @@ async fn watch(
         }
         if let Some(certificate) = &certificate {
             files.look_at_certificate(&config, certificate);
-        }
-    }
-}
-
-type Bound = (Vec<Vec<Listener>>, Vec<(Transport, SocketAddr)>);
-
-/// Opens every listener once for each worker.
-fn bind_listeners(config: &TurnConfig, workers: usize) -> Result<Bound, StartError> {
-    let mut all: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    for (transport, configured) in [
-        (Transport::Udp, &config.listen.udp),
-        (Transport::Tcp, &config.listen.tcp),
-        (Transport::Tls, &config.listen.tls),
-        (Transport::Dtls, &config.listen.dtls),
-    ] {
-        for &configured in configured {
-            let mut address = configured;
-            for listeners in &mut all {
-                let failed = |source| StartError::Listen { address, source };
-                let (socket, bound) = listen(transport, address).map_err(failed)?;
-                // A free port that the first got is the port of all.
-                address = bound;
-                listeners.push(Listener { transport, address, socket });
-            }
-            addresses.push((transport, address));
-        }
-    }
-    Ok((all, addresses))
-}
-
-fn listen(
-    transport: Transport,
-    address: SocketAddr,
-) -> std::io::Result<(ListenerSocket, SocketAddr)> {
-    match transport {
-        Transport::Udp | Transport::Dtls => {
-            let socket = udp::bind(address, Purpose::Listener)?;
-            let bound = socket.local_addr()?;
-            Ok((ListenerSocket::Udp(socket), bound))
-        }
-        Transport::Tcp | Transport::Tls => {
-            let domain = socket2::Domain::for_address(address);
-            let kind = socket2::Type::STREAM;
-            let socket = socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP))?;
-            socket.set_nonblocking(true)?;
-            socket.set_reuse_address(true)?;
-            socket.set_reuse_port(true)?;
-            if address.is_ipv6() {
-                socket.set_only_v6(true)?;
-            }
-            socket.bind(&address.into())?;
-            socket.listen(BACKLOG)?;
-            let listener = mio::net::TcpListener::from_std(socket.into());
-            let bound = listener.local_addr()?;
-            Ok((ListenerSocket::Tcp(listener), bound))
         }
     }
 }

@@ -11,6 +11,8 @@ mod server;
 
 #[path = "wire/abuse.rs"]
 mod abuse;
+#[path = "wire/exhaustion.rs"]
+mod exhaustion;
 #[path = "wire/interop.rs"]
 mod interop;
 #[path = "wire/lifecycle.rs"]

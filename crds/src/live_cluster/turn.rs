@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SECRET_NAME;
 use super::node::Resources;
+use super::turn_route::TurnRoute;
 use crate::quantity::Quantity;
 
 /// The TURN server beside every media node: the way in for clients whose network lets nothing
@@ -85,8 +86,12 @@ fn default_resources() -> Resources {
 /// TURN by TLS. Any media node serves any client: the Service may lead to all of them.
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.service.type != 'NodePort' || self.port != 443")
-    .message("spec.turn.tls.port is the node port where service.type is NodePort: give one of the Kubernetes cluster's range, usually 30000 to 32767"))]
+#[x_kube(
+    validation = Rule::new("self.service.type != 'NodePort' || self.port != 443")
+        .message("spec.turn.tls.port is the node port where service.type is NodePort: give one of the Kubernetes cluster's range, usually 30000 to 32767"),
+    validation = Rule::new("!has(self.route) || !self.route.perNode || size(self.domain) <= 240")
+        .message("spec.turn.tls.domain must have at most 240 characters with route.perNode: names of nodes are put in front of it")
+)]
 pub struct TurnTls {
     /// DNS name in the certificate, such as `turn.live.example.com`; it leads to the Service.
     #[schemars(length(min = 1, max = 253))]
@@ -105,6 +110,10 @@ pub struct TurnTls {
     /// The Service that leads to the TURN servers.
     #[serde(default)]
     pub service: TurnService,
+    /// Leads connections with this name from the ingress controller's or gateway's port to the
+    /// Service. Made by yourself, or not needed, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<TurnRoute>,
     /// Networks of load balancers that put a PROXY protocol header (version 2) in front, such as
     /// `10.0.0.0/8`: by it the server knows its clients. Connections from there without one are
     /// closed.

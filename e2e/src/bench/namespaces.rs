@@ -11,6 +11,9 @@ use crate::process::Run as _;
 /// Open files of a program: a socket or two for each client.
 const OPEN_FILES: &str = "20000";
 
+/// Network of clients of which there are many: all its addresses are the load's.
+pub const STRANGERS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 0);
+
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -84,6 +87,10 @@ impl Namespaces {
             ip(&["-n", namespace, "link", "set", link, "up"])?;
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         }
+        let strangers = format!("{STRANGERS}/16");
+        let way = load.address().to_string();
+        ip(&["-n", load.namespace(), "route", "add", "local", &strangers, "dev", "lo"])?;
+        ip(&["-n", server.namespace(), "route", "add", &strangers, "via", &way])?;
         Ok(namespaces)
     }
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crds::live_cluster::TurnRouteKind;
 use crds::{LiveCluster, names};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret;
@@ -20,8 +20,12 @@ use thiserror::Error;
 use super::build::{Applied, KubernetesResources, Prepared};
 use crate::controller::Context;
 
+mod routes;
+
 /// Objects that nobody touched are written again after this time all the same.
 const MAX_AGE: Duration = Duration::from_secs(600);
+/// The same where a kind of route was missing, which somebody may install.
+const MAX_AGE_INCOMPLETE: Duration = Duration::from_secs(30);
 /// Most LiveClusters whose last apply is remembered; beyond that all are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
 
@@ -42,8 +46,21 @@ impl ApplyError {
     }
 }
 
-/// Hash of the objects, and when they were written.
-type LastApply = ([u8; 32], Instant);
+/// What was written last.
+#[derive(Debug)]
+struct LastApply {
+    /// Of the objects.
+    hash: [u8; 32],
+    at: Instant,
+    missing_route: Option<TurnRouteKind>,
+}
+
+impl LastApply {
+    fn is_fresh(&self) -> bool {
+        let max_age = if self.missing_route.is_some() { MAX_AGE_INCOMPLETE } else { MAX_AGE };
+        self.at.elapsed() < max_age
+    }
+}
 
 /// What was applied last, so that a look at the cluster costs no writes.
 #[derive(Debug, Default)]
@@ -57,9 +74,23 @@ impl AppliedCache {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster);
     }
 
-    fn is_applied(&self, cluster: &ObjectRef<LiveCluster>, hash: &[u8; 32]) -> bool {
+    /// The kind of route that was missing, where these objects were written a short time ago.
+    fn last(
+        &self,
+        cluster: &ObjectRef<LiveCluster>,
+        hash: &[u8; 32],
+    ) -> Option<Option<TurnRouteKind>> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.get(cluster).is_some_and(|(found, at)| found == hash && at.elapsed() < MAX_AGE)
+        let last = last.get(cluster).filter(|last| last.hash == *hash && last.is_fresh())?;
+        Some(last.missing_route)
+    }
+
+    /// A kind of route was missing when these objects were written.
+    fn remember_missing(&self, cluster: &ObjectRef<LiveCluster>, kind: Option<TurnRouteKind>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.get_mut(cluster) {
+            last.missing_route = kind;
+        }
     }
 
     fn remember(&self, cluster: ObjectRef<LiveCluster>, hash: [u8; 32]) {
@@ -67,7 +98,7 @@ impl AppliedCache {
         if last.len() >= MAX_REMEMBERED {
             last.clear();
         }
-        last.insert(cluster, (hash, Instant::now()));
+        last.insert(cluster, LastApply { hash, at: Instant::now(), missing_route: None });
     }
 }
 
@@ -77,64 +108,37 @@ pub async fn apply(
     cluster: &Arc<LiveCluster>,
     context: &Context,
 ) -> Result<KubernetesResources<Applied>, ApplyError> {
-    let KubernetesResources {
-        secrets,
-        absent_secrets,
-        config_maps,
-        services,
-        stateful_sets,
-        ingresses,
-        budgets,
-        autoscalers,
-        node,
-        revision,
-        state: _,
-    } = resources;
     let reference = ObjectRef::from_obj(&**cluster);
-    let scaling = (&budgets, &autoscalers);
-    let all = (&secrets, &config_maps, &services, &stateful_sets, &ingresses, scaling);
-    let hash = Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()).into();
+    let hash = hash(&resources);
     let writer = Writer { context, cluster: Arc::clone(cluster) };
     // A Secret cannot be watched without reading all of them: what is absent is written at once.
-    let (missing, present): (Vec<_>, Vec<_>) =
-        secrets.iter().partition(|secret| absent_secrets.contains(&secret.name_any()));
-    for secret in missing {
+    let is_absent = |secret: &&Secret| resources.absent_secrets.contains(&secret.name_any());
+    for secret in resources.secrets.iter().filter(is_absent) {
         writer.create(secret).await?;
     }
-    if !context.applied.is_applied(&reference, &hash) {
-        // Forgotten by a touch from here on, which comes after what is written below.
-        context.applied.remember(reference.clone(), hash);
-        let result = async {
-            for secret in present {
-                writer.apply(secret).await?;
-            }
-            writer.prune_secrets(&secrets).await?;
-            writer.apply_all(&config_maps).await?;
-            writer.apply_all(&services).await?;
-            writer.apply_all(&stateful_sets).await?;
-            writer.apply_all(&ingresses).await?;
-            writer.apply_all(&budgets).await?;
-            writer.apply_all(&autoscalers).await
+    if let Some(missing_route) = context.applied.last(&reference, &hash) {
+        return Ok(resources.applied(missing_route));
+    }
+    // Forgotten by a touch from here on, which comes after what is written below.
+    context.applied.remember(reference.clone(), hash);
+    match writer.apply_objects(&resources).await {
+        Ok(missing_route) => {
+            context.applied.remember_missing(&reference, missing_route);
+            Ok(resources.applied(missing_route))
         }
-        .await;
-        if let Err(error) = result {
+        Err(error) => {
             context.applied.forget(&reference);
-            return Err(error);
+            Err(error)
         }
     }
-    Ok(KubernetesResources {
-        secrets,
-        absent_secrets,
-        config_maps,
-        services,
-        stateful_sets,
-        ingresses,
-        budgets,
-        autoscalers,
-        node,
-        revision,
-        state: PhantomData,
-    })
+}
+
+fn hash(resources: &KubernetesResources<Prepared>) -> [u8; 32] {
+    let KubernetesResources { secrets, config_maps, services, stateful_sets, .. } = resources;
+    let ways_in = (&resources.ingresses, &resources.routes, &resources.network_policies);
+    let scaling = (&resources.budgets, &resources.autoscalers);
+    let all = (secrets, config_maps, services, stateful_sets, ways_in, scaling);
+    Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()).into()
 }
 
 /// Writes objects of one LiveCluster.
@@ -152,6 +156,28 @@ impl Writer<'_> {
         Api::namespaced(self.context.client.clone(), &namespace)
     }
 
+    /// Writes everything but Secrets that were absent; says which kind of route is missing.
+    async fn apply_objects(
+        &self,
+        resources: &KubernetesResources<Prepared>,
+    ) -> Result<Option<TurnRouteKind>, ApplyError> {
+        let secrets = &resources.secrets;
+        let is_absent = |secret: &Secret| resources.absent_secrets.contains(&secret.name_any());
+        for secret in secrets.iter().filter(|secret| !is_absent(secret)) {
+            self.apply(secret).await?;
+        }
+        self.prune_secrets(secrets).await?;
+        self.apply_all(&resources.config_maps).await?;
+        self.apply_all(&resources.services).await?;
+        // Before what they are about, so that no pod is open for a moment.
+        self.apply_all(&resources.network_policies).await?;
+        self.apply_all(&resources.stateful_sets).await?;
+        self.apply_all(&resources.ingresses).await?;
+        self.apply_all(&resources.budgets).await?;
+        self.apply_all(&resources.autoscalers).await?;
+        self.apply_routes(&resources.routes).await
+    }
+
     /// Writes every object, then removes ours of the same kind that are not among them.
     async fn apply_all<K>(&self, objects: &[K]) -> Result<(), ApplyError>
     where
@@ -161,13 +187,7 @@ impl Writer<'_> {
         for object in objects {
             self.apply(object).await?;
         }
-        let ours = format!(
-            "{}={},{}={}",
-            names::MANAGED_BY,
-            names::MANAGER,
-            names::CLUSTER,
-            self.cluster.name_any()
-        );
+        let ours = self.ours();
         let api = self.api::<K>();
         let kind = K::kind(&());
         let list = api.list_metadata(&ListParams::default().labels(&ours)).await;
@@ -175,10 +195,21 @@ impl Writer<'_> {
         for found in list.items {
             let kept = objects.iter().any(|object| object.name_any() == found.name_any());
             if !kept && self.controls(&found) {
-                self.delete(&api, &found).await?;
+                self.delete(&kind, &api, &found).await?;
             }
         }
         Ok(())
+    }
+
+    /// Selects what was made out of this LiveCluster.
+    fn ours(&self) -> String {
+        format!(
+            "{}={},{}={}",
+            names::MANAGED_BY,
+            names::MANAGER,
+            names::CLUSTER,
+            self.cluster.name_any()
+        )
     }
 
     async fn apply<K>(&self, object: &K) -> Result<(), ApplyError>
@@ -215,7 +246,7 @@ impl Writer<'_> {
             let found = api.get_metadata_opt(&name).await;
             let found = found.map_err(|error| ApplyError::new("Secret", &name, error))?;
             if let Some(found) = found.filter(|found| self.controls(found)) {
-                self.delete(&api, &found).await?;
+                self.delete("Secret", &api, &found).await?;
             }
         }
         Ok(())
@@ -230,9 +261,14 @@ impl Writer<'_> {
             .any(|owner| owner.controller == Some(true) && Some(&owner.uid) == uid.as_ref())
     }
 
-    async fn delete<K>(&self, api: &Api<K>, found: &impl Resource) -> Result<(), ApplyError>
+    async fn delete<K>(
+        &self,
+        kind: &str,
+        api: &Api<K>,
+        found: &impl Resource,
+    ) -> Result<(), ApplyError>
     where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+        K: Clone + Debug + DeserializeOwned,
     {
         let uid = found.meta().uid.clone();
         let only_this = Preconditions { uid, resource_version: None };
@@ -241,7 +277,7 @@ impl Writer<'_> {
         match api.delete(&name, &params).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => Ok(()),
-            Err(error) => Err(ApplyError::new(&K::kind(&()), &name, error)),
+            Err(error) => Err(ApplyError::new(kind, &name, error)),
         }
     }
 }

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use crds::live_cluster::TurnRouteKind;
 use crds::names::{self, component};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::DynamicObject;
 use thiserror::Error;
 
 use super::autoscaling::Scaler;
@@ -22,7 +24,9 @@ pub mod budget;
 pub mod config;
 pub mod ingress;
 pub mod node;
+pub mod policy;
 pub mod redis;
+pub mod route;
 pub mod secret;
 pub mod service;
 pub mod turn;
@@ -64,6 +68,12 @@ pub struct KubernetesResources<State> {
     pub stateful_sets: Vec<StatefulSet>,
     /// The way of signalling.
     pub ingresses: Vec<Ingress>,
+    /// Routes of TURN by TLS.
+    pub routes: Vec<DynamicObject>,
+    /// A kind of route that is wanted and that the Kubernetes cluster does not have.
+    pub missing_route: Option<TurnRouteKind>,
+    /// Who may reach the pods.
+    pub network_policies: Vec<NetworkPolicy>,
     /// What keeps nodes with rooms from being evicted.
     pub budgets: Vec<PodDisruptionBudget>,
     /// Who sets the number of media nodes, where Kubernetes does.
@@ -74,6 +84,29 @@ pub struct KubernetesResources<State> {
     pub revision: String,
     /// Written or not.
     pub state: PhantomData<State>,
+}
+
+impl KubernetesResources<Prepared> {
+    /// The same objects, written but for routes of this kind.
+    #[must_use]
+    pub fn applied(self, missing_route: Option<TurnRouteKind>) -> KubernetesResources<Applied> {
+        KubernetesResources {
+            secrets: self.secrets,
+            absent_secrets: self.absent_secrets,
+            config_maps: self.config_maps,
+            services: self.services,
+            stateful_sets: self.stateful_sets,
+            ingresses: self.ingresses,
+            routes: self.routes,
+            missing_route,
+            network_policies: self.network_policies,
+            budgets: self.budgets,
+            autoscalers: self.autoscalers,
+            node: self.node,
+            revision: self.revision,
+            state: PhantomData,
+        }
+    }
 }
 
 /// Builds every object.
@@ -95,6 +128,7 @@ pub fn build(
     services.extend(redis_services);
     let tls = valid.spec.turn.tls.as_ref().filter(|_| valid.turn.is_some());
     services.extend(tls.map(|tls| turn::service(valid, tls)));
+    services.extend(route::services(valid));
     Ok(KubernetesResources {
         secrets: secret::secrets(valid, material),
         absent_secrets: material.absent.clone(),
@@ -102,6 +136,9 @@ pub fn build(
         services,
         stateful_sets,
         ingresses: vec![ingress::ingress(valid)],
+        routes: route::routes(valid),
+        missing_route: None,
+        network_policies: policy::policies(valid),
         budgets: vec![budget::occupied(valid)],
         autoscalers: match valid.scaler {
             Scaler::Hpa => vec![autoscaler::autoscaler(valid)],

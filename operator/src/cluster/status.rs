@@ -22,6 +22,7 @@ use super::nodes::{CarriedOut, NodePhase, NodePod, Placement, Plan};
 use super::poll::{Counts, Reading};
 use super::validate::{Invalid, ValidCluster, ValidRedis};
 use crate::controller::Context;
+use crds::live_cluster::TurnRouteKind;
 
 /// Time in which Redis must take a connection.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,6 +48,8 @@ pub struct View<'a> {
     pub redis_reachable: bool,
     /// What autoscaling came to.
     pub scaling: Option<&'a Scaling>,
+    /// A kind of route that the Kubernetes cluster does not have.
+    pub missing_route: Option<TurnRouteKind>,
 }
 
 /// Whether Redis takes connections: the managed one says so itself, another is dialled.
@@ -292,6 +295,12 @@ fn turn(view: &View<'_>) -> Option<Finding> {
         sidecars.any(|status| status.started == Some(true))
     };
     let (all, running) = (pods.clone().count(), pods.filter(|pod| running(pod)).count());
+    if let Some(kind) = view.missing_route {
+        let kind = kind.as_str();
+        let message =
+            format!("spec.turn.tls.route wants {kind}, which the Kubernetes cluster does not have");
+        return Some(Finding::new(condition::TURN_READY, false, "RouteKindMissing", message));
+    }
     let (truth, reason) = match (all, running) {
         (0, _) => (Truth::Unknown, "NodesStarting"),
         (all, running) if all == running => (Truth::True, "Running"),

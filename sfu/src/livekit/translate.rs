@@ -184,6 +184,7 @@ impl Translation {
             udp_ports: self.udp_ports,
             tcp_port: self.tcp_port,
             turn_port: None,
+            turn_name: None,
             host_addresses: vec![address],
             keys,
             ice_servers: self.ice_servers,

@@ -347,6 +347,7 @@ impl Files {
             udp_ports: vec![0],
             tcp_port: Some(0),
             turn_port: None,
+            turn_name: None,
             host_addresses: vec![LOCALHOST],
             ice_servers: Vec::new(),
             notes: Vec::new(),

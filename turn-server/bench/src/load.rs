@@ -2,6 +2,8 @@
 //! what it gets, and everything is counted where it arrives.
 
 mod client;
+pub(crate) mod flood;
+pub(crate) mod strangers;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
@@ -73,6 +75,9 @@ pub(crate) struct LoadReport {
     /// The server's resident memory before the allocations and after the window, bytes.
     pub(crate) memory_before: u64,
     pub(crate) memory_after: u64,
+    /// What an allocation with its channel took of it, of the second half of the clients: the first
+    /// fill what stays.
+    pub(crate) bytes_per_allocation: f64,
 }
 
 impl LoadReport {
@@ -130,6 +135,7 @@ struct Load {
     at_peer: u64,
     at_clients: u64,
     latencies: Latencies,
+    bytes_per_allocation: f64,
 }
 
 /// Runs a workload against a server.
@@ -150,6 +156,7 @@ pub(crate) fn run(args: &LoadArgs) -> Result<LoadReport> {
         latency_p50_us: load.latencies.percentile(0.5),
         latency_p99_us: load.latencies.percentile(0.99),
         memory_before,
+        bytes_per_allocation: load.bytes_per_allocation,
         memory_after: Usage::of(args.server_pid)?.memory,
     })
 }
@@ -161,16 +168,24 @@ impl Load {
         let mut peer = udp::bind(peer_address.into(), udp::Purpose::Listener)?;
         poll.registry().register(&mut peer, Token(PEER), Interest::READABLE)?;
         let mut clients = Vec::new();
+        let half = workload.clients / 2;
+        let mut memory_of_half = 0;
         for index in 0..workload.clients {
             let mut client = Client::open(args.server, args.address, &workload, args.raw)
                 .with_context(|| format!("opening client {index}"))?;
             if !args.raw {
                 client.allocate(peer_address).with_context(|| format!("client {index}"))?;
             }
+            if index == half {
+                memory_of_half = Usage::of(args.server_pid)?.memory;
+            }
             client.register(poll.registry(), Token(index))?;
             clients.push(client);
         }
+        let taken = Usage::of(args.server_pid)?.memory.saturating_sub(memory_of_half);
+        let counted = (workload.clients - half).saturating_sub(1).max(1);
         Ok(Self {
+            bytes_per_allocation: taken as f64 / counted as f64,
             workload,
             poll,
             peer,

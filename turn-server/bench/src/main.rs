@@ -6,6 +6,7 @@
 //! namespaces.
 
 mod floor;
+mod hop;
 mod load;
 mod report;
 mod runner;
@@ -21,9 +22,12 @@ use clap::{Parser, Subcommand};
 use e2e::stage::say;
 
 use crate::floor::FloorArgs;
+use crate::hop::HopArgs;
 use crate::load::LoadArgs;
+use crate::load::flood::{self, FloodArgs};
+use crate::load::strangers::{self, StrangersArgs};
 use crate::report::Comparison;
-use crate::runner::{Options, Runner, Server};
+use crate::runner::{Bound, Options, Runner, Server};
 use crate::workload::{WORKLOADS, Workload};
 
 /// Measures what a relayed packet costs, beside coturn, pion and the limit of the machine.
@@ -63,6 +67,42 @@ enum Part {
     /// The copy loop.
     #[command(hide = true)]
     Floor(FloorArgs),
+    /// A client that floods.
+    #[command(hide = true)]
+    Flood(FloodArgs),
+    /// Clients without credentials.
+    #[command(hide = true)]
+    Strangers(StrangersArgs),
+    /// The hop from a relay to the media node.
+    #[command(hide = true)]
+    Hop(HopArgs),
+}
+
+/// Something to measure.
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    Compare(&'static Workload),
+    Bound(Bound),
+}
+
+impl Task {
+    fn all() -> impl Iterator<Item = Self> {
+        WORKLOADS.iter().map(Self::Compare).chain(Bound::ALL.map(Self::Bound))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Compare(workload) => workload.name,
+            Self::Bound(bound) => bound.name(),
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Compare(workload) => workload.about,
+            Self::Bound(bound) => bound.about(),
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -70,6 +110,9 @@ fn main() -> Result<()> {
     match &arguments.part {
         Some(Part::Load(args)) => show(&serde_json::to_string(&load::run(args)?)?),
         Some(Part::Floor(args)) => return floor::run(args),
+        Some(Part::Flood(args)) => return flood::run(args, || show("flooding")),
+        Some(Part::Strangers(args)) => show(&serde_json::to_string(&strangers::run(args)?)?),
+        Some(Part::Hop(args)) => show(&serde_json::to_string(&hop::run(args)?)?),
         None => return bench(arguments),
     }
     Ok(())
@@ -81,45 +124,67 @@ fn show(text: &str) {
 }
 
 fn bench(arguments: Arguments) -> Result<()> {
-    let workloads = chosen(&arguments.workload)?;
+    let tasks = chosen(&arguments.workload)?;
     let all = || Server::ALL.to_vec();
     let runner = Runner::new(Options {
         seconds: if arguments.quick { 3.0 } else { arguments.seconds },
         runs: if arguments.quick { 1 } else { arguments.runs },
+        is_quick: arguments.quick,
         servers: if arguments.server.is_empty() { all() } else { arguments.server },
         clients: arguments.clients,
         program: arguments.program,
     })?;
     let path = e2e::repository().join("target/bench/turn.jsonl");
     let mut comparisons = Vec::new();
-    for workload in workloads {
-        say(&format!("==> {}: {}", workload.name, workload.about));
-        let comparison = runner.run(workload)?;
+    let mut findings = Vec::new();
+    for task in tasks {
+        say(&format!("==> {}: {}", task.name(), task.about()));
+        let line = match task {
+            Task::Compare(workload) => {
+                let comparison = runner.run(workload)?;
+                let line = comparison.json();
+                comparisons.push(comparison);
+                line
+            }
+            Task::Bound(bound) => {
+                let finding = runner.measure_bound(bound)?;
+                let line = finding.json.clone();
+                findings.push(finding);
+                line
+            }
+        };
         let mut file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .with_context(|| format!("writing {}", path.display()))?;
-        writeln!(file, "{}", comparison.json())?;
-        comparisons.push(comparison);
+        writeln!(file, "{line}")?;
     }
-    show(report::HEAD);
+    if !comparisons.is_empty() {
+        show(report::HEAD);
+    }
     for comparison in &comparisons {
         show(&comparison.row());
     }
+    for finding in &findings {
+        show(&finding.text);
+    }
     show(&format!("µs of server CPU per relayed packet; {}", path.display()));
-    ensure!(comparisons.iter().all(Comparison::meets_goals), "a goal was missed");
+    let goals = comparisons.iter().map(Comparison::meets_goals);
+    let are_met = goals.chain(findings.iter().map(|finding| finding.meets_goal)).all(|met| met);
+    ensure!(are_met, "a goal was missed");
     Ok(())
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Workload>> {
+fn chosen(names: &[String]) -> Result<Vec<Task>> {
     if names.is_empty() {
-        return Ok(WORKLOADS.iter().collect());
+        return Ok(Task::all().collect());
     }
-    let known = || WORKLOADS.map(|workload| workload.name).join(", ");
+    let known = || Task::all().map(Task::name).collect::<Vec<_>>().join(", ");
     let find = |name: &String| {
-        workload::named(name)
-            .with_context(|| format!("no workload {name:?}; there are {}", known()))
+        let mut tasks = Task::all();
+        let task = tasks.find(|task| task.name() == name);
+        task.with_context(|| format!("no workload {name:?}; there are {}", known()))
     };
     names.iter().map(find).collect()
 }

@@ -4,13 +4,16 @@ use serde_json::{Value, json};
 
 use crate::load::LoadReport;
 use crate::runner::Server;
-use crate::workload::Workload;
+use crate::workload::{Transport, Workload};
 
 /// A run counts when so much of what was offered was offered in time and arrived.
 pub(crate) const DELIVERED: f64 = 0.995;
 /// Most that our cost may be of the floor's, and of pion's.
 const FLOOR_GOAL: f64 = 1.15;
 const PION_GOAL: f64 = 0.4;
+/// Most resident memory of an allocation, bytes, where there are many of them.
+const ALLOCATION_GOAL: f64 = 4096.0;
+const MANY: usize = 500;
 
 /// Whether a run counts.
 pub(crate) fn is_valid(report: &LoadReport) -> bool {
@@ -20,13 +23,14 @@ pub(crate) fn is_valid(report: &LoadReport) -> bool {
 /// One line of progress.
 pub(crate) fn summary(report: &LoadReport) -> String {
     format!(
-        "{:.2} µs, {:.2} % arrived, {:.2} % paced, latency {}/{} µs, {:.1} kB a client{}",
+        "{:.2} µs, {:.2} % arrived, {:.2} % paced, latency {}/{} µs, {:.1} kB a client, {:.1} kB an allocation{}",
         report.cost(),
         100.0 * report.delivered(),
         100.0 * report.paced,
         report.latency_p50_us,
         report.latency_p99_us,
         memory_each(report) / 1000.0,
+        report.bytes_per_allocation / 1000.0,
         if is_valid(report) { "" } else { " (does not count)" },
     )
 }
@@ -74,7 +78,15 @@ impl Comparison {
         self.cost(Server::Ours).is_some()
             && within(Server::Coturn, self.workload.goal)
             && within(Server::Pion, PION_GOAL)
+            && self.bytes_per_allocation().is_none_or(|bytes| bytes <= ALLOCATION_GOAL)
             && (self.workload.name != "video" || within(Server::Floor, FLOOR_GOAL))
+    }
+
+    /// Of ours by UDP, where there are enough clients that single pages do not count.
+    fn bytes_per_allocation(&self) -> Option<f64> {
+        let counts = self.workload.transport == Transport::Udp && self.clients >= MANY;
+        let found = || self.valid(Server::Ours).map(|report| report.bytes_per_allocation);
+        counts.then(|| median(found().collect())).flatten()
     }
 
     /// The result as it is kept.
@@ -97,6 +109,7 @@ impl Comparison {
                     "latency_p50_us": report.latency_p50_us,
                     "latency_p99_us": report.latency_p99_us,
                     "bytes_per_client": memory_each(report),
+                    "bytes_per_allocation": report.bytes_per_allocation,
                     "counts": is_valid(report),
                 })
             })
@@ -114,6 +127,7 @@ impl Comparison {
                 "pion": self.ratio(Server::Pion),
                 "floor": self.ratio(Server::Floor),
             },
+            "bytes_per_allocation": self.bytes_per_allocation(),
             "delivered": delivered,
             "runs": each,
         })
@@ -144,7 +158,7 @@ pub(crate) const HEAD: &str = "workload clients     ours   coturn     pion    fl
                                /cotrn  /pion /floor";
 
 /// The middle value; the mean of the two in the middle of an even number.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = values.len() / 2;
     let lower = values.len().checked_sub(1)? / 2;
@@ -183,5 +197,15 @@ mod tests {
         comparison.add(Server::Floor, run(7_000.0, 500));
         assert!(!comparison.meets_goals(), "9 is more than 1.15 of 7");
         assert_eq!(comparison.json()["ratio"]["coturn"], 0.45);
+    }
+
+    #[test]
+    fn the_memory_of_an_allocation_counts_where_there_are_many() {
+        for (clients, expected) in [(100, true), (1000, false)] {
+            let mut comparison = Comparison::new(&WORKLOADS[1], clients);
+            let bytes_per_allocation = 5000.0;
+            comparison.add(Server::Ours, LoadReport { bytes_per_allocation, ..run(1.0, 500) });
+            assert_eq!(comparison.meets_goals(), expected, "{clients}");
+        }
     }
 }

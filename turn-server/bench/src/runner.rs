@@ -1,17 +1,19 @@
 //! Runs workloads: every server once a round, medians over the rounds.
 
+mod bounds;
 mod servers;
 
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use e2e::process::Run as _;
 use e2e::stage::say;
 
 use crate::load::LoadReport;
 use crate::report::{self, Comparison};
 use crate::workload::{Transport, Workload};
+pub(crate) use bounds::Bound;
 use e2e::bench::{Namespaces, Side};
 use servers::Programs;
 pub(crate) use servers::{PASSWORD, PORT, Server, TLS_PORT, USER};
@@ -24,6 +26,8 @@ const LEAST_CLIENTS: usize = 20;
 pub(crate) struct Options {
     pub(crate) seconds: f64,
     pub(crate) runs: usize,
+    /// A look, not a result.
+    pub(crate) is_quick: bool,
     pub(crate) servers: Vec<Server>,
     pub(crate) clients: Option<usize>,
     pub(crate) program: Option<PathBuf>,
@@ -84,24 +88,33 @@ impl Runner {
 
     fn measure(&self, server: Server, workload: &Workload, clients: usize) -> Result<LoadReport> {
         let mut running = self.programs.start(server, workload, &self.namespaces)?;
+        let report = match self.load(server, running.pid(), workload, clients) {
+            Ok(report) => report,
+            Err(error) if running.has_ended() => bail!("{} ended: {error:#}", server.name()),
+            Err(error) => return Err(error),
+        };
+        say(&format!("    {:6} {}", server.name(), report::summary(&report)));
+        Ok(report)
+    }
+
+    /// Offers a workload to a running server.
+    fn load(
+        &self,
+        server: Server,
+        pid: u32,
+        workload: &Workload,
+        clients: usize,
+    ) -> Result<LoadReport> {
         let mut load = self.namespaces.command(Side::Load, &std::env::current_exe()?);
         load.arg("load")
             .args(["--workload", workload.name, "--clients", &clients.to_string()])
             .args(["--server", &Side::Server.address().to_string()])
             .args(["--address", &Side::Load.address().to_string()])
-            .args(["--server-pid", &running.pid().to_string()])
+            .args(["--server-pid", &pid.to_string()])
             .args(["--seconds", &self.options.seconds.to_string()]);
         if server == Server::Floor {
             load.arg("--raw");
         }
-        let text = match load.read() {
-            Ok(text) => text,
-            Err(error) if running.has_ended() => bail!("{} ended: {error:#}", server.name()),
-            Err(error) => return Err(error),
-        };
-        let line = text.lines().last().context("the load said nothing")?;
-        let report = serde_json::from_str(line).with_context(|| format!("unexpected: {line}"))?;
-        say(&format!("    {:6} {}", server.name(), report::summary(&report)));
-        Ok(report)
+        bounds::last_line(&load.read()?)
     }
 }

@@ -21,7 +21,8 @@ use crate::cluster::validate::ValidCluster;
 
 /// Entry of the Secret: the configuration file, which holds the password.
 pub const CONFIG_ENTRY: &str = "redis.conf";
-const PORT: u16 = 6379;
+/// Port of the managed Redis.
+pub const PORT: u16 = 6379;
 const PORT_NAME: &str = "redis";
 const DIRECTORY: &str = "/etc/redis";
 const VOLUME: &str = "config";

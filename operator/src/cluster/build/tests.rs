@@ -20,7 +20,7 @@ fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn material(valid: &ValidCluster) -> Material {
+pub(super) fn material(valid: &ValidCluster) -> Material {
     let certified = |name: &str| Certified {
         certificate: format!("certificate of {name}"),
         key: format!("key of {name}"),
@@ -36,18 +36,21 @@ fn material(valid: &ValidCluster) -> Material {
     }
 }
 
+/// A Secret of type `kubernetes.io/tls`.
+pub(super) fn certificate() -> Secret {
+    let mut certificate = secret(CERTIFICATE_ENTRY, "certificate");
+    let data = certificate.data.get_or_insert_default();
+    data.insert(KEY_ENTRY.to_owned(), ByteString(b"key".into()));
+    certificate
+}
+
 fn example(name: &str) -> ValidCluster {
     let path = repository().join("crds/examples").join(name);
     let mut found = found(&std::fs::read_to_string(path).unwrap());
     found.keys = Some(secret(KEYS_ENTRY, "key: a-secret-that-is-long-enough-for-hs256\n"));
     found.token = Some(secret(TOKEN_ENTRY, "token"));
     found.redis = Some(secret(PASSWORD_ENTRY, "password"));
-    let mut certificate = secret(CERTIFICATE_ENTRY, "certificate");
-    certificate
-        .data
-        .get_or_insert_default()
-        .insert(KEY_ENTRY.to_owned(), ByteString(b"key".into()));
-    found.turn_tls = Some(certificate);
+    found.turn_tls = Some(certificate());
     validate(&found, &images()).unwrap()
 }
 
@@ -65,6 +68,8 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
         .chain(json(&resources.services))
         .chain(json(&resources.stateful_sets))
         .chain(json(&resources.ingresses))
+        .chain(json(&resources.routes))
+        .chain(json(&resources.network_policies))
         .chain(json(&resources.budgets))
         .chain(json(&resources.autoscalers))
         .chain(json(&pods))
@@ -198,6 +203,24 @@ fn turn_is_reached_by_the_slots_port_or_the_same_port_everywhere() {
     assert_eq!(turn("nodes: 2"), slots);
     assert_eq!(turn("turn: {port: 3478, tcp: false}"), [named("turn-host", 3478, 3478)]);
     assert_eq!(turn("turn: {enabled: false}"), []);
+}
+
+#[test]
+fn turn_listens_for_clients_of_both_families() {
+    let both = |port: u16| {
+        ["0.0.0.0", "::"].map(|ip| std::net::SocketAddr::new(ip.parse().unwrap(), port)).to_vec()
+    };
+    for (spec, udp, tcp) in [
+        ("nodes: 2", both(3478), both(3478)),
+        ("turn: {tcp: false}", both(3478), Vec::new()),
+        ("turn: {udp: false, port: 80}", Vec::new(), both(3478)),
+    ] {
+        let valid = validate(&with_spec(spec), &images()).unwrap();
+        let listen = turn::turn_config(&valid).unwrap().listen;
+        assert_eq!((listen.udp, listen.tcp, listen.tls), (udp, tcp, Vec::new()), "{spec}");
+    }
+    let listen = turn::turn_config(&example("turn-only.yaml")).unwrap().listen;
+    assert_eq!((listen.udp, listen.tcp, listen.tls), (Vec::new(), Vec::new(), both(5349)));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 //! It has no part in the pod's readiness: should it fail, those who come by it are cut off, and
 //! nobody else. It starts before the media node and ends after it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use contract::sfu_config::{LogConfig, TurnAccessConfig, TurnTlsAccess};
+use contract::sfu_config::{LogConfig, TurnAccessConfig};
 use contract::turn_config::{
     CredentialsConfig, ListenConfig, Network, PeersConfig, ProxyProtocolConfig, RelayConfig,
     RelayPorts, TlsConfig, TurnAdminConfig, TurnConfig, TurnLimits, env,
@@ -22,7 +22,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::config::{DIRECTORY, KEYS, file};
 use super::node::{container_security, from_field, port, probe, requirements};
-use super::{BuildError, metadata, selector, volume};
+use super::{BuildError, metadata, route, selector, volume};
 use crate::cluster::validate::{ValidCluster, ValidTurn};
 
 /// Name of the container.
@@ -34,11 +34,11 @@ pub const NONCE_KEYS: &str = "nonce/keys";
 /// Directory of the certificate.
 pub const TLS: &str = "tls";
 /// Port of UDP and TCP.
-const PORT: u16 = 3478;
+pub const PORT: u16 = 3478;
 /// Port of TLS.
-const TLS_PORT: u16 = 5349;
+pub const TLS_PORT: u16 = 5349;
 /// Port of probes and metrics.
-const ADMIN_PORT: u16 = 9601;
+pub const ADMIN_PORT: u16 = 9601;
 const ADMIN: &str = "turn-admin";
 /// Volume in which the media node tells the TURN server of its peers.
 const PEERS: &str = "turn-peers";
@@ -59,10 +59,7 @@ pub fn access(valid: &ValidCluster) -> Option<TurnAccessConfig> {
         udp: turn.udp,
         tcp: turn.tcp,
         port: turn.port,
-        tls: turn
-            .tls
-            .as_ref()
-            .map(|tls| TurnTlsAccess { domain: tls.domain.clone(), port: tls.port }),
+        tls: turn.tls.as_ref().map(route::access),
         peers_file: Some(peers_file()),
         ..TurnAccessConfig::default()
     })
@@ -71,7 +68,10 @@ pub fn access(valid: &ValidCluster) -> Option<TurnAccessConfig> {
 /// What every TURN server of the cluster reads.
 pub fn turn_config(valid: &ValidCluster) -> Result<TurnConfig, BuildError> {
     let turn = &valid.spec.turn;
-    let listen = |port| vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)];
+    let listen = |port| {
+        let families = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        families.map(|ip| SocketAddr::new(ip, port)).to_vec()
+    };
     let listen_if = |is_open: bool, port| if is_open { listen(port) } else { Vec::new() };
     let tls = turn.tls.as_ref();
     let trusted: Result<Vec<Network>, _> =
@@ -131,7 +131,7 @@ fn peers_file() -> PathBuf {
 
 /// Relayed ports, none of which is a media port: those are in the same pod. What is usual (RFC
 /// 8656 section 7.2) where it is free, else the larger gap.
-fn relay_ports(media: PortRange) -> RelayPorts {
+pub fn relay_ports(media: PortRange) -> RelayPorts {
     let usual = RelayPorts::default();
     let last = media.first.saturating_add(media.count.saturating_sub(1));
     if last < usual.first {
@@ -215,7 +215,7 @@ pub fn peers_volume() -> Volume {
 /// of the Service's list of pods.
 pub fn service(valid: &ValidCluster, tls: &TurnTls) -> Service {
     let mut metadata = metadata(valid, names::turn(&valid.name), component::NODE);
-    let TurnTls { domain: _, secret_name: _, port, service, proxy_protocol: _ } = tls;
+    let TurnTls { domain: _, secret_name: _, port, service, route: _, proxy_protocol: _ } = tls;
     metadata.annotations = (!service.annotations.is_empty()).then(|| service.annotations.clone());
     let mut selector = selector(&valid.name, component::NODE);
     selector.insert(names::PLACEMENT.to_owned(), names::OPEN.to_owned());

@@ -27,6 +27,7 @@ struct Scene {
     done: CarriedOut,
     readings: HashMap<String, Reading>,
     redis: bool,
+    missing_route: Option<TurnRouteKind>,
 }
 
 impl Scene {
@@ -41,6 +42,7 @@ impl Scene {
             done: CarriedOut::default(),
             readings: HashMap::new(),
             redis: true,
+            missing_route: None,
         }
     }
 
@@ -55,6 +57,7 @@ impl Scene {
             readings: &self.readings,
             redis_reachable: self.redis,
             scaling: None,
+            missing_route: self.missing_route,
         };
         status_of(old, &view, Timestamp::from_second(100).unwrap())
     }
@@ -214,4 +217,14 @@ fn turn_is_ready_when_every_sidecar_runs() {
     let mut off = Scene::new(Vec::new());
     off.valid.turn = None;
     assert!(off.status().conditions.iter().all(|c| c.type_ != condition::TURN_READY));
+}
+
+#[test]
+fn a_route_that_cannot_be_made_is_told() {
+    let missing_route = Some(TurnRouteKind::TLSRoute);
+    let scene = Scene { missing_route, ..Scene::new(vec![pod(0, NodePhase::Ready, REVISION)]) };
+    let status = scene.status();
+    let found = status.conditions.iter().find(|c| c.type_ == condition::TURN_READY).unwrap();
+    assert_eq!((found.status.as_str(), found.reason.as_str()), ("False", "RouteKindMissing"));
+    assert!(found.message.contains("TLSRoute"), "{}", found.message);
 }

@@ -103,7 +103,7 @@ impl Programs {
         workload: &Workload,
         namespaces: &Namespaces,
     ) -> Result<RunningServer> {
-        let mut command = self.command(server, namespaces)?;
+        let mut command = self.command(server, workload, namespaces)?;
         let log = File::create(self.directory.join(format!("{}.log", server.name())))?;
         let child = command
             .stdin(Stdio::null())
@@ -126,13 +126,18 @@ impl Programs {
         Ok(running)
     }
 
-    fn command(&self, server: Server, namespaces: &Namespaces) -> Result<Command> {
+    fn command(
+        &self,
+        server: Server,
+        workload: &Workload,
+        namespaces: &Namespaces,
+    ) -> Result<Command> {
         let address = Side::Server.address().to_string();
         let (certificate, key) = (self.file("turn.crt"), self.file("turn.key"));
         Ok(match server {
             Server::Ours => {
                 let config = self.directory.join("ours.yaml");
-                fs::write(&config, our_config(&self.directory)?)?;
+                fs::write(&config, our_config(&self.directory, workload)?)?;
                 let mut command = namespaces.command(Side::Server, &self.ours);
                 command.arg("--config").arg(config);
                 command
@@ -168,8 +173,8 @@ impl Programs {
     }
 }
 
-/// One worker, no limits that a benchmark would reach, and only the peer allowed.
-fn our_config(directory: &Path) -> Result<String> {
+/// One worker, no limits that a benchmark would reach unless it wants to, and only the peer allowed.
+fn our_config(directory: &Path, workload: &Workload) -> Result<String> {
     let users = directory.join("users.yaml");
     fs::write(&users, format!("{USER}: {PASSWORD}\n"))?;
     let file = |name: &str| directory.join(name).display().to_string();
@@ -181,11 +186,13 @@ fn our_config(directory: &Path) -> Result<String> {
          credentials:\n  users_file: {}\n\
          peers:\n  allow: [{{network: {peer}/32}}]\n\
          limits:\n  allocations_per_user: 100000\n  allocations_per_address: 100000\n  \
-         challenges_per_second: 100000\n  connections_per_address: 100000\n\
+         challenges_per_second: 100000\n  connections_per_address: 100000\n  \
+         packets_per_second: {limit}\n\
          log:\n  level: warn\n  format: text\n",
         file("turn.crt"),
         file("turn.key"),
         users.display(),
+        limit = workload.packets_per_second,
         server = Side::Server.address(),
         peer = Side::Load.address(),
     ))
@@ -224,13 +231,15 @@ mod tests {
     use contract::turn_config::TurnConfig;
 
     use super::*;
+    use crate::workload::CROWD;
 
     #[test]
     fn our_configuration_is_one_that_the_program_reads() {
         let directory = std::env::temp_dir().join(format!("turn-bench-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let config = TurnConfig::from_yaml(&our_config(&directory).unwrap()).unwrap();
+        let config = TurnConfig::from_yaml(&our_config(&directory, &CROWD).unwrap()).unwrap();
         fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(config.limits.packets_per_second, CROWD.packets_per_second);
         assert_eq!(config.workers, 1);
         assert_eq!(config.peers.allow.len(), 1, "nobody but the peer");
     }
