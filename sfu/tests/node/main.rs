@@ -4,6 +4,7 @@
 
 mod agents;
 mod cluster;
+mod forwarding;
 mod http;
 mod media;
 mod moving;
