@@ -46,8 +46,7 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
     let mut incoming = Incoming { id, room, names, trunk, reader, writer, alive };
     let rest = frames.collect();
     let reason = incoming.run(over, wishes, rest).await;
-    let _ended =
-        incoming.room.call(move |room, now| room.end_forwarded(id, reason, now)).await;
+    let _ended = incoming.room.call(move |room, now| room.end_forwarded(id, reason, now)).await;
 }
 
 async fn refuse(writer: &mut WriteHalf<Connection>, refusal: Refusal) {

@@ -14,7 +14,9 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::wire::{Control, FORWARDS, Frame, FrameReader, PROTOCOL, Refusal, put_control, put_media};
+use super::wire::{
+    Control, FORWARDS, Frame, FrameReader, PROTOCOL, Refusal, put_control, put_media,
+};
 use super::{Alive, BeginError, CONTROL_TIMEOUT, Connection, MESSAGES, write};
 use crate::node::Node;
 use crate::rtc::Trunk;
@@ -38,8 +40,7 @@ pub(super) async fn begin(
     let (reader, mut writer) = tokio::io::split(connection);
     let mut reader = FrameReader::new(reader);
     let Forwarding { state, news } = forwarding;
-    let begin =
-        Control::Begin { destination: destination.clone(), state: Box::new(state.clone()) };
+    let begin = Control::Begin { destination: destination.clone(), state: Box::new(state.clone()) };
     let mut bytes = Vec::new();
     put_control(&begin, &mut bytes);
     write(&mut writer, &bytes).await?;
@@ -52,7 +53,8 @@ pub(super) async fn begin(
         _ => return Err(BeginError::Elsewhere),
     }
     let (to, media) = mpsc::channel(MESSAGES);
-    let mut outgoing = Outgoing { trunk: node.media.trunk(to), reader, writer, alive: Alive::new() };
+    let mut outgoing =
+        Outgoing { trunk: node.media.trunk(to), reader, writer, alive: Alive::new() };
     outgoing.follow(&state);
     let rest = frames.collect();
     tokio::spawn(async move {
@@ -153,8 +155,7 @@ impl Outgoing {
     }
 
     fn follow(&mut self, state: &ForwardedParticipant) {
-        let tracks: BTreeSet<_> =
-            state.tracks.iter().map(|track| track.receiver.track).collect();
+        let tracks: BTreeSet<_> = state.tracks.iter().map(|track| track.receiver.track).collect();
         self.trunk.set_tracks(state.worker, tracks);
     }
 }

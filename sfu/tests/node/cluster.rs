@@ -3,10 +3,8 @@
 use std::collections::HashSet;
 
 use crate::support::{
-    ClusterNode, Files, HOUR, Redis, admin_token, eventually, get, join, join_token, open, sign,
-    twirp, unix_time,
+    ClusterNode, Files, Redis, admin_token, eventually, get, join, join_token, open, twirp,
 };
-use contract::access_token::{VideoGrants, claims};
 use contract::ids::RoomName;
 use serde_json::json;
 use sfu::peer::PeerClient;

@@ -8,6 +8,7 @@ mod forwarding;
 mod http;
 mod media;
 mod moving;
+mod nonsense;
 mod room_service;
 mod scripts;
 mod sentinel;

@@ -326,6 +326,10 @@ impl Room {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let before = participant.info();
         take_description(participant, &state.info);
+        let changes_visibility = before
+            .permission
+            .as_ref()
+            .is_some_and(|known| known.hidden != participant.permission.hidden);
         let rules = state.subscribers.clone();
         if participant.subscribers != rules {
             participant.subscribers.clone_from(&rules);
@@ -343,6 +347,9 @@ impl Room {
         }
         for forwarded in &state.tracks {
             self.take_forwarded_codecs(key, forwarded);
+        }
+        if changes_visibility {
+            self.visibility_changed(key, now);
         }
         self.tell_forwarded(key, &before, gone, now);
     }
