@@ -127,6 +127,9 @@ pub struct MoreClaims {
     /// What kind of participant it is more exactly: names of `ParticipantInfo.KindDetail`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kind_details: Vec<String>,
+    /// Name of a room configuration of the server. Refreshed tokens have none: the room is there.
+    #[serde(skip_serializing)]
+    pub room_preset: String,
     /// Rights in the room.
     pub video: MoreGrants,
 }
@@ -152,7 +155,7 @@ impl MoreClaims {
 /// One JSON object of both.
 fn merged(claims: &Claims, more: &MoreClaims) -> Result<Value, serde_json::Error> {
     let mut whole = serde_json::to_value(claims)?;
-    let MoreClaims { kind_details, video } = more;
+    let MoreClaims { kind_details, room_preset: _, video } = more;
     if !kind_details.is_empty() {
         whole["kindDetails"] = serde_json::to_value(kind_details)?;
     }
@@ -224,6 +227,7 @@ mod tests {
     fn claims_that_the_library_does_not_know_are_kept() {
         let more = MoreClaims {
             kind_details: vec!["cloud_agent".to_owned()],
+            room_preset: String::new(),
             video: MoreGrants { can_subscribe_metrics: true, can_manage_agent_session: false },
         };
         let mut known = claims("anna", NOW, HOUR);

@@ -1,18 +1,43 @@
-//! Participants of one room in another of this node: carries what their own room says of them to
-//! the room that shows them, and ends both sides together.
+//! Participants of one room in another: carries what their own room says of them to the room that
+//! shows them, and ends both sides together. Where that one lives on another node, what they
+//! publish goes there, too: over one connection of nodes for each (`outgoing`, `incoming`).
 
+mod incoming;
+mod outgoing;
+mod wire;
+
+use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use contract::ids::{Identity, RoomName};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use livekit_protocol::DisconnectReason;
 use rand::RngExt as _;
 use sfu_core::room::{AdministrationError, ForwardError, ForwardId, ForwardNews};
+use sfu_core::signal::join::JoinError;
 use thiserror::Error;
+use tokio::io::{AsyncWriteExt as _, WriteHalf};
 use tokio::sync::oneshot;
+use tokio::time::{Interval, interval, timeout};
 
 use crate::node::{Node, Route};
-use crate::placement::PlacementError;
+use crate::peer::PeerError;
 use crate::session::{Forwarding, RoomHandle};
+pub use incoming::serve;
+pub use wire::{FORWARDS, PROTOCOL};
+
+/// Messages of tracks that wait for the connection to another node: a second of a participant with
+/// several cameras. What does not fit is lost, as in a network.
+const MESSAGES: usize = 2048;
+/// Longest wait for another node's answer, or for it to take what is written.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often each side says that it lives.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A connection of two nodes that became theirs.
+pub type Connection = TokioIo<Upgraded>;
 
 /// Why a participant is not forwarded.
 #[derive(Debug, Error)]
@@ -26,12 +51,21 @@ pub enum BeginError {
     /// The other room does not exist, and is not made by joining.
     #[error("requested room does not exist")]
     NoDestination,
-    /// The other room lives on another node.
-    #[error("the destination room has its home on another media node")]
+    /// The other room is not where it was said to be.
+    #[error("the destination room is moving, try again")]
     Elsewhere,
+    /// The other room's node was not reached.
+    #[error("the node of the destination room does not answer, try again")]
+    Peer(#[from] PeerError),
+    /// The connection to that node ended.
+    #[error("the node of the destination room does not answer, try again")]
+    Io(#[from] io::Error),
+    /// That node gave no answer.
+    #[error("the node of the destination room does not answer, try again")]
+    Timeout(#[from] tokio::time::error::Elapsed),
     /// The other room got no home.
     #[error("the destination room has no home")]
-    Unplaced(#[source] PlacementError),
+    Unplaced(#[source] JoinError),
     /// The other room refused.
     #[error(transparent)]
     Destination(ForwardError),
@@ -56,19 +90,32 @@ pub async fn begin(
     let id = ForwardId(rand::rng().random());
     let begun = source.forward(id, identity, destination.clone()).await;
     let begun = begun.map_err(|_| BeginError::NoSource)?.map_err(BeginError::Source)?;
-    let Some(Forwarding { state, news }) = begun else { return Ok(()) };
+    let Some(forwarding) = begun else { return Ok(()) };
+    let own = source.clone();
+    let shown = match shown_in {
+        Route::Local(room) => begin_here(id, source, room, forwarding).await,
+        Route::Remote(home) => {
+            outgoing::begin(node, &home, destination, id, source, forwarding).await
+        }
+    };
+    if shown.is_err() {
+        own.stop_forwarding(id).await;
+    }
+    shown
+}
+
+async fn begin_here(
+    id: ForwardId,
+    source: RoomHandle,
+    shown_in: RoomHandle,
+    forwarding: Forwarding,
+) -> Result<(), BeginError> {
+    let Forwarding { state, news } = forwarding;
     let shown = shown_in.show(id, state).await;
     let shown = shown.map_err(|_| ForwardError::Ending).and_then(|shown| shown);
-    match shown {
-        Ok(over) => {
-            tokio::spawn(carry(id, source, shown_in, news, over));
-            Ok(())
-        }
-        Err(error) => {
-            source.stop_forwarding(id).await;
-            Err(BeginError::Destination(error))
-        }
-    }
+    let over = shown.map_err(BeginError::Destination)?;
+    tokio::spawn(carry(id, source, shown_in, news, over));
+    Ok(())
 }
 
 /// The other room; one that does not exist begins here, but only for somebody who is there.
@@ -78,23 +125,56 @@ async fn find_destination(
     identity: &Identity,
     destination: &RoomName,
     may_create: bool,
-) -> Result<RoomHandle, BeginError> {
+) -> Result<Route, BeginError> {
     let wanted = identity.clone();
     let is_there = source.call(move |room, _| room.participant(&wanted).is_some()).await;
     if !is_there.unwrap_or_default() {
         return Err(BeginError::NoSource);
     }
-    if !may_create && node.rooms.get(destination).is_none() {
-        return match node.placement.find(destination).await {
-            Ok(Some(_)) => Err(BeginError::Elsewhere),
-            Ok(None) => Err(BeginError::NoDestination),
-            Err(error) => Err(BeginError::Unplaced(error)),
+    if may_create || node.rooms.get(destination).is_some() {
+        return match node.route_here(destination).await {
+            Ok(route) => Ok(route),
+            // A node that takes no new rooms has others begin them.
+            Err(_) => node.route(destination).await.map_err(BeginError::Unplaced),
         };
     }
-    match node.route_here(destination).await.map_err(BeginError::Unplaced)? {
-        Route::Local(handle) => Ok(handle),
-        Route::Remote(_) => Err(BeginError::Elsewhere),
+    match node.placement.find(destination).await {
+        Ok(Some(home)) => Ok(Route::Remote(home.node)),
+        Ok(None) => Err(BeginError::NoDestination),
+        Err(error) => Err(BeginError::Unplaced(JoinError::new(503, error.to_string()))),
     }
+}
+
+/// Whether the other end of a connection lives.
+struct Alive {
+    ticks: Interval,
+    heard_at: Instant,
+}
+
+impl Alive {
+    fn new() -> Self {
+        Self { ticks: interval(ALIVE_INTERVAL), heard_at: Instant::now() }
+    }
+
+    fn heard(&mut self) {
+        self.heard_at = Instant::now();
+    }
+
+    /// Waits until it is time to say that this end lives; `false` when the other one has not for
+    /// long. Cancel-safe.
+    async fn tick(&mut self) -> bool {
+        self.ticks.tick().await;
+        self.heard_at.elapsed() < CONTROL_TIMEOUT
+    }
+}
+
+/// Writes all of it, or nothing more.
+async fn write(writer: &mut WriteHalf<Connection>, bytes: &[u8]) -> io::Result<()> {
+    timeout(CONTROL_TIMEOUT, async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    })
+    .await?
 }
 
 /// Carries news until one side ends.

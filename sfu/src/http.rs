@@ -28,7 +28,7 @@ pub use admin::router as admin_router;
 
 use crate::node::Node;
 use crate::peer::{FORWARDED_BY, PeerServer};
-use crate::{agents, lookup, placement, session};
+use crate::{agents, forwards, lookup, placement, session};
 
 /// Most bytes of a request body (LiveKit's limit).
 const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;
@@ -82,7 +82,8 @@ pub fn router(node: Arc<Node>, origin: Origin) -> Router {
             .route(agents::REPORT, post(agent::reported))
             .route(session::ADOPT, post(peers::adopt))
             .route(lookup::HERE, post(peers::here))
-            .route(placement::PLEDGE, post(peers::pledge));
+            .route(placement::PLEDGE, post(peers::pledge))
+            .route(forwards::FORWARDS, post(peers::forward));
     }
     let mut router = router.with_state(Arc::clone(&node));
     if settings.dev {

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use contract::sfu_config::{PEER_NAME, PeerConfig};
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
@@ -235,6 +236,33 @@ impl PeerClient {
             to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(PeerError::Body)
         };
         timeout(limit, asked).await?
+    }
+
+    /// Opens a connection to a node and makes it one of `protocol`, which `path` serves.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be reached or does not know the protocol.
+    pub async fn upgrade(
+        &self,
+        address: SocketAddr,
+        from: &str,
+        path: &str,
+        protocol: &'static str,
+    ) -> Result<TokioIo<Upgraded>, PeerError> {
+        let mut sender = self.connect(address).await?;
+        let mut request = Request::post(path)
+            .header(header::HOST, PEER_NAME)
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, protocol)
+            .body(Body::empty())
+            .map_err(PeerError::Request)?;
+        prepare(request.headers_mut(), from);
+        let mut response = timeout(UPGRADE_TIMEOUT, sender.send_request(request)).await??;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(PeerError::Status(response.status()));
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(&mut response).await?))
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<http1::SendRequest<Body>, PeerError> {

@@ -6,6 +6,7 @@ mod load;
 mod siblings;
 mod spread;
 mod tcp;
+mod trunk;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ use dtls::OpenSslFactory;
 use load::Loads;
 use siblings::Siblings;
 use spread::{Spread, choose_worker};
+pub use trunk::Trunk;
 use worker::{Command, Link, Worker};
 
 /// Commands that wait for a worker. A room sends few, so a full queue means that the worker
@@ -189,13 +191,7 @@ impl MediaPlane {
         events: mpsc::Sender<MediaEvent>,
         audio_limit: Option<usize>,
     ) -> RoomMedia {
-        let index = (0..self.links.len())
-            .min_by_key(|&index| {
-                let counters = &self.links[index].counters;
-                let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-                (load(&counters.senders), load(&counters.rooms))
-            })
-            .unwrap_or_default();
+        let index = self.least_loaded();
         let room = RoomKey(self.next_room.fetch_add(1, Ordering::Relaxed));
         RoomMedia {
             room,

@@ -23,12 +23,14 @@ pub mod srtp;
 pub mod stun;
 mod track;
 mod transport;
+pub mod trunk;
 pub mod twcc;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 pub use parameters::{
     AudioLevel, Codec, CodecKind, ExtensionIds, MediaKind, Mid, PlayoutDelay, Rid, SsrcPair,
@@ -64,7 +66,7 @@ pub enum CandidateProtocol {
 pub struct TransportId(pub u64);
 
 /// A published track as the engine knows it; unique on a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TrackKey(pub u64);
 
 /// Short-term credentials of one side of ICE (RFC 8445 section 5.3).
@@ -136,7 +138,7 @@ impl DataChannelKind {
 }
 
 /// An RTP media section on which a transport's peer sends.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receiver {
     /// `a=mid` of the section.
     pub mid: Mid,

@@ -22,6 +22,7 @@ mod presence;
 mod publishing;
 mod quality;
 mod requests;
+mod revocations;
 mod rpc;
 mod sections;
 mod simulate;
@@ -52,6 +53,7 @@ pub use codecs::is_known_codec;
 pub use data::{MAX_DATA_BYTES, ServerData};
 pub use dispatches::TooManyDispatches;
 pub use forwards::{ForwardError, ForwardId, ForwardNews, ForwardedParticipant, ForwardedTrack};
+pub use revocations::{NoTimestamp, cutoff};
 pub use rpc::{RpcCall, RpcId};
 pub use state::RoomState;
 
@@ -62,6 +64,7 @@ use forwards::Forwards;
 use participant::{Participant, ParticipantKey, TransportRole};
 use presence::PendingUpdates;
 use publishing::LiveTrack;
+use revocations::Revocations;
 use rpc::Rpcs;
 use simulate::Preferences;
 
@@ -252,6 +255,7 @@ pub struct Room {
     rpcs: Rpcs,
     dispatches: Dispatches,
     forwards: Forwards,
+    revocations: Revocations,
     preferences: Preferences,
     pending_updates: PendingUpdates,
     /// When changed connection qualities are told.
@@ -307,6 +311,7 @@ impl Room {
             rpcs: Rpcs::default(),
             dispatches: Dispatches::default(),
             forwards: Forwards::default(),
+            revocations: Revocations::default(),
             preferences: Preferences::default(),
             pending_updates: PendingUpdates::default(),
             quality_due: None,

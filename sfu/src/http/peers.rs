@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use contract::ids::RoomName;
+use hyper_util::rt::TokioIo;
 
 use super::text;
+use crate::forwards;
 use crate::node::{Node, Route};
 use crate::placement::{PLEDGED, REFUSED};
 
@@ -32,4 +35,23 @@ pub(super) async fn here(State(node): State<Arc<Node>>, name: String) -> Respons
 /// Another node cannot reach Redis and asks whether its rooms are safe from us.
 pub(super) async fn pledge(State(node): State<Arc<Node>>) -> &'static str {
     if node.placement.pledge() { PLEDGED } else { REFUSED }
+}
+
+/// Another node has a participant that shall be shown in a room of this one.
+pub(super) async fn forward(State(node): State<Arc<Node>>, mut request: Request) -> Response {
+    let protocol = HeaderValue::from_static(forwards::PROTOCOL);
+    if request.headers().get(header::UPGRADE) != Some(&protocol) {
+        return text(426, "another version of this node's program");
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => forwards::serve(node, TokioIo::new(connection)).await,
+            Err(error) => tracing::debug!(%error, "A node gave up its connection"),
+        }
+    });
+    let mut response = text(StatusCode::SWITCHING_PROTOCOLS.as_u16(), "");
+    response.headers_mut().insert(header::UPGRADE, protocol);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response
 }

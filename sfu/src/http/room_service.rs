@@ -19,7 +19,7 @@ use contract::redis::NodeRecord;
 use futures::future::join_all;
 use livekit_protocol as proto;
 use prost::Message;
-use sfu_core::room::{AdministrationError, Room, RoomCloseReason, RoomUpdate};
+use sfu_core::room::{AdministrationError, Room, RoomCloseReason, RoomUpdate, cutoff};
 use sfu_core::signal::join::JoinError;
 use sfu_core::time::Now;
 
@@ -273,8 +273,11 @@ impl Call {
         let request: proto::RoomParticipantIdentity = self.form.decode(&self.body)?;
         self.grant_admin(&request.room)?;
         let identity = identity(&request.identity)?;
+        let tokens_from = cutoff(request.revoke_token_ts, crate::session::now())
+            .map_err(|error| TwirpError::invalid_argument(&error.to_string()))?;
         let remove = move |room: &mut Room, now: Now| {
-            room.remove_participant(&identity, now).then_some(proto::RemoveParticipantResponse {})
+            let removed = room.remove_participant(&identity, tokens_from, now);
+            removed.then_some(proto::RemoveParticipantResponse {})
         };
         self.ask(&request.room, "participant does not exist", remove, zero::empty).await
     }

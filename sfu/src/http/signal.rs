@@ -11,7 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::Response;
 use contract::access_token::MoreClaims;
-use sfu_core::room::SessionId;
+use sfu_core::room::{Room, SessionId};
 use sfu_core::signal::codec::{self, Frame, FrameFormat, MAX_FRAME_BYTES};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use tokio::sync::mpsc;
@@ -56,30 +56,46 @@ pub(super) async fn rtc_v1(
 
 pub(super) async fn validate(
     State(node): State<Arc<Node>>,
-    uri: Uri,
-    headers: HeaderMap,
+    Extension(origin): Extension<Origin>,
+    request: Request,
 ) -> Response {
-    validated(&node, Version::V0, &uri, &headers).await
+    validated(&node, origin, Version::V0, request).await
 }
 
 pub(super) async fn validate_v1(
     State(node): State<Arc<Node>>,
-    uri: Uri,
-    headers: HeaderMap,
+    Extension(origin): Extension<Origin>,
+    request: Request,
 ) -> Response {
-    validated(&node, Version::V1, &uri, &headers).await
+    validated(&node, origin, Version::V1, request).await
 }
 
 /// Clients ask here why their WebSocket was refused.
-async fn validated(node: &Node, version: Version, uri: &Uri, headers: &HeaderMap) -> Response {
-    let checked = match params(node, version, uri, headers) {
-        Ok(params) => check_room(node, &params).await,
+async fn validated(node: &Node, origin: Origin, version: Version, request: Request) -> Response {
+    let checked = match params(node, version, request.uri(), request.headers()) {
+        Ok(params) => check_room(node, &params).await.map(|()| params),
+        Err(error) => Err(error),
+    };
+    let checked = match checked {
+        Ok(params) => match node.find(&params.room).await {
+            Ok(Some(Route::Remote(home))) => return forward(node, origin, &home, request).await,
+            Ok(Some(Route::Local(room))) => check_token(&room, params).await,
+            // Nobody was removed from a room that is not there.
+            Ok(None) | Err(_) => Ok(()),
+        },
         Err(error) => Err(error),
     };
     match checked {
         Ok(()) => text(200, "success"),
         Err(error) => text(error.status, error.message),
     }
+}
+
+/// Whoever was removed from a room needs a new token.
+async fn check_token(room: &RoomHandle, params: JoinParams) -> Result<(), JoinError> {
+    let check = move |room: &mut Room, now| room.check_token(&params.identity, &params.claims, now);
+    // A room that ended has forgotten whom it removed.
+    room.call(check).await.unwrap_or(Ok(()))
 }
 
 fn params(
@@ -101,7 +117,7 @@ fn params(
             JoinParams::from_join_request(encoded, claims)
         }
     };
-    params.map(|params| JoinParams { more_claims, ..params })
+    params?.with(more_claims)
 }
 
 /// A room that joining may not make must exist.

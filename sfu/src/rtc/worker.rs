@@ -13,10 +13,10 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use rand::rngs::StdRng;
 use rustc_hash::FxHashMap;
-use sfu_core::media::engine::Engine;
+use sfu_core::media::engine::{Engine, SiblingMessage};
 use sfu_core::media::ice::Path;
 use sfu_core::media::stun::BindingRequest;
-use sfu_core::media::{MediaEvent, RoomKey};
+use sfu_core::media::{MediaEvent, RoomKey, TrackKey};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +25,7 @@ use super::dtls::OpenSslFactory;
 use super::siblings::Siblings;
 use super::spread::RoomCommand;
 use super::tcp::{Connection, NewConnection};
+use super::trunk::{TrunkId, Trunks};
 
 const SOCKET: Token = Token(0);
 const COMMANDS: Token = Token(1);
@@ -58,6 +59,13 @@ pub(super) enum Command {
     Detach { room: RoomKey },
     /// A client opened a connection; it may belong to another worker.
     Connection(NewConnection),
+    /// What happens on a track goes to another node, too, or wishes for a track that comes from
+    /// there do.
+    OpenTrunk { trunk: TrunkId, track: TrackKey, to: mpsc::Sender<SiblingMessage> },
+    /// That ends.
+    CloseTrunk { trunk: TrunkId, track: TrackKey },
+    /// What another node said.
+    Trunk(Vec<SiblingMessage>),
     /// The process ends.
     Stop,
 }
@@ -98,6 +106,7 @@ pub(super) struct Worker {
     engine: Engine,
     queue: Receiver<Command>,
     siblings: Siblings,
+    trunks: Trunks,
     rooms: FxHashMap<RoomKey, mpsc::Sender<MediaEvent>>,
     connections: FxHashMap<u32, Connection>,
     next_connection: u32,
@@ -137,6 +146,7 @@ impl Worker {
             engine: Engine::new(Box::new(factory), rng, Instant::now()),
             queue,
             siblings: Siblings::default(),
+            trunks: Trunks::default(),
             rooms: FxHashMap::default(),
             connections: FxHashMap::default(),
             next_connection: 0,
@@ -191,6 +201,7 @@ impl Worker {
             self.sweep_connections(started);
             self.pass_on_events();
             let lost = self.siblings.send(&mut self.engine);
+            let lost = lost + self.trunks.send(&mut self.engine);
             self.counters.lost_between_workers.fetch_add(lost, Ordering::Relaxed);
             self.flush();
             self.publish_counters(started.elapsed());
@@ -249,6 +260,17 @@ impl Worker {
                     self.engine.close_room(room);
                 }
                 Command::Connection(new) => self.take_connection(new, now),
+                Command::OpenTrunk { trunk, track, to } => {
+                    self.trunks.open(trunk, track, to, &mut self.engine);
+                }
+                Command::CloseTrunk { trunk, track } => {
+                    self.trunks.close(trunk, track, &mut self.engine);
+                }
+                Command::Trunk(messages) => {
+                    for message in messages {
+                        self.engine.handle_trunk(message, now);
+                    }
+                }
                 Command::Stop => return true,
             }
         }

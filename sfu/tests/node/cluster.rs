@@ -3,10 +3,8 @@
 use std::collections::HashSet;
 
 use crate::support::{
-    ClusterNode, Files, HOUR, Redis, admin_token, eventually, get, join, join_token, open, sign,
-    twirp, unix_time,
+    ClusterNode, Files, Redis, admin_token, eventually, get, join, join_token, open, twirp,
 };
-use contract::access_token::{VideoGrants, claims};
 use contract::ids::RoomName;
 use serde_json::json;
 use sfu::peer::PeerClient;
@@ -51,43 +49,6 @@ async fn everybody_meets_on_one_node_whichever_was_asked() {
     assert_eq!(homes, ids, "both nodes are homes");
     let metrics = get(&format!("http://{}/metrics", nodes[0].admin)).await.body;
     assert!(metrics.contains("livecluster_front_door_joins_total"), "{metrics}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_participant_is_forwarded_to_rooms_of_its_own_node() {
-    let (files, redis) = (Files::new(), Redis::start().await);
-    let nodes = two_nodes(&files, &redis).await;
-    let (_anna, home) = join(&nodes[0].base, "here", "anna").await;
-    // Rooms on both nodes, and one that does not exist yet.
-    let mut rooms = vec![("new".to_owned(), home.clone())];
-    for number in 0..8 {
-        let room = format!("room {number}");
-        let (_bob, at) = join(&nodes[1].base, &room, "bob").await;
-        rooms.push((room, at));
-    }
-    assert!(rooms.iter().any(|(_, at)| *at != home), "some are elsewhere");
-    for (room, at) in rooms {
-        let mut forwarder = claims("server", unix_time(), HOUR);
-        forwarder.video = VideoGrants {
-            room_admin: true,
-            room: "here".to_owned(),
-            destination_room: room.clone(),
-            ..VideoGrants::default()
-        };
-        let body = json!({"room": "here", "identity": "anna", "destination_room": room});
-        let answer = twirp(&nodes[1].base, "ForwardParticipant", &sign(forwarder), body).await;
-        let there = json!({"room": room, "identity": "anna"});
-        let shown = twirp(&nodes[0].base, "GetParticipant", &admin_token(&room), there).await;
-        if at == home {
-            assert_eq!((answer.status, shown.status), (200, 200), "{room}: {answer:?} {shown:?}");
-        } else {
-            assert_eq!(answer.json()["code"], "failed_precondition", "{room}: {answer:?}");
-            assert_eq!(shown.status, 404, "{room}: {shown:?}");
-        }
-    }
-    let new = RoomName::new("new").unwrap();
-    let home_of_new = nodes[0].running.node.placement.find(&new).await.unwrap().unwrap();
-    assert_eq!(home_of_new.node.id.as_str(), home);
 }
 
 #[tokio::test(flavor = "multi_thread")]

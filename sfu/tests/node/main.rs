@@ -4,9 +4,11 @@
 
 mod agents;
 mod cluster;
+mod forwarding;
 mod http;
 mod media;
 mod moving;
+mod nonsense;
 mod room_service;
 mod scripts;
 mod sentinel;

@@ -231,6 +231,39 @@ async fn a_participant_is_not_forwarded_to_a_room_that_may_not_be_made() {
 }
 
 #[tokio::test]
+async fn who_was_removed_needs_a_new_token_and_learns_so() {
+    let (_node, base) = dev_node().await;
+    let token = join_token(ROOM, "anna");
+    let path = format!("/rtc?access_token={token}&protocol=16");
+    let (_ben, _) = join(&base, ROOM, "ben").await;
+    let remove = |cutoff: Value| {
+        let mut body = json!({"room": ROOM, "identity": "anna"});
+        body["revoke_token_ts"] = cutoff;
+        let (base, token) = (&base, admin_token(ROOM));
+        async move { twirp(base, "RemoveParticipant", &token, body).await }
+    };
+    let validate = format!("{base}/rtc/validate?access_token={token}");
+    // Tokens from before yesterday are not valid any more: this one is.
+    let yesterday = unix_time().as_secs() - 86_400;
+    for (cutoff, status) in [(json!(yesterday), 200), (json!(0), 401)] {
+        crate::support::open(&base, &path).await.unwrap();
+        let milliseconds = remove(json!(yesterday * 1000)).await;
+        assert_eq!(milliseconds.json()["code"], "invalid_argument", "{milliseconds:?}");
+        assert_eq!(remove(cutoff).await.status, 200);
+        assert_eq!(crate::support::get(&validate).await.status, status);
+    }
+    let (status, body) = crate::support::open(&base, &path).await.unwrap_err();
+    assert!(status == 401 && body.contains("revoked"), "{status} {body}");
+    // Others come and go, and who gets a later token comes back.
+    let (_carl, _) = join(&base, ROOM, "carl").await;
+    // As far ahead as clocks may be.
+    let mut later = claims("anna", unix_time() + std::time::Duration::from_secs(60), HOUR);
+    later.video = VideoGrants { room_join: true, room: ROOM.to_owned(), ..VideoGrants::default() };
+    let path = format!("/rtc?access_token={}&protocol=16", sign(later));
+    crate::support::open(&base, &path).await.unwrap();
+}
+
+#[tokio::test]
 async fn every_method_asks_for_its_grant() {
     let (_node, base) = dev_node().await;
     let token = join_token(ROOM, "anna");

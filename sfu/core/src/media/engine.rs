@@ -12,13 +12,14 @@ mod rtcp;
 mod siblings;
 mod tables;
 mod timers;
+mod trunk;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
 use super::data::{DataEvent, DataTransport};
@@ -77,6 +78,12 @@ pub struct Engine {
     audio_limits: AudioLimits,
     /// For the engines of other workers.
     sibling_messages: VecDeque<(WorkerIndex, SiblingMessage)>,
+    /// Tracks that mirror another, by that other one: of this engine, or of another node.
+    mirrors: FxHashMap<TrackKey, Vec<TrackKey>>,
+    /// Tracks that have a part at another node.
+    trunks: FxHashSet<TrackKey>,
+    /// For other nodes.
+    trunk_messages: VecDeque<SiblingMessage>,
     /// Where packets are sealed before they leave.
     arena: Vec<u8>,
     counters: EngineCounters,
@@ -104,6 +111,9 @@ impl Engine {
             timers: Timers::default(),
             audio_limits: AudioLimits::default(),
             sibling_messages: VecDeque::new(),
+            mirrors: FxHashMap::default(),
+            trunks: FxHashSet::default(),
+            trunk_messages: VecDeque::new(),
             arena: Vec::new(),
             counters: EngineCounters::default(),
             sender_count: 0,

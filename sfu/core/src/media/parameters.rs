@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How often [`super::MediaEvent::AudioLevels`] comes: LiveKit's interval of speaker updates.
 pub const AUDIO_LEVEL_INTERVAL: Duration = Duration::from_millis(400);
 
@@ -12,15 +14,15 @@ pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(5);
 pub const SILENCE: Duration = Duration::from_millis(6500);
 
 /// `a=mid`: names a media section (RFC 9143), at most 16 bytes as a header extension.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mid(pub String);
 
 /// `a=rid`: names a simulcast layer (RFC 8851).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rid(pub String);
 
 /// Audio or video.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MediaKind {
     /// Sound.
     Audio,
@@ -29,7 +31,7 @@ pub enum MediaKind {
 }
 
 /// A synchronization source and that of its retransmissions (RFC 4588).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SsrcPair {
     /// The media stream.
     pub ssrc: u32,
@@ -49,7 +51,7 @@ pub enum VideoQuality {
 }
 
 /// The codecs that are forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CodecKind {
     /// RFC 7587.
     Opus,
@@ -72,7 +74,7 @@ pub enum CodecKind {
 }
 
 /// One codec of a media section with its payload types.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Codec {
     /// What it is.
     pub kind: CodecKind,
@@ -143,7 +145,7 @@ impl Codec {
 }
 
 /// Ids of the negotiated RTP header extensions (RFC 8285), `None` where not negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExtensionIds {
     /// `urn:ietf:params:rtp-hdrext:sdes:mid`
     pub mid: Option<u8>,

@@ -53,6 +53,27 @@ pub struct StoredPacket {
 }
 
 impl StoredPacket {
+    /// Keeps what is known of a packet.
+    pub fn new(new: &NewPacket<'_>) -> Self {
+        let mut packet = Self::empty();
+        packet.write(new);
+        packet
+    }
+
+    fn empty() -> Self {
+        Self {
+            sequence: 0,
+            timestamp: 0,
+            marker: false,
+            codec: 0,
+            kind: CodecKind::Opus,
+            info: PacketInfo::default(),
+            extensions: CarriedExtensions::default(),
+            extension_bytes: [0; MAX_EXTENSION_BYTES],
+            payload: Vec::new(),
+        }
+    }
+
     /// The absolute capture time, where there is one.
     pub fn abs_capture_time(&self) -> Option<&[u8]> {
         let length = usize::from(self.extensions.abs_capture_time);
@@ -189,17 +210,7 @@ impl PacketRing {
                 return packet;
             }
         }
-        Arc::new(StoredPacket {
-            sequence: 0,
-            timestamp: 0,
-            marker: false,
-            codec: 0,
-            kind: CodecKind::Opus,
-            info: PacketInfo::default(),
-            extensions: CarriedExtensions::default(),
-            extension_bytes: [0; MAX_EXTENSION_BYTES],
-            payload: Vec::new(),
-        })
+        Arc::new(StoredPacket::empty())
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) enum Source {
     Transport(usize),
     /// The engine of another worker.
     Sibling(WorkerIndex),
-    /// A track of another room on this engine.
+    /// A track of another room, on this engine or at another node.
     Mirror {
         /// Which one.
         of: TrackKey,
@@ -45,8 +45,6 @@ pub(super) struct Track {
     pub(super) source: Source,
     /// Workers whose engines take part.
     pub(super) exports: Vec<WorkerIndex>,
-    /// Tracks of other rooms that mirror this one.
-    pub(super) mirrors: Vec<TrackKey>,
     pub(super) config: Receiver,
     pub(super) layers: Vec<Layer>,
     /// Which layers send, as of the last look.
@@ -109,7 +107,6 @@ impl Track {
             room,
             source,
             exports: Vec::new(),
-            mirrors: Vec::new(),
             config,
             layers,
             active: vec![false; count],

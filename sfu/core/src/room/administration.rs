@@ -47,7 +47,7 @@ pub struct ParticipantUpdate {
     pub metadata: String,
     /// Changed attributes; an empty value removes one.
     pub attributes: std::collections::HashMap<String, String>,
-    /// New rights. Whether somebody is hidden, a recorder or an agent stays as the token said.
+    /// New rights, all of them.
     pub permission: Option<ParticipantPermission>,
 }
 
@@ -155,18 +155,17 @@ impl Room {
         Ok(())
     }
 
-    #[expect(deprecated, reason = "what the token said of the participant's kind stays")]
     fn set_permission(&mut self, key: ParticipantKey, permission: ParticipantPermission, now: Now) {
+        let was_recorded = self.is_recorded();
         let Some(participant) = self.participants.get_mut(&key) else { return };
-        let known = &participant.permission;
-        participant.permission = ParticipantPermission {
-            hidden: known.hidden,
-            recorder: known.recorder,
-            agent: known.agent,
-            ..permission
-        };
+        let changes_visibility = participant.permission.hidden != permission.hidden;
+        participant.permission = permission;
         participant.permission_to_claims();
         let may_publish_data = participant.permission.can_publish_data;
+        if changes_visibility {
+            self.visibility_changed(key, now);
+        }
+        self.recording_changed(key, was_recorded);
         self.match_tracks(key, now);
         if !may_publish_data {
             self.end_data_tracks(key, now);

@@ -13,6 +13,7 @@ use livekit_protocol::{
     ClientInfo, DisconnectReason, ParticipantInfo, SubscriptionPermission, TrackInfo,
 };
 use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::info;
 
@@ -32,7 +33,7 @@ const MAX_FORWARDS: usize = 256;
 pub struct ForwardId(pub u64);
 
 /// A participant as another room shows it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForwardedParticipant {
     /// Who it is, there as here.
     pub identity: Identity,
@@ -47,7 +48,7 @@ pub struct ForwardedParticipant {
 }
 
 /// A track of a forwarded participant.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForwardedTrack {
     /// As its own room knows it.
     pub info: TrackInfo,
@@ -67,7 +68,7 @@ pub enum ForwardNews {
 }
 
 /// Why a room does not show a participant of another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum ForwardError {
     /// Somebody of this identity is there.
     #[error("a participant of this identity is in the destination room")]
@@ -325,6 +326,10 @@ impl Room {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let before = participant.info();
         take_description(participant, &state.info);
+        let changes_visibility = before
+            .permission
+            .as_ref()
+            .is_some_and(|known| known.hidden != participant.permission.hidden);
         let rules = state.subscribers.clone();
         if participant.subscribers != rules {
             participant.subscribers.clone_from(&rules);
@@ -342,6 +347,9 @@ impl Room {
         }
         for forwarded in &state.tracks {
             self.take_forwarded_codecs(key, forwarded);
+        }
+        if changes_visibility {
+            self.visibility_changed(key, now);
         }
         self.tell_forwarded(key, &before, gone, now);
     }

@@ -27,6 +27,7 @@ impl Room {
         if self.ended {
             return Err(JoinError::room_not_found());
         }
+        self.check_token(&params.identity, &params.claims, now)?;
         if let Some(reconnect) = params.reconnect.clone() {
             let session = self.resume(&params, reconnect, now);
             self.settle(now);

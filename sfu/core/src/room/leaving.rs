@@ -24,9 +24,15 @@ impl Room {
         participant.deadlines.signal = Some(now.instant + super::timers::SIGNAL_TIMEOUT);
     }
 
-    /// Throws a participant out; `false` when it is not there.
-    pub fn remove_participant(&mut self, identity: &Identity, now: Now) -> bool {
+    /// Throws a participant out, who comes back with no token from before `tokens_from` (Unix
+    /// seconds); `false` when it is not there.
+    pub fn remove_participant(&mut self, identity: &Identity, tokens_from: u64, now: Now) -> bool {
         let Some(key) = self.identities.get(identity).copied() else { return false };
+        // Whoever is another room's came without a token.
+        let claims = self.participants.get(&key).filter(|p| p.origin.is_none());
+        if let Some(claims) = claims.map(|participant| participant.claims.clone()) {
+            self.revoke_tokens(identity.clone(), &claims, tokens_from, now);
+        }
         self.remove(key, DisconnectReason::ParticipantRemoved, Some(Action::Disconnect), now);
         self.settle(now);
         true

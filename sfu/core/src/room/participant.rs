@@ -288,6 +288,7 @@ impl Participant {
     }
 
     /// Keeps the claims of new tokens in line with rights that the server API changed.
+    #[expect(deprecated, reason = "tokens say these, too")]
     pub(super) fn permission_to_claims(&mut self) {
         let permission = &self.permission;
         self.more_claims.video = MoreGrants {
@@ -295,6 +296,9 @@ impl Participant {
             can_manage_agent_session: permission.can_manage_agent_session,
         };
         let video = &mut self.claims.video;
+        video.hidden = permission.hidden;
+        video.recorder = permission.recorder;
+        video.agent = permission.agent;
         video.can_subscribe = Some(permission.can_subscribe);
         video.can_publish = Some(permission.can_publish);
         video.can_publish_data = Some(permission.can_publish_data);

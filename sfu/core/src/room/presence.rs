@@ -47,6 +47,23 @@ impl Room {
         }
     }
 
+    /// A participant becomes hidden or visible for all others; whoever is visible is announced by
+    /// the caller.
+    pub(super) fn visibility_changed(&mut self, key: ParticipantKey, now: Now) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        self.changed_tracks.extend(participant.tracks.iter().map(|track| track.key));
+        if participant.permission.hidden {
+            let info = participant.departed_info(DisconnectReason::UnknownReason);
+            participant.version = info.version;
+            let (sid, publishes) = (participant.sid.to_string(), participant.publishes());
+            self.remember_departure(info.clone(), now);
+            self.announce(key, info, publishes, now);
+            self.forget_speaker(key, &sid);
+        }
+        self.sync_all_data_subscriptions();
+        self.count_changed(now);
+    }
+
     /// Tells all that a participant left; who resumes later must learn it, too.
     pub(super) fn announce_departure(
         &mut self,
@@ -55,11 +72,15 @@ impl Room {
         now: Now,
     ) {
         let info = participant.departed_info(reason);
+        self.remember_departure(info.clone(), now);
+        self.announce(participant.key, info, participant.publishes(), now);
+    }
+
+    fn remember_departure(&mut self, info: ParticipantInfo, now: Now) {
         if self.departed.len() == MAX_DEPARTED {
             self.departed.pop_front();
         }
-        self.departed.push_back((now.instant, info.clone()));
-        self.announce(participant.key, info, participant.publishes(), now);
+        self.departed.push_back((now.instant, info));
     }
 
     fn announce(&mut self, key: ParticipantKey, info: ParticipantInfo, at_once: bool, now: Now) {

@@ -217,10 +217,6 @@ impl Room {
         if let Some(primary) = track.backup_of {
             return self.begin_backup(primary, track.key);
         }
-        // Nobody sees a hidden participant or its tracks.
-        if participant.permission.hidden {
-            return;
-        }
         let (sid, publisher_sid) = (track.info.sid.clone(), participant.sid.to_string());
         // Sections of one stream are played in step.
         let is_synchronous = self.options.config.sync_streams;

@@ -7,6 +7,7 @@ use livekit_protocol::AgentDispatch;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
+use super::revocations::{Revocation, Revocations};
 use super::{Room, RoomOptions};
 use crate::time::Now;
 
@@ -29,6 +30,8 @@ pub struct RoomState {
     sync_streams: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dispatches: Vec<AgentDispatch>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revocations: Vec<Revocation>,
 }
 
 impl RoomState {
@@ -57,6 +60,7 @@ impl Room {
             max_playout_delay,
             sync_streams,
             dispatches,
+            revocations,
         } = state;
         room.created_ms = created_ms;
         room.visited = visited;
@@ -71,6 +75,7 @@ impl Room {
         let timeout = Duration::from_secs(timeout.into()).max(RETURN_TIMEOUT);
         room.ends_at = Some(now.instant + timeout);
         room.restore_dispatches(dispatches);
+        room.revocations = Revocations::restore(revocations);
         room
     }
 
@@ -86,6 +91,7 @@ impl Room {
             max_playout_delay: self.options.config.max_playout_delay,
             sync_streams: self.options.config.sync_streams,
             dispatches: self.dispatches(),
+            revocations: self.revocations.list(),
         }
     }
 

@@ -214,10 +214,12 @@ impl Room {
         publisher: ParticipantKey,
         sid: &str,
     ) -> bool {
-        let publisher = self.participants.get(&publisher);
-        let Some(rules) = publisher.and_then(|publisher| publisher.subscribers.as_ref()) else {
-            return true;
-        };
+        let Some(publisher) = self.participants.get(&publisher) else { return false };
+        // Nobody sees a hidden participant or its tracks.
+        if publisher.permission.hidden {
+            return false;
+        }
+        let Some(rules) = publisher.subscribers.as_ref() else { return true };
         rules.all_participants
             || participant.is_recorder()
             || rules.track_permissions.iter().any(|rule| {
@@ -233,7 +235,7 @@ impl Room {
             .iter()
             .chain(update.participant_tracks.iter().flat_map(|tracks| &tracks.track_sids));
         for sid in sids {
-            match self.track_by_sid(sid) {
+            match self.visible_track(sid) {
                 Some(track) => self.subscribe(key, track, update.subscribe),
                 None if update.subscribe => {
                     self.subscription_failed(key, sid.clone(), SubscriptionError::SeTrackNotfound);
@@ -346,6 +348,13 @@ impl Room {
     fn subscription_failed(&mut self, key: ParticipantKey, sid: String, error: SubscriptionError) {
         let response = proto::SubscriptionResponse { track_sid: sid, err: error.into() };
         self.send(key, signal_response::Message::SubscriptionResponse(response));
+    }
+
+    /// A track that others may know of.
+    fn visible_track(&self, sid: &str) -> Option<TrackKey> {
+        let track = self.track_by_sid(sid)?;
+        let publisher = self.participants.get(&self.tracks.get(&track)?.publisher)?;
+        (!publisher.permission.hidden).then_some(track)
     }
 
     pub(super) fn track_by_sid(&self, sid: &str) -> Option<TrackKey> {

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use contract::ids::{Identity, RoomName};
 use contract::sfu_config::RoomConfig;
+use livekit_protocol::participant_info::State;
 use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
-    DisconnectReason, ParticipantPermission, TrackType, UpdateSubscription, leave_request,
-    request_response,
+    DisconnectReason, ParticipantPermission, SubscriptionError, TrackType, UpdateSubscription,
+    leave_request, request_response,
 };
-use sfu_core::room::{AdministrationError, ParticipantUpdate};
+use sfu_core::room::{AdministrationError, ParticipantUpdate, RoomState};
 use sfu_core::signal::join::PeerConnectionMode::Dual;
 
 use crate::client::*;
@@ -221,4 +222,97 @@ fn webhooks_hear_of_everything_in_order() {
         ("room_finished", ""),
     ];
     assert_eq!(events, expected);
+}
+
+#[test]
+fn who_was_removed_comes_back_with_a_new_token_only_to_the_next_home_too() {
+    let mut world = World::new();
+    let (anna, ..) = enter_dual(&mut world, "anna", None);
+    enter_dual(&mut world, "ben", None);
+    let made_at = |nbf: u64| {
+        let mut params = params("anna", Dual);
+        params.claims.nbf = usize::try_from(nbf).unwrap();
+        params
+    };
+    let version = world.room.state_version();
+    let cutoff = 1_800_000_100;
+    assert!(world.call(|room, now| room.remove_participant(&identity("anna"), cutoff, now)));
+    assert!(world.closed.contains(&anna));
+    assert!(world.room.state_version() > version, "the store hears of it");
+    assert_eq!(world.join(made_at(cutoff - 1)).unwrap_err().status, 401);
+    world.join(params("carl", Dual)).unwrap();
+    let state = RoomState::from_json(&world.room.state().to_json()).unwrap();
+    let mut next = World::restored(state);
+    assert_eq!(next.join(made_at(cutoff - 1)).unwrap_err().status, 401);
+    next.join(made_at(cutoff)).unwrap();
+    // By then tokens from before have ended by themselves.
+    let late = sfu_core::time::Now { unix_ms: next.now.unix_ms + 7 * 3_600_000, ..next.now };
+    let old = made_at(cutoff - 1);
+    assert!(next.room.check_token(&old.identity, &old.claims, late).is_ok());
+}
+
+#[test]
+fn whom_nobody_may_see_any_more_leaves_for_all_others_and_comes_back() {
+    let mut world = World::new();
+    let (anna, ..) = enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
+    let (ben, _, subscriber) = enter_dual(&mut world, "ben", None);
+    world.settle();
+    let sid = world.track("anna", TrackType::Audio);
+    assert_eq!(world.engine[&subscriber].senders.len(), 2);
+    let update = |world: &mut World, hidden| {
+        world.take(ben);
+        let update = permission(|permission| permission.hidden = hidden);
+        let info = world
+            .call(|room, now| room.update_participant(&identity("anna"), update, now))
+            .unwrap();
+        assert_eq!(info.permission.unwrap().hidden, hidden);
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            world.settle();
+            let messages = world.take(ben);
+            for message in &messages {
+                if let Message::Offer(offer) = message {
+                    world.signal(ben, answer(&answer_to(&offer.sdp), offer.id));
+                }
+            }
+            told.extend(messages);
+        }
+        told.into_iter().find_map(|message| match message {
+            Message::Update(update) => {
+                let anna = update.participants.iter().find(|p| p.identity == "anna")?;
+                Some((anna.state(), anna.tracks.len(), anna.version))
+            }
+            _ => None,
+        })
+    };
+    let (state, tracks, version) = update(&mut world, true).unwrap();
+    assert_eq!((state, tracks), (State::Disconnected, 0));
+    assert!(world.engine[&subscriber].senders.is_empty());
+    assert_eq!(world.room.info().num_participants, 1);
+    // Nor can she be asked for, or seen by who comes.
+    let ask = UpdateSubscription {
+        track_sids: vec![sid],
+        subscribe: true,
+        ..UpdateSubscription::default()
+    };
+    world.take(ben);
+    world.signal(ben, Request::Subscription(ask));
+    let refused = world.find(ben, |message| match message {
+        Message::SubscriptionResponse(response) => Some(response.err()),
+        _ => None,
+    });
+    assert_eq!(refused, Some(SubscriptionError::SeTrackNotfound));
+    let carl = world.join(params("carl", Dual)).unwrap();
+    let others = world.find(carl, |message| match message {
+        Message::Join(join) => Some(join.other_participants.len()),
+        _ => None,
+    });
+    assert_eq!(others, Some(1));
+    assert_eq!(update(&mut world, true), None, "what is told of her now is for her alone");
+    assert!(!world.closed.contains(&anna));
+
+    let (state, tracks, newer) = update(&mut world, false).unwrap();
+    assert_eq!((state, tracks), (State::Active, 2));
+    assert!(newer > version);
+    assert_eq!(world.engine[&subscriber].senders.len(), 2);
 }

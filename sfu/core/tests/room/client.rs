@@ -20,7 +20,7 @@ use sfu_core::media::{
     Mirror, Receiver, Sender, TransportId, TransportState,
 };
 use sfu_core::room::{
-    ForwardId, ForwardNews, IceServers, Room, RoomOptions, RoomOutput, RpcId, SessionId,
+    ForwardId, ForwardNews, IceServers, Room, RoomOptions, RoomOutput, RoomState, RpcId, SessionId,
 };
 use sfu_core::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use sfu_core::time::Now;
@@ -92,6 +92,30 @@ pub(crate) fn params(identity: &str, mode: PeerConnectionMode) -> JoinParams {
     params
 }
 
+fn options(config: RoomConfig, relay_only: bool, rng: &mut StdRng) -> RoomOptions {
+    RoomOptions {
+        name: RoomName::new("lobby").unwrap(),
+        sid: RoomSid::generate(rng),
+        config,
+        metadata: String::new(),
+        candidates: vec![vec![
+            LocalCandidate {
+                protocol: CandidateProtocol::Udp,
+                address: "192.0.2.1:20001".parse().unwrap(),
+            },
+            LocalCandidate {
+                protocol: CandidateProtocol::TcpPassive,
+                address: "192.0.2.1:20000".parse().unwrap(),
+            },
+        ]],
+        fingerprint: Fingerprint([7; 32]),
+        node_id: NodeId::generate(rng),
+        node_name: "pod-0".to_owned(),
+        ice_servers: Arc::new(Relay),
+        relay_only,
+    }
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         Self::with_config(RoomConfig::default())
@@ -99,6 +123,15 @@ impl World {
 
     pub(crate) fn with_config(config: RoomConfig) -> Self {
         Self::with(config, false)
+    }
+
+    /// The next home of a room that ended elsewhere.
+    pub(crate) fn restored(state: RoomState) -> Self {
+        let mut world = Self::new();
+        let mut rng = StdRng::seed_from_u64(2);
+        let options = options(RoomConfig::default(), false, &mut rng);
+        world.room = Room::restore(options, state, rng, world.now);
+        world
     }
 
     /// Clients reach the node by TURN only.
@@ -110,27 +143,7 @@ impl World {
     fn with(config: RoomConfig, relay_only: bool) -> Self {
         let now = Now { instant: Instant::now(), unix_ms: 1_800_000_000_000 };
         let mut rng = StdRng::seed_from_u64(1);
-        let options = RoomOptions {
-            name: RoomName::new("lobby").unwrap(),
-            sid: RoomSid::generate(&mut rng),
-            config,
-            metadata: String::new(),
-            candidates: vec![vec![
-                LocalCandidate {
-                    protocol: CandidateProtocol::Udp,
-                    address: "192.0.2.1:20001".parse().unwrap(),
-                },
-                LocalCandidate {
-                    protocol: CandidateProtocol::TcpPassive,
-                    address: "192.0.2.1:20000".parse().unwrap(),
-                },
-            ]],
-            fingerprint: Fingerprint([7; 32]),
-            node_id: NodeId::generate(&mut rng),
-            node_name: "pod-0".to_owned(),
-            ice_servers: Arc::new(Relay),
-            relay_only,
-        };
+        let options = options(config, relay_only, &mut rng);
         Self {
             room: Room::new(options, rng, now),
             now,

@@ -127,7 +127,7 @@ fn who_is_removed_from_the_other_room_stays_in_its_own() {
     enter_dual(&mut other, "ben", None);
     forward(&mut lobby, &mut other, "anna");
     let gone = identity("anna");
-    assert!(other.call(|room, now| room.remove_participant(&gone, now)));
+    assert!(other.call(|room, now| room.remove_participant(&gone, 0, now)));
     assert_eq!(other.forwarded_left, [ID]);
     assert!(other.mirrors.values().all(Vec::is_empty));
     lobby.call(|room, now| room.stop_forwarding(ID, now));

@@ -141,8 +141,7 @@ impl Call {
         self.change(&request.room, NO_PARTICIPANT, change, zero::empty).await
     }
 
-    /// Shows a participant in another room, too. Its media goes from worker to worker of one
-    /// node, so that both rooms must have their home on the same.
+    /// Shows a participant in another room, too, on whichever node that one lives.
     pub(super) async fn forward_participant(self) -> Answer {
         let request: proto::ForwardParticipantRequest = self.form.decode(&self.body)?;
         self.grant_admin(&request.room)?;
@@ -170,10 +169,12 @@ fn not_forwarded(error: BeginError) -> TwirpError {
         BeginError::NoSource => TwirpError::not_found(NO_PARTICIPANT),
         BeginError::Source(error) => refused(error),
         BeginError::NoDestination => TwirpError::not_found(NO_ROOM),
-        BeginError::Elsewhere => TwirpError::failed_precondition(&message),
-        BeginError::Unplaced(_) | BeginError::Destination(ForwardError::Ending) => {
-            TwirpError::unavailable(&message)
-        }
+        BeginError::Elsewhere
+        | BeginError::Peer(_)
+        | BeginError::Io(_)
+        | BeginError::Timeout(_)
+        | BeginError::Unplaced(_)
+        | BeginError::Destination(ForwardError::Ending) => TwirpError::unavailable(&message),
         BeginError::Destination(ForwardError::Taken) => TwirpError::already_exists(&message),
         BeginError::Destination(ForwardError::Full) => TwirpError::resource_exhausted(&message),
     }

@@ -28,10 +28,11 @@ impl Engine {
             match self.tracks.get_mut(&key) {
                 Some(track) if track.source == from => track.update(receiver),
                 _ => {
+                    self.end_mirror(key);
                     self.tracks.insert(key, Track::new(room, from, receiver));
+                    self.link_mirror(source, key);
                 }
             }
-            self.link_mirrors(source);
             self.refresh_routes(key);
             self.retarget_routes(key);
         }
@@ -40,20 +41,28 @@ impl Engine {
 
     /// Ends a mirror, if it is one.
     pub(super) fn end_mirror(&mut self, key: TrackKey) {
-        if let Some(Source::Mirror { of, .. }) = self.tracks.get(&key).map(|track| track.source) {
-            self.tracks.remove(&key);
-            self.link_mirrors(of);
+        let Some(Source::Mirror { of, .. }) = self.tracks.get(&key).map(|track| track.source)
+        else {
+            return;
+        };
+        self.tracks.remove(&key);
+        self.unlink_mirror(of, key);
+    }
+
+    /// Remembers what a track mirrors, which may come later.
+    fn link_mirror(&mut self, source: TrackKey, mirror: TrackKey) {
+        let known = self.mirrors.entry(source).or_default();
+        if !known.contains(&mirror) {
+            known.push(mirror);
         }
     }
 
-    /// Derives the mirrors of a track, which may have come before or after them.
-    pub(super) fn link_mirrors(&mut self, source: TrackKey) {
-        let is_mirror =
-            |track: &Track| matches!(track.source, Source::Mirror { of, .. } if of == source);
-        let mirrors =
-            self.tracks.iter().filter(|(_, track)| is_mirror(track)).map(|(key, _)| *key).collect();
-        if let Some(track) = self.tracks.get_mut(&source) {
-            track.mirrors = mirrors;
+    fn unlink_mirror(&mut self, source: TrackKey, mirror: TrackKey) {
+        if let Some(known) = self.mirrors.get_mut(&source) {
+            known.retain(|other| *other != mirror);
+            if known.is_empty() {
+                self.mirrors.remove(&source);
+            }
         }
     }
 
@@ -66,16 +75,17 @@ impl Engine {
         clock_rate: u32,
         now: Instant,
     ) {
-        let Some(track) = self.tracks.get(&key).filter(|track| !track.mirrors.is_empty()) else {
+        if !self.mirrors.contains_key(&key) && !self.trunks.contains(&key) {
             return;
-        };
+        }
+        let Some(track) = self.tracks.get(&key) else { return };
         let stream = &track.layers[usize::from(layer)];
         let (Some(ssrc), Some(packet)) = (stream.ssrc, stream.ring().get(sequence)) else { return };
         let packet = Arc::clone(packet);
         self.mirror(key, layer, &SiblingContent::Packet { ssrc, clock_rate, packet }, now);
     }
 
-    /// Tells the mirrors of a track.
+    /// Tells the mirrors of a track, at this engine and at other nodes.
     pub(super) fn mirror(
         &mut self,
         key: TrackKey,
@@ -83,8 +93,19 @@ impl Engine {
         content: &SiblingContent,
         now: Instant,
     ) {
-        let mirror_at =
-            |engine: &Self, at: usize| engine.tracks.get(&key)?.mirrors.get(at).copied();
+        self.put_on_trunk(key, layer, content);
+        self.tell_mirrors(key, layer, content, now);
+    }
+
+    /// Tells the mirrors of a track at this engine.
+    pub(super) fn tell_mirrors(
+        &mut self,
+        source: TrackKey,
+        layer: u8,
+        content: &SiblingContent,
+        now: Instant,
+    ) {
+        let mirror_at = |engine: &Self, at: usize| engine.mirrors.get(&source)?.get(at).copied();
         let mut at = 0;
         while let Some(mirror) = mirror_at(self, at) {
             self.take_mirrored(mirror, layer, content, now);

@@ -227,7 +227,10 @@ impl Engine {
                 if let Some(layer) = layers.and_then(|layers| layers.get_mut(usize::from(layer))) {
                     layer.want_key_frame();
                     self.mark_restless(of);
+                    return;
                 }
+                // It is received at another node, if anywhere.
+                self.put_on_trunk(of, layer, &SiblingContent::KeyFrameRequest);
             }
         }
     }

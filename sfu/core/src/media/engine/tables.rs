@@ -81,7 +81,6 @@ impl Engine {
                 _ => {
                     let source = Source::Transport(index);
                     self.tracks.insert(key, Track::new(room, source, receiver));
-                    self.link_mirrors(key);
                 }
             }
             self.refresh_routes(key);

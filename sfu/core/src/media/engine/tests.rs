@@ -10,6 +10,7 @@ mod peer;
 mod redundancy;
 mod runs;
 mod siblings;
+mod trunk;
 
 use std::time::Duration;
 

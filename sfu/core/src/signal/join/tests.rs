@@ -137,3 +137,23 @@ proptest! {
         let _ = JoinParams::from_query(&query(&[("attributes", &text)]), claims());
     }
 }
+
+#[test]
+fn what_a_token_asks_for_and_is_not_done_is_refused_by_name() {
+    let join = |claims: Claims, more: MoreClaims| {
+        JoinParams::from_query(&[], claims).unwrap().with(more).map(drop)
+    };
+    let preset = MoreClaims { room_preset: "webinar".to_owned(), ..MoreClaims::default() };
+    let mut recorded = claims();
+    recorded.room_config = Some(livekit_protocol::RoomConfiguration {
+        egress: Some(livekit_protocol::RoomEgress::default()),
+        ..Default::default()
+    });
+    for (claims, more, name) in
+        [(claims(), preset, "roomPreset"), (recorded, MoreClaims::default(), "roomConfig.egress")]
+    {
+        let error = join(claims, more).unwrap_err();
+        assert!(error.status == 400 && error.message.contains(name), "{error:?}");
+    }
+    assert!(join(claims(), MoreClaims::default()).is_ok());
+}
