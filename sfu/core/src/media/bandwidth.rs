@@ -20,7 +20,7 @@ use delay::DelayDetector;
 use history::SendHistory;
 use probe::Prober;
 use queue::QueueDelay;
-use rate::{RateControl, Traffic};
+use rate::{Path, RateControl, Traffic};
 use window::RateWindow;
 
 pub(super) use probe::Padding;
@@ -129,9 +129,20 @@ impl Bandwidth {
         self.history.push(micros, bytes, cluster);
     }
 
-    /// Notes that a packet leaves of which no feedback will tell.
-    pub(super) fn sent_untold(&mut self, bytes: usize, now: Instant) {
-        self.sent.add(self.micros(now), bytes);
+    /// Notes that a packet leaves of which no feedback will tell. What only pads is not what the
+    /// subscriber gets.
+    pub(super) fn sent_untold(&mut self, bytes: usize, is_padding: bool, now: Instant) {
+        if !is_padding {
+            self.sent.add(self.micros(now), bytes);
+        }
+        if self.follows_receiver() {
+            self.prober.note_sent(bytes);
+        }
+    }
+
+    /// Whether the receiver's own estimate counts.
+    pub(super) fn follows_receiver(&self) -> bool {
+        self.rate.follows_receiver()
     }
 
     /// Bits a second that the path carries; what is assumed before the first feedback.
@@ -141,7 +152,7 @@ impl Bandwidth {
 
     /// Times the estimate that is worth a try before a subscriber gets nothing at all.
     pub(super) fn slack(&self) -> f64 {
-        if self.rate.follows_receiver() { RECEIVER_SLACK } else { 1.0 }
+        if self.follows_receiver() { RECEIVER_SLACK } else { 1.0 }
     }
 
     /// Whether the path was ever found too small for what was sent. Before that nothing is
@@ -158,7 +169,7 @@ impl Bandwidth {
             return None;
         }
         // A receiver takes a burst for a full path.
-        let is_careful = self.rate.is_congested() || self.rate.follows_receiver();
+        let is_careful = self.rate.is_congested() || self.follows_receiver();
         let factor = if is_careful { CONGESTED_PACING_FACTOR } else { PACING_FACTOR };
         Some(self.rate.estimate() * factor / 8.0)
     }
@@ -180,7 +191,29 @@ impl Bandwidth {
         if now.duration_since(heard) > SILENCE {
             return None;
         }
-        self.prober.poll(self.rate.estimate(), self.rate.is_congested(), now)
+        let is_known = !self.follows_receiver() || self.prober.knows_round_trip();
+        let is_usable = is_known && !self.rate.is_congested();
+        self.prober.poll(self.rate.estimate(), !is_usable, now)
+    }
+
+    /// Whether a sender report is to leave now, behind the padding of a probe: where the receiver
+    /// tells no more, its answer shows how long the padding took.
+    pub(super) fn take_report_wish(&mut self, now: Instant) -> bool {
+        self.follows_receiver() && self.prober.take_report_wish(now)
+    }
+
+    /// Takes the round trip of a sender report that left at `sent_at`; whether the estimate rose.
+    pub(super) fn handle_round_trip(
+        &mut self,
+        sent_at: Instant,
+        round_trip: Duration,
+        now: Instant,
+    ) -> bool {
+        let verdict = self.prober.note_round_trip(sent_at, round_trip, now);
+        if let Some(verdict) = verdict {
+            self.rate.take_verdict(verdict, now);
+        }
+        verdict.is_some_and(|verdict| verdict.carries)
     }
 
     /// Whether a probe is being sent, so that more padding is due soon.
@@ -199,7 +232,20 @@ impl Bandwidth {
     pub(super) fn handle_receiver_estimate(&mut self, bitrate: u64, now: Instant) {
         let sent = self.sent.rate(self.micros(now)).unwrap_or_default();
         self.last_feedback = Some(now);
-        self.rate.limit_by_receiver(bitrate as f64, sent, now);
+        let path = if self.prober.shows_queue(now) {
+            Path::Queued
+        } else if self.prober.is_echo(now) {
+            Path::Probed
+        } else if self.prober.knows_round_trip() {
+            Path::Calm
+        } else {
+            Path::Unknown
+        };
+        if self.rate.limit_by_receiver(bitrate as f64, (sent, path), now) {
+            self.prober.note_full(now);
+        }
+        // A probe whose report was lost found nothing.
+        self.prober.take_result(now);
     }
 
     /// Takes transport-wide feedback.

@@ -275,9 +275,19 @@ fn video_that_does_not_fit_is_paused_aloud_and_comes_back() {
 fn a_receivers_own_estimate_serves_where_it_sends_no_transport_wide_feedback() {
     let remb =
         |name, length| Scenario { feedback: FeedbackMode::Remb, ..Scenario::new(name, length) };
+    let kept = |name, kbps| {
+        remb(name, s(75))
+            .down(path().limited(kbps, 200))
+            .expect(NoFreezeOver(s(1), s(3)))
+            .expect(LayerChanges(0, 2, (s(12), s(42))))
+            .expect(LayerChanges(0, 2, (s(42), s(72))))
+            .expect(Audio(0.97, (s(0), s(72))))
+            .expect(Queue(ms(150), 0.05, (s(12), s(72))))
+    };
     play(vec![
         remb("REMB, clean", s(30))
-            .expect(LayerIn(0, 2, (s(0), s(15))))
+            .expect(LayerIn(0, 2, (s(0), s(10))))
+            .expect(LayerChanges(0, 0, (s(10), s(30))))
             .expect(NoFreezeOver(s(1), s(0))),
         remb("REMB, 300 kbit/s, then 5 Mbit/s", s(70))
             .down(path().limited(300, 300))
@@ -287,14 +297,18 @@ fn a_receivers_own_estimate_serves_where_it_sends_no_transport_wide_feedback() {
             .expect(PicturesPerSecond(0, 26.0, (s(4), s(25))))
             .expect(Audio(0.97, (s(0), s(25))))
             .expect(LayerIn(0, 1, (s(25), s(32))))
-            .expect(LayerIn(0, 2, (s(25), s(48))))
-            .expect(LayerChanges(0, 1, (s(32), s(70))))
+            .expect(LayerIn(0, 2, (s(25), s(35))))
+            .expect(LayerChanges(0, 0, (s(36), s(70))))
             .expect(NoFreezeOver(s(1), s(3))),
         remb("REMB, 120 kbit/s", s(30))
             .down(path().limited(120, 400))
             .expect(Paused(0, (s(10), s(14))))
             .expect(Audio(0.97, (s(4), s(29))))
             .expect(Queue(ms(250), 0.2, (s(4), s(30)))),
+        kept("REMB, 500 kbit/s", 500).expect(Share(0, 0, 0.9, (s(12), s(72)))),
+        kept("REMB, 800 kbit/s", 800).expect(Share(0, 1, 0.9, (s(12), s(72)))),
+        kept("REMB, 1.5 Mbit/s", 1500).expect(Share(0, 1, 0.9, (s(12), s(72)))),
+        kept("REMB, 2.5 Mbit/s", 2500).expect(Share(0, 2, 0.9, (s(12), s(72)))),
         Scenario { feedback: FeedbackMode::Reports, ..Scenario::new("reports only", s(20)) }
             .expect(LayerIn(0, 2, (s(0), s(3))))
             .expect(NoFreezeOver(s(1), s(0)))

@@ -1,4 +1,8 @@
 //! Probes: a short run of padding at a higher rate shows whether the path carries it.
+//!
+//! A subscriber that tells of every packet shows it by when they came. Of one that sends only its
+//! own estimate (REMB) nothing is known but round trips by its receiver reports (RFC 3550 section
+//! 6.4.1): a sender report that follows the padding takes longer by the queue that it left behind.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +10,9 @@ use std::time::{Duration, Instant};
 const LENGTH: Duration = Duration::from_millis(40);
 /// Fewest packets that say something.
 const MIN_PACKETS: u32 = 8;
-/// A probe whose feedback did not come in this time failed.
+/// A probe whose feedback did not come in this time failed; receiver reports are rarer.
 const PATIENCE: Duration = Duration::from_millis(1200);
+const REPORT_PATIENCE: Duration = Duration::from_millis(2500);
 /// Times between probes that found nothing: from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(700);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
@@ -24,12 +29,35 @@ const MIN_BYTES: usize = 1000;
 const MIN_SPAN: i64 = 1000;
 /// A probe that found this much more than the estimate succeeded.
 const GAIN: f64 = 1.1;
+/// For how long the shortest round trip counts as the one without queue, at least.
+const BASELINE: Duration = Duration::from_secs(30);
+/// Round trips that are needed to tell which is short, and a longer one that shows a queue.
+const MIN_ROUND_TRIPS: u32 = 4;
+const QUEUE: Duration = Duration::from_millis(80);
+/// For how long it shows one.
+const RECENT: Duration = Duration::from_secs(3);
+/// For how long after a probe a receiver may take the probe for a full path.
+const ECHO: Duration = Duration::from_secs(1);
+/// A path that got full this soon after a probe by reports found it wide shows that such probes
+/// say nothing here, for a time that gets longer with each.
+const TRIAL: Duration = Duration::from_secs(10);
+const FIRST_DISTRUST: Duration = Duration::from_secs(30);
+const LAST_DISTRUST: Duration = Duration::from_secs(120);
 
 /// Padding to send at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Padding {
     /// Bytes on the wire.
     pub(in super::super) bytes: usize,
+}
+
+/// What a probe found by reports.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Verdict {
+    /// Bits a second.
+    pub(super) rate: f64,
+    /// The path carries what it was tried for.
+    pub(super) carries: bool,
 }
 
 /// Decides on probes and evaluates them.
@@ -40,6 +68,24 @@ pub(super) struct Prober {
     last_id: u8,
     next: Option<Instant>,
     pause: Option<Duration>,
+    reports: Reports,
+}
+
+/// What sender reports and the answers to them say.
+#[derive(Debug, Default)]
+struct Reports {
+    /// Shortest round trip of this span and of the one before, and when this one began.
+    shortest: [Option<Duration>; 2],
+    since: Option<Instant>,
+    count: u32,
+    /// Reports in a row that waited in a queue, the last one, and when it was answered.
+    queued: u32,
+    last_sent: Option<Instant>,
+    answered: Option<Instant>,
+    /// The report that ends the probe left at this time.
+    sent_at: Option<Instant>,
+    last_success: Option<Instant>,
+    distrust: Option<Duration>,
 }
 
 /// The packets of one probe.
@@ -94,7 +140,7 @@ impl Prober {
         is_congested: bool,
         now: Instant,
     ) -> Option<Padding> {
-        if self.cluster.is_none() {
+        if self.cluster.is_none() && !self.shows_queue(now) {
             self.begin(estimate, is_congested, now)?;
         }
         let cluster = self.cluster.as_mut().filter(|cluster| cluster.is_sending)?;
@@ -116,6 +162,74 @@ impl Prober {
         self.cluster.as_ref().is_some_and(|cluster| cluster.is_sending)
     }
 
+    /// Whether a sender report is to follow the padding of a probe now.
+    pub(super) fn take_report_wish(&mut self, now: Instant) -> bool {
+        let is_due = self.cluster.as_ref().is_some_and(|cluster| !cluster.is_sending)
+            && self.reports.sent_at.is_none();
+        if is_due {
+            self.reports.sent_at = Some(now);
+        }
+        is_due
+    }
+
+    /// Takes the round trip of a sender report that left at `sent_at`. What a probe found, when it
+    /// was the one behind its padding.
+    pub(super) fn note_round_trip(
+        &mut self,
+        sent_at: Instant,
+        round_trip: Duration,
+        now: Instant,
+    ) -> Option<Verdict> {
+        let is_behind = self.reports.sent_at == Some(sent_at);
+        let Some(cluster) = self.cluster.take_if(|cluster| is_behind && !cluster.is_sending) else {
+            self.reports.note(round_trip, now);
+            // Each source has an answer to the report behind a probe.
+            if !is_behind {
+                self.reports.note_queue(round_trip, sent_at, now);
+            }
+            return None;
+        };
+        self.reports.note(round_trip, now);
+        let base = self.reports.shortest();
+        let queue = base.map(|base| round_trip.saturating_sub(base));
+        let found = queue.map(|queue| {
+            let took = sent_at.duration_since(cluster.started) + queue;
+            cluster.bytes as f64 * 8.0 / took.as_secs_f64().max(LENGTH.as_secs_f64())
+        });
+        let carries = found.is_some_and(|rate| rate * MARGIN >= cluster.rate);
+        if carries {
+            self.reports.last_success = Some(now);
+        }
+        self.end(carries, now);
+        Some(Verdict { rate: found?, carries })
+    }
+
+    /// Whether enough round trips are known to judge another by.
+    pub(super) fn knows_round_trip(&self) -> bool {
+        self.reports.count >= MIN_ROUND_TRIPS
+    }
+
+    /// Whether round trips show that packets wait on the path.
+    pub(super) fn shows_queue(&self, now: Instant) -> bool {
+        let is_recent = self.reports.answered.is_some_and(|at| now < at + RECENT);
+        self.knows_round_trip() && is_recent && self.reports.queued >= 2
+    }
+
+    /// Whether what a receiver says at `now` may be about a probe.
+    pub(super) fn is_echo(&self, now: Instant) -> bool {
+        self.is_sending() || self.reports.sent_at.is_some_and(|at| now < at + ECHO)
+    }
+
+    /// Notes that the path is full.
+    pub(super) fn note_full(&mut self, now: Instant) {
+        if self.reports.last_success.take().is_some_and(|at| now < at + TRIAL) {
+            let next = self.reports.distrust.map_or(FIRST_DISTRUST, |last| 2 * last);
+            let distrust = next.min(LAST_DISTRUST);
+            self.reports.distrust = Some(distrust);
+            self.next = Some(now + distrust);
+        }
+    }
+
     /// When the next probe may begin.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         if self.cluster.is_some() { None } else { self.need.and(self.next) }
@@ -127,6 +241,7 @@ impl Prober {
             return None;
         }
         self.last_id = self.last_id % u8::MAX + 1;
+        self.reports.sent_at = None;
         self.cluster = Some(Cluster {
             id: self.last_id,
             rate: (need * MARGIN).min(estimate * STEP).max(estimate * 1.2),
@@ -158,13 +273,20 @@ impl Prober {
         let cluster = self.cluster.as_ref().filter(|cluster| !cluster.is_sending)?;
         let is_complete = cluster.arrived.packets >= cluster.packets;
         let has_enough = f64::from(cluster.arrived.packets) >= ARRIVED * f64::from(cluster.packets);
-        let has_waited = now.duration_since(cluster.started) >= PATIENCE;
+        let patience = if self.reports.sent_at.is_some() { REPORT_PATIENCE } else { PATIENCE };
+        let has_waited = now.duration_since(cluster.started) >= patience;
         if !is_complete && !has_waited {
             return None;
         }
         let found = if has_enough { cluster.arrived.rate() } else { None };
         let has_gained = found.is_some_and(|rate| rate > GAIN * cluster.estimate_before);
         self.cluster = None;
+        self.end(has_gained, now);
+        found
+    }
+
+    /// Plans the next probe.
+    fn end(&mut self, has_gained: bool, now: Instant) {
         self.pause = Some(match self.pause {
             // What succeeded goes on at once: the need may be higher still.
             _ if has_gained => Duration::ZERO,
@@ -172,7 +294,33 @@ impl Prober {
             Some(pause) => (2 * pause).min(LAST_PAUSE),
         });
         self.next = self.pause.map(|pause| now + pause);
-        found
+    }
+}
+
+impl Reports {
+    fn note(&mut self, round_trip: Duration, now: Instant) {
+        if now.duration_since(*self.since.get_or_insert(now)) >= BASELINE {
+            self.shortest = [None, self.shortest[0]];
+            self.since = Some(now);
+        }
+        self.count = self.count.saturating_add(1);
+        let shortest = &mut self.shortest[0];
+        *shortest = Some(shortest.map_or(round_trip, |known| known.min(round_trip)));
+    }
+
+    fn note_queue(&mut self, round_trip: Duration, sent_at: Instant, now: Instant) {
+        // A report tells of every source.
+        if self.last_sent.replace(sent_at) == Some(sent_at) {
+            return;
+        }
+        let waited = self.shortest().is_some_and(|shortest| round_trip > shortest + QUEUE);
+        // A key frame makes one report wait.
+        self.queued = if waited { self.queued + 1 } else { 0 };
+        self.answered = Some(now);
+    }
+
+    fn shortest(&self) -> Option<Duration> {
+        self.shortest.iter().flatten().min().copied()
     }
 }
 
@@ -229,6 +377,57 @@ mod tests {
         limited.set_need(Some(4e6));
         let found = probe(&mut limited, 1e6, 1.5e6, later).unwrap();
         assert!((1.2e6..1.6e6).contains(&found), "{found}");
+    }
+
+    /// One probe of a path of `capacity` bit/s, without queue 50 ms long, of which only reports
+    /// tell.
+    fn probe_by_report(prober: &mut Prober, capacity: f64, start: Instant) -> Option<Verdict> {
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut bytes = 0;
+        for millis in (0..50).step_by(5) {
+            if let Some(padding) = prober.poll(1e6, false, at(millis)) {
+                prober.note_sent(padding.bytes);
+                for _ in 0..MIN_PACKETS {
+                    prober.note_sent(0);
+                }
+                bytes += padding.bytes;
+            }
+        }
+        assert!(prober.take_report_wish(at(45)) && !prober.take_report_wish(at(45)));
+        let took = Duration::from_secs_f64(bytes as f64 * 8.0 / capacity);
+        let queue = took.saturating_sub(Duration::from_millis(45));
+        assert_eq!(prober.note_round_trip(at(0), Duration::from_millis(50), at(60)), None);
+        let answer = Duration::from_millis(50) + queue;
+        let found = prober.note_round_trip(at(45), answer, at(800));
+        assert_eq!(prober.note_round_trip(at(45), answer, at(800)), None, "of another source");
+        found
+    }
+
+    #[test]
+    fn the_time_that_a_report_takes_behind_a_probe_tells_what_the_path_carries() {
+        let start = Instant::now();
+        let mut prober = Prober::default();
+        let round_trip = |prober: &mut Prober, second, millis| {
+            let at = start + Duration::from_secs(second);
+            prober.note_round_trip(at, Duration::from_millis(millis), at);
+        };
+        (0..4).for_each(|second| round_trip(&mut prober, second, 50));
+        assert!(prober.knows_round_trip());
+        prober.set_need(Some(2e6));
+        let narrow = probe_by_report(&mut prober, 1e6, start + Duration::from_secs(4)).unwrap();
+        assert!(!narrow.carries && (0.9e6..1.1e6).contains(&narrow.rate), "{narrow:?}");
+        let wide = probe_by_report(&mut prober, 5e6, start + Duration::from_secs(10)).unwrap();
+        assert!(wide.carries && wide.rate > 2e6, "{wide:?}");
+        // The path that was found wide is full: the next probe waits.
+        let now = start + Duration::from_secs(12);
+        prober.note_full(now);
+        assert_eq!(prober.poll_timeout(), Some(now + FIRST_DISTRUST));
+        assert!(!prober.shows_queue(now));
+        for second in [12, 13] {
+            round_trip(&mut prober, second, 150);
+        }
+        assert!(prober.shows_queue(start + Duration::from_secs(13)));
+        assert!(!prober.shows_queue(start + Duration::from_secs(17)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Usage;
+use super::probe::Verdict;
 
 /// What remains of the acknowledged rate after overuse that is ours.
 const DECREASE: f64 = 0.85;
@@ -22,6 +23,10 @@ const OUTDATED: f64 = 1.15;
 const BELOW_LIMIT: f64 = 0.92;
 /// Growth for each message of a receiver that reports its own estimate and is far from it.
 const RECEIVER_GROWTH: f64 = 1.05;
+/// For how long a rate that a probe found counts before it is sent.
+const PROVEN_TIME: Duration = Duration::from_secs(5);
+/// For how long it grows no further than to what a probe found that found too little.
+const FOUND_TIME: Duration = Duration::from_secs(10);
 /// How far above what is sent such growth goes: to the next layer, and to the lowest one where
 /// only audio flows.
 const RECEIVER_TRIAL: f64 = 4.0;
@@ -60,6 +65,19 @@ pub(super) struct Traffic {
     pub(super) sent: f64,
 }
 
+/// What round trips say of a path whose receiver reports its own estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    /// Nothing yet.
+    Unknown,
+    /// No packets wait on it.
+    Calm,
+    /// Packets wait on it.
+    Queued,
+    /// A probe was on it a moment ago.
+    Probed,
+}
+
 impl Traffic {
     /// Whether a queue grows because of what we send.
     pub(super) fn is_more_than_arrives(&self) -> bool {
@@ -89,6 +107,12 @@ pub(super) struct RateControl {
     yield_floor: Option<(f64, Instant)>,
     /// What the receiver said last.
     receiver_estimate: Option<f64>,
+    /// That was less than before.
+    receiver_fell: bool,
+    /// What a probe found that the receiver cannot tell of, and until when it counts.
+    proven: Option<(f64, Instant)>,
+    /// The same of one that found too little.
+    found: Option<(f64, Instant)>,
     is_lossy: bool,
     was_congested: bool,
     is_congested: bool,
@@ -105,6 +129,9 @@ impl RateControl {
             limit: None,
             yield_floor: None,
             receiver_estimate: None,
+            receiver_fell: false,
+            proven: None,
+            found: None,
             is_lossy: false,
             was_congested: false,
             is_congested: false,
@@ -146,6 +173,17 @@ impl RateControl {
             self.set(allowed);
             // What was known of the limit is outdated.
             self.capacity = None;
+        }
+    }
+
+    /// Takes what a probe found of a receiver that does not tell of it.
+    pub(super) fn take_verdict(&mut self, verdict: Verdict, now: Instant) {
+        if verdict.carries {
+            self.raise(verdict.rate, now);
+            self.proven = Some((self.estimate, now + PROVEN_TIME));
+            self.found = None;
+        } else {
+            self.found = Some((verdict.rate, now + FOUND_TIME));
         }
     }
 
@@ -201,32 +239,55 @@ impl RateControl {
 
     /// Takes a subscriber's own estimate, `sent` being what it gets. It grows by a few percent a
     /// second and hardly beyond what comes, so that below what is sent it may only lag behind;
-    /// where it falls the path is full.
-    pub(super) fn limit_by_receiver(&mut self, bitrate: f64, sent: f64, now: Instant) {
+    /// where it falls and round trips do not contradict, the path is full: a key frame alone makes it
+    /// fall once. Answers whether it is.
+    pub(super) fn limit_by_receiver(
+        &mut self,
+        bitrate: f64,
+        (sent, path): (f64, Path),
+        now: Instant,
+    ) -> bool {
         let last = self.receiver_estimate.replace(bitrate);
-        let is_full = bitrate < sent && last.is_none_or(|last| bitrate < RECEIVER_FALL * last);
+        let falls = last.is_none_or(|last| bitrate < RECEIVER_FALL * last);
+        let fell_before = std::mem::replace(&mut self.receiver_fell, falls);
+        let is_full = bitrate < sent
+            && match path {
+                Path::Queued => true,
+                Path::Unknown => falls,
+                Path::Calm => falls && fell_before,
+                Path::Probed => false,
+            };
         if is_full {
+            self.proven = None;
             self.was_congested = true;
             self.last_decrease = Some(now);
             self.congested_until = Some(now + CONGESTED);
             // What arrived, of which a receiver leaves some to let the queue empty.
             self.note_limit(bitrate / DECREASE, now);
             self.is_congested = true;
-            return self.set(bitrate);
+            self.set(bitrate);
+            return true;
         }
         self.is_congested = self.congested_until.is_some_and(|until| now < until);
         if self.limit.is_some_and(|limit| sent > limit.rate && bitrate > OUTDATED * limit.rate) {
             self.limit = None;
         }
         if bitrate < 1.3 * sent {
-            return self.set(self.estimate.max(bitrate));
+            self.set(self.estimate.max(bitrate));
+            return false;
         }
         // It proves no more than what it gets: the next layer is a trial.
         let trial = (RECEIVER_TRIAL * sent).max(LOWEST_TRIAL);
         // It grows only with what it gets, so its limits hold less long.
         let limit = self.limit.filter(|limit| now + limit.hold * 2 / 3 < limit.until);
         let trial = limit.map_or(trial, |limit| trial.min(BELOW_LIMIT * limit.rate));
-        self.set((self.estimate * RECEIVER_GROWTH).min(trial).max(bitrate.min(trial)));
+        let valid = |rate: Option<(f64, Instant)>| rate.filter(|(_, until)| now < *until);
+        let proven = valid(self.proven).map_or(0.0, |(rate, _)| rate);
+        let most = valid(self.found).map_or(f64::INFINITY, |(rate, _)| rate.max(self.estimate));
+        let grown = (self.estimate * RECEIVER_GROWTH).min(most).min(trial).max(bitrate.min(trial));
+        // What it says itself holds, whatever was too much before.
+        self.set(grown.max(proven).max(self.estimate.min(bitrate)));
+        false
     }
 
     fn decrease(&mut self, traffic: Traffic, round_trip: Duration, now: Instant) {
@@ -387,23 +448,24 @@ mod tests {
     fn a_receivers_estimate_limits_where_it_falls_and_grows_to_a_trial_where_it_is_far_above() {
         let now = Instant::now();
         let mut rate = RateControl::new(1e6);
-        rate.limit_by_receiver(500_000.0, 480_000.0, now);
+        rate.limit_by_receiver(500_000.0, (480_000.0, Path::Unknown), now);
         assert_eq!(rate.estimate(), 1e6, "what is near may lag behind");
         assert!(!rate.was_congested());
         // It falls: 85 % of what arrived.
-        rate.limit_by_receiver(425_000.0, 480_000.0, now);
+        rate.limit_by_receiver(425_000.0, (480_000.0, Path::Unknown), now);
         assert!(rate.was_congested() && rate.is_congested());
         assert_eq!(rate.estimate(), 425_000.0);
         for _ in 0..20 {
-            rate.limit_by_receiver(430_000.0, 150_000.0, now + FIRST_HOLD / 6);
+            rate.limit_by_receiver(430_000.0, (150_000.0, Path::Unknown), now + FIRST_HOLD / 6);
         }
         assert_eq!(rate.estimate(), BELOW_LIMIT * 500_000.0, "more is not tried for a while");
         for _ in 0..20 {
-            rate.limit_by_receiver(430_000.0, 150_000.0, now + FIRST_HOLD / 2);
+            rate.limit_by_receiver(430_000.0, (150_000.0, Path::Unknown), now + FIRST_HOLD / 2);
         }
         assert_eq!(rate.estimate(), RECEIVER_TRIAL * 150_000.0);
+        assert!(!rate.limit_by_receiver(400_000.0, (480_000.0, Path::Probed), now + FIRST_HOLD));
         // The layer that came up is more than the receiver has caught up with.
-        rate.limit_by_receiver(440_000.0, 600_000.0, now + FIRST_HOLD / 2);
+        rate.limit_by_receiver(440_000.0, (600_000.0, Path::Unknown), now + FIRST_HOLD / 2);
         assert_eq!(rate.estimate(), RECEIVER_TRIAL * 150_000.0);
     }
 }

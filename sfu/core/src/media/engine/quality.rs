@@ -8,6 +8,7 @@ use super::super::codec::MAX_SPATIAL;
 use super::super::parameters::{MediaKind, SILENCE, STATISTICS_INTERVAL};
 use super::super::sender::{Selection, SenderState};
 use super::super::track::Track;
+use super::super::transport::REPORT_INTERVAL;
 use super::super::{MediaEvent, StreamStatistics, TrackKey, TransportStatistics};
 use super::Engine;
 
@@ -124,13 +125,19 @@ impl Engine {
         let transport = &mut self.transports[index];
         let Some(bandwidth) = &mut transport.bandwidth else { return };
         let padding = bandwidth.poll_padding(now);
-        let is_running = bandwidth.is_probing();
+        let (is_running, is_over) = (bandwidth.is_probing(), bandwidth.take_report_wish(now));
         if let Some(padding) = padding {
             transport.padding = padding.bytes;
             self.mark_dirty(index);
         }
         if is_running {
             self.schedule(index, now + PROBE_TICK);
+        }
+        if is_over {
+            self.transports[index].next_report = now;
+            self.send_reports(index, now);
+            // Its answer shall come before another report leaves.
+            self.transports[index].next_report = now + 2 * REPORT_INTERVAL;
         }
     }
 

@@ -48,7 +48,7 @@ impl Engine {
             } => {
                 let delay = Duration::from_secs_f64(f64::from(delay_since) / 65_536.0);
                 let report = (fraction_lost, jitter, last_sender_report, delay);
-                self.note_reception(index, ssrc, report, now);
+                has_estimate |= self.note_reception(index, ssrc, report, now);
             }
             RtcpMessage::TransportFeedback(feedback) => {
                 if let Some(bandwidth) = &mut self.transports[index].bandwidth {
@@ -84,22 +84,24 @@ impl Engine {
         true
     }
 
+    /// Takes a reception report; whether the estimate rose.
     fn note_reception(
         &mut self,
         index: usize,
         ssrc: u32,
         (fraction_lost, jitter, last_report, delay): (u8, u32, u32, Duration),
         now: Instant,
-    ) {
+    ) -> bool {
         let transport = &mut self.transports[index];
         let Some(sender) = transport.senders.iter_mut().find(|s| s.ssrc().ssrc == ssrc) else {
-            return;
+            return false;
         };
         sender.note_reception(fraction_lost, jitter);
-        if let Some(sent_at) = sender.reported_at(last_report) {
-            let since = now.saturating_duration_since(sent_at);
-            transport.round_trip = Some(since.saturating_sub(delay));
-        }
+        let Some(sent_at) = sender.reported_at(last_report) else { return false };
+        let round_trip = now.saturating_duration_since(sent_at).saturating_sub(delay);
+        transport.round_trip = Some(round_trip);
+        let bandwidth = transport.bandwidth.as_mut();
+        bandwidth.is_some_and(|bandwidth| bandwidth.handle_round_trip(sent_at, round_trip, now))
     }
 
     fn note_goodbye(&mut self, index: usize, ssrc: u32) {

@@ -166,9 +166,10 @@ impl Transport {
         let (Some((_, outbound)), bytes) = (&self.srtp, std::mem::take(&mut self.padding)) else {
             return;
         };
+        let follows_receiver = self.bandwidth.as_ref().is_some_and(|b| b.follows_receiver());
         let takes_padding = |state: &&mut SenderState| {
             let is_counted = state.config.extensions.transport_cc.is_some();
-            is_counted && state.ssrc().rtx.is_some() && state.has_sent()
+            (is_counted || follows_receiver) && state.ssrc().rtx.is_some() && state.has_sent()
         };
         let Some(state) = self.senders.iter_mut().find(takes_padding) else { return };
         let types = state.config.codecs.iter().find_map(|codec| codec.rtx_payload_type);
@@ -250,7 +251,7 @@ fn seal(
     let bytes = arena.len() - start;
     match (transport_cc, bandwidth) {
         (Some(_), Some(bandwidth)) => bandwidth.sent(bytes, now),
-        (None, Some(bandwidth)) => bandwidth.sent_untold(bytes, now),
+        (None, Some(bandwidth)) => bandwidth.sent_untold(bytes, frame.packet.is_none(), now),
         (_, None) => {}
     }
     true
