@@ -17,6 +17,7 @@ use operator::metrics_api::{Metric, Registration};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::manifests::changed;
 use super::*;
 
 /// Port at which the operator asks media nodes.

@@ -1,11 +1,12 @@
 //! A client works over every transport.
 
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use turn_server_core::stun::{Class, Method, attribute as a};
 
-use crate::client::{Client, Peer, dtls, parse, tcp, tls, tls_over, udp};
+use crate::client::{Client, Peer, dtls, over, parse, tcp, tls, tls_over, udp, udp_from};
 use crate::server::Server;
+use crate::silence::in_namespace;
 
 fn assert_works(mut client: Client) {
     let echo = Peer::echo();
@@ -52,6 +53,23 @@ fn tls_works_in_both_versions() {
 #[test]
 fn dtls_works() {
     assert_works(dtls(&Server::secure(|_, _| {})));
+}
+
+#[test]
+fn both_families_share_a_port_on_all_addresses_as_in_a_pod() {
+    in_namespace(|| {
+        let _server = Server::start(|config, _| {
+            let both = ["0.0.0.0:3478", "[::]:3478"].map(|address| address.parse().unwrap());
+            config.listen.udp = both.to_vec();
+            config.listen.tcp = both.to_vec();
+        });
+        for (from, to) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "127.9.9.9"), ("::1", "::1")] {
+            let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+            let server = SocketAddr::new(to, 3478);
+            assert_works(udp_from(from, server));
+            assert_works(over(TcpStream::connect(server).unwrap()));
+        }
+    });
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Routes of ingress controllers and gateways, whose kinds not every Kubernetes cluster has.
 
+use std::error::Error;
+
 use crds::live_cluster::TurnRouteKind;
 use crds::names;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
 use kube::{Api, ResourceExt as _};
+use tracing::warn;
 
 use super::{ApplyError, Writer};
 use crate::cluster::build::route;
@@ -24,13 +27,29 @@ impl Writer<'_> {
                 route.types.as_ref().is_some_and(|types| types.kind == kind.as_str())
             };
             let wanted: Vec<_> = routes.iter().filter(is_of_kind).collect();
-            match self.served(kind).await? {
-                Some(resource) => self.write_routes(&resource, &wanted).await?,
-                None if wanted.is_empty() => {}
-                None => missing = Some(kind),
+            match self.write_kind(kind, &wanted).await {
+                Ok(true) => {}
+                Ok(false) if wanted.is_empty() => {}
+                Ok(false) => missing = Some(kind),
+                // Kinds of others must not keep a LiveCluster from being what it is.
+                Err(error) if wanted.is_empty() => {
+                    warn!(error = &error as &dyn Error, kind = kind.as_str(), "Routes not pruned");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(missing)
+    }
+
+    /// Writes the routes of a kind; says whether there is such a kind.
+    async fn write_kind(
+        &self,
+        kind: TurnRouteKind,
+        wanted: &[&DynamicObject],
+    ) -> Result<bool, ApplyError> {
+        let Some(resource) = self.served(kind).await? else { return Ok(false) };
+        self.write_routes(&resource, wanted).await?;
+        Ok(true)
     }
 
     /// The kind in the best version that the API server has.

@@ -20,8 +20,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::{config, metadata, node, redis, selector, service, turn};
 use crate::cluster::validate::{ValidCluster, ValidRedis};
 
-/// Ports of DNS servers; rules see a pod's own port, which is 5353 where it may not bind 53.
-const DNS: [u16; 2] = [53, 5353];
+/// Ports of DNS servers; rules see a pod's own port, which is another where it may not bind 53.
+const DNS: [u16; 3] = [53, 5353, 8053];
 
 /// The NetworkPolicies of a cluster; none where the specification wants none.
 pub fn policies(valid: &ValidCluster) -> Vec<NetworkPolicy> {
@@ -102,8 +102,7 @@ fn ways_out(valid: &ValidCluster) -> Vec<NetworkPolicyEgressRule> {
     let relays_by_udp = valid.turn.is_some() && valid.spec.turn.udp;
     if valid.media_config().direct || relays_by_udp {
         // Clients have any address and port.
-        let any = NetworkPolicyPort { protocol: Some("UDP".to_owned()), ..Default::default() };
-        rules.push(to(everybody(), vec![any]));
+        rules.push(to(everybody(), vec![any("UDP")]));
     }
     let mut by_name = webhook_ports(&valid.spec.webhooks.urls);
     match &valid.redis {
@@ -114,14 +113,14 @@ fn ways_out(valid: &ValidCluster) -> Vec<NetworkPolicyEgressRule> {
             RedisMode::Standalone => by_name.extend(redis_ports(external)),
             RedisMode::Sentinel => {
                 // Only the Sentinels know the ports of those that they name.
-                let any =
-                    NetworkPolicyPort { protocol: Some("TCP".to_owned()), ..Default::default() };
-                rules.push(to(everybody(), vec![any]));
+                rules.push(to(everybody(), vec![any("TCP")]));
             }
         },
     }
     if !by_name.is_empty() {
         rules.push(to(everybody(), by_name.into_iter().map(tcp).collect()));
+        // A Service may lead to another port of its pods, which is what rules see.
+        rules.push(to(every_pod(), vec![any("TCP")]));
     }
     rules
 }
@@ -195,6 +194,11 @@ fn tcp(port: u16) -> NetworkPolicyPort {
 
 fn udp(port: u16) -> NetworkPolicyPort {
     range("UDP", port, port)
+}
+
+/// Every port.
+fn any(protocol: &str) -> NetworkPolicyPort {
+    NetworkPolicyPort { protocol: Some(protocol.to_owned()), ..NetworkPolicyPort::default() }
 }
 
 /// Ports from the first to the last.

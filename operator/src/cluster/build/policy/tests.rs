@@ -308,6 +308,13 @@ fn pods_go_where_they_must_and_nowhere_else() {
         let found = network.allows(&media_node(&valid), &End::World, protocol, port);
         assert_eq!(found, expected, "{spec}: {port}/{protocol}");
     }
+    // A Service on port 80 may lead to port 8888 of its pods.
+    for (spec, expected) in [(WEBHOOKS, true), (EXTERNAL, true), ("nodes: 2", false)] {
+        let valid = valid(spec);
+        let network = Network::of(&valid);
+        let found = network.allows(&media_node(&valid), &far_pod(), "TCP", 8888);
+        assert_eq!(found, expected, "{spec}");
+    }
     let valid = valid("nodes: 2");
     let network = Network::of(&valid);
     for (protocol, port) in [("UDP", 53), ("TCP", 53), ("TCP", 443), ("TCP", 6379)] {
