@@ -11,6 +11,7 @@
 //! | `lc:{uid}:room:<name>` | hash | `node`, `epoch`, `sid`, `metadata`, `state` | [`ROOM_ROW`] |
 //! | `lc:{uid}:pod:<name>` | hash | `node`, `address`, `started` of the pod's process; `follows` an earlier one | [`POD_ROW`] |
 //! | `lc:{uid}:pulse` | string | `run_id` of the Redis that somebody renewed at last | [`PULSE`] |
+//! | `lc:{uid}:events` | stream | what happens in rooms, for other programs (`docs/room-events.md`) | none; bounded |
 //! | `lc:{uid}:quiet` | string | no room begins: the living assert theirs first | [`NODE_LEASE`] |
 //!
 //! A heartbeat costs one script, a join costs one script, however many rooms and nodes exist. Why
@@ -145,6 +146,11 @@ impl Keys {
         format!("{}quiet", self.prefix)
     }
 
+    /// The stream of room events.
+    pub fn events(&self) -> String {
+        format!("{}events", self.prefix)
+    }
+
     /// A room's row.
     pub fn room(&self, room: &RoomName) -> String {
         format!("{}room:{room}", self.prefix)
@@ -223,6 +229,7 @@ mod tests {
             keys.pod("node-0"),
             keys.pulse(),
             keys.quiet(),
+            keys.events(),
         ] {
             assert!(key.starts_with("lc:{u1}:"), "{key}");
         }

@@ -4,9 +4,12 @@
 
 mod agents;
 mod cluster;
+mod cost;
 mod http;
 mod media;
 mod moving;
+mod redis_cluster;
+mod room_events;
 mod room_service;
 mod scripts;
 mod sentinel;
