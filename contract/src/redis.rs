@@ -67,7 +67,7 @@ pub const CLAIM_ROOM: &str = include_str!("redis/claim_room.lua");
 /// (ms), `assert` or `resume`, `raise` or `same`, the time and its limit as for [`CLAIM_ROOM`].
 /// Answers `["here", epoch]`, `["gone"]`, or `["again"]`: ask later. A home that has served all
 /// the time asserts the room against a row that is missing or older; one that has not only resumes,
-/// under a new epoch, what nobody has taken since. `raise` has an earlier [`MOVE_ROOM`] refused that may still come.
+/// under a new epoch, what nobody has taken since, be it that Redis forgot it. `raise` has an earlier [`MOVE_ROOM`] refused that may still come.
 pub const KEEP_ROOM: &str = include_str!("redis/keep_room.lua");
 /// Gives a room that has its home here to another node, with what it needs to go on.
 ///
