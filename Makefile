@@ -19,7 +19,7 @@ WEB := sfu/web
 WEB_SOURCES := $(wildcard $(WEB)/src/* $(WEB)/src/*/*) $(WEB)/build.mjs $(WEB)/package.json $(WEB)/package-lock.json
 
 .PHONY: help run dev test check test-full bench images generate cluster-up cluster-down doctor
-.PHONY: fuzz web build-tools programs format lints units arrows generated licenses e2e-tests
+.PHONY: fuzz web build-tools programs format lints units arrows generated licenses e2e-tests e2e-long
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ test: check e2e-tests ## everything: all checks, then real clients on a real clu
 
 check: web format lints units arrows generated licenses ## format, lints, unit tests, dependency rules, generated files, licences
 
-test-full: test fuzz ## the long suites as well: a minute of fuzzing for each target
+test-full: test e2e-long fuzz ## the long suites as well: more faults, a minute of fuzzing for each target
 
 bench: programs ## media path and TURN server beside others, in target/bench (root, Go, an hour)
 	@$(CLUSTER) install tests
@@ -81,7 +81,7 @@ format:
 	@$(STAGE) "format" $(CARGO) fmt --all --check
 
 lints: web build-tools
-	@$(STAGE) "lints" $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
+	@$(STAGE) "lints" $(CARGO) clippy --quiet --workspace --all-targets --features e2e/long -- -D warnings
 
 units: web build-tools
 	@$(CLUSTER) install tests
@@ -134,3 +134,7 @@ e2e-tests: images
 	@eval "$$($(CLUSTER) env)" && LIVECLUSTER_TEST_KUBECONFIG="$$KUBECONFIG" LIVECLUSTER_E2E=1 \
 		$(STAGE) "operator and API server" $(CARGO) test --package operator --test apiserver
 	@$(STAGE) "end-to-end tests" $(CARGO) test --no-fail-fast --package e2e --test '*'
+
+# On the cluster that the tests before have left.
+e2e-long: e2e-tests
+	@$(STAGE) "long end-to-end tests" $(CARGO) test --package e2e --features long --test long_faults

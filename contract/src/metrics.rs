@@ -26,5 +26,7 @@ pub const DIRECTION: &str = "direction";
 /// Counter: joins that this node took in as front door, by `route` (`local`: the room's home is
 /// here, `proxied`: it is another node).
 pub const FRONT_DOOR_JOINS: &str = "livecluster_front_door_joins_total";
+/// Counter: room events that did not get to the stream in Redis: it was away for long, or refused.
+pub const DROPPED_ROOM_EVENTS: &str = "livecluster_dropped_room_events_total";
 /// Label of [`FRONT_DOOR_JOINS`].
 pub const ROUTE: &str = "route";

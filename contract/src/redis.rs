@@ -11,6 +11,7 @@
 //! | `lc:{uid}:room:<name>` | hash | `node`, `epoch`, `sid`, `metadata`, `state` | [`ROOM_ROW`] |
 //! | `lc:{uid}:pod:<name>` | hash | `node`, `address`, `started` of the pod's process; `follows` an earlier one | [`POD_ROW`] |
 //! | `lc:{uid}:pulse` | string | `run_id` of the Redis that somebody renewed at last | [`PULSE`] |
+//! | `lc:{uid}:events` | stream | what happens in rooms, for other programs (`docs/room-events.md`) | none; bounded |
 //! | `lc:{uid}:quiet` | string | no room begins: the living assert theirs first | [`NODE_LEASE`] |
 //!
 //! A heartbeat costs one script, a join costs one script, however many rooms and nodes exist. Why
@@ -66,7 +67,7 @@ pub const CLAIM_ROOM: &str = include_str!("redis/claim_room.lua");
 /// (ms), `assert` or `resume`, `raise` or `same`, the time and its limit as for [`CLAIM_ROOM`].
 /// Answers `["here", epoch]`, `["gone"]`, or `["again"]`: ask later. A home that has served all
 /// the time asserts the room against a row that is missing or older; one that has not only resumes,
-/// under a new epoch, what nobody has taken since. `raise` has an earlier [`MOVE_ROOM`] refused that may still come.
+/// under a new epoch, what nobody has taken since, be it that Redis forgot it. `raise` has an earlier [`MOVE_ROOM`] refused that may still come.
 pub const KEEP_ROOM: &str = include_str!("redis/keep_room.lua");
 /// Gives a room that has its home here to another node, with what it needs to go on.
 ///
@@ -143,6 +144,11 @@ impl Keys {
     /// Whether nobody gets a new home.
     pub fn quiet(&self) -> String {
         format!("{}quiet", self.prefix)
+    }
+
+    /// The stream of room events.
+    pub fn events(&self) -> String {
+        format!("{}events", self.prefix)
     }
 
     /// A room's row.
@@ -223,6 +229,7 @@ mod tests {
             keys.pod("node-0"),
             keys.pulse(),
             keys.quiet(),
+            keys.events(),
         ] {
             assert!(key.starts_with("lc:{u1}:"), "{key}");
         }

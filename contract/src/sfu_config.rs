@@ -134,18 +134,24 @@ impl Default for AdminConfig {
 }
 
 /// How to reach Redis.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `host:port`; not used where Sentinels name the server.
+    /// `host:port`; not used with `sentinel` or `cluster`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub address: String,
     /// Sentinels that name the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sentinel: Option<SentinelConfig>,
+    /// Some servers of a Redis Cluster, `host:port`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cluster: Vec<String>,
     /// Use TLS, checked against the system's authorities.
     #[serde(default)]
     pub tls: bool,
+    /// File with the authorities (PEM) that TLS is checked against instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// ACL user; the default user when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
@@ -155,6 +161,9 @@ pub struct RedisConfig {
     /// The password itself, where the process got it by other ways than this file.
     #[serde(skip)]
     pub password: Option<Password>,
+    /// About how many room events the stream in Redis keeps; 0 is no stream.
+    #[serde(default)]
+    pub room_events: u32,
 }
 
 /// Redis Sentinels. They are asked without a password, and where they want one, with that of Redis.
@@ -469,10 +478,9 @@ mod tests {
                 addresses: vec!["sentinel:26379".to_owned()],
                 master: "live".to_owned(),
             }),
-            tls: false,
-            username: None,
             password_file: Some("password".into()),
-            password: None,
+            room_events: 10_000,
+            ..RedisConfig::default()
         });
         let yaml = config.to_yaml().unwrap();
         assert_eq!(SfuConfig::from_yaml(&yaml).unwrap(), config);

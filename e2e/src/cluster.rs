@@ -151,6 +151,12 @@ impl Cluster {
         kind::start_node(&self.state, node)
     }
 
+    /// Starts a command on a node, as its root.
+    pub fn on_node(&self, node: &str) -> Result<Command> {
+        self.own_node(node)?;
+        kind::on_node(&self.state, node)
+    }
+
     /// Returns what a shell needs to work with the cluster, by variable.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let (http, https) = self.state.loopback_ports;
@@ -168,7 +174,7 @@ impl Cluster {
 
     fn own_node(&self, node: &str) -> Result<()> {
         match self.state.kind {
-            Kind::Existing => bail!("nodes of an existing cluster are not ours to stop"),
+            Kind::Existing => bail!("nodes of an existing cluster are not ours to touch"),
             Kind::Kind | Kind::Bare if self.state.nodes.contains_key(node) => Ok(()),
             Kind::Kind | Kind::Bare => bail!("the cluster has no node {node}"),
         }

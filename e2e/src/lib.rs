@@ -18,6 +18,7 @@ pub mod images;
 pub mod live_cluster;
 pub mod livekit;
 pub mod namespace;
+pub mod pod_host;
 pub mod private_network;
 pub mod process;
 pub mod release;

@@ -15,6 +15,7 @@ use crate::clients::{HttpClient, Network};
 use crate::cluster::Cluster;
 use crate::livekit::Access;
 use crate::namespace::Namespace;
+use crate::pod_host::PodHost;
 use crate::process::Run as _;
 use crate::release;
 use crate::stage::{say, stage};
@@ -25,7 +26,7 @@ pub const NAME: &str = "demo";
 /// Time until a LiveCluster is ready: Redis, then media pods, on a busy machine.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
 /// Media ports of a LiveCluster.
-const PORTS: u16 = 100;
+pub const PORTS: u16 = 100;
 /// Port of a media pod's probes and metrics.
 const ADMIN_PORT: u16 = 9600;
 
@@ -149,6 +150,17 @@ impl LiveCluster {
         &self.namespace
     }
 
+    /// A pod of it as its Kubernetes node has it.
+    pub fn host_of(&self, pod: &str) -> Result<PodHost> {
+        PodHost::find(&self.cluster, &self.namespace, pod)
+    }
+
+    /// The name of its Redis's pod.
+    #[must_use]
+    pub fn redis_pod() -> String {
+        format!("{}-0", names::redis(NAME))
+    }
+
     /// The domain that clients know.
     #[must_use]
     pub fn domain(&self) -> &str {
@@ -224,9 +236,7 @@ impl LiveCluster {
 
     /// The pod that is the home of a room, as Redis has it.
     pub fn home_of(&self, room: &str) -> Result<MediaPod> {
-        let object = self.object()?;
-        let uid = object["metadata"]["uid"].as_str().context("the LiveCluster has no uid")?;
-        let keys = Keys::new(uid);
+        let keys = self.keys()?;
         let node = self.redis(&["HGET", &keys.room(&RoomName::new(room)?), "node"])?;
         let lease = self.redis(&["HGET", &keys.node(&NodeId::from(node)), "record"])?;
         let record: NodeRecord = serde_json::from_str(&lease)
@@ -235,10 +245,23 @@ impl LiveCluster {
         pod.with_context(|| format!("the home of {room} is {}, which is no pod", record.name))
     }
 
+    /// How many room events of a kind other programs find in its Redis.
+    pub fn room_events(&self, event: &str) -> Result<usize> {
+        let entries = self.redis(&["XRANGE", &self.keys()?.events(), "-", "+"])?;
+        Ok(entries.lines().filter(|line| *line == event).count())
+    }
+
+    /// Names of what it has in Redis.
+    fn keys(&self) -> Result<Keys> {
+        let object = self.object()?;
+        let uid = object["metadata"]["uid"].as_str().context("the LiveCluster has no uid")?;
+        Ok(Keys::new(uid))
+    }
+
     /// Runs `redis-cli` in its Redis and returns what it prints.
     pub fn redis(&self, arguments: &[&str]) -> Result<String> {
         let password = self.secret(&names::redis_secret(NAME), "password")?;
-        let pod = format!("{}-0", names::redis(NAME));
+        let pod = Self::redis_pod();
         let mut command = self.namespace.kubectl();
         // The image has no shell; a password that lives as long as the test may be seen.
         command.args(["exec", &pod, "--", "redis-cli", "--no-auth-warning", "-a", &password]);

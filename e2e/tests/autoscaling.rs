@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Person, PythonClient, RoomClient, await_everybody_meets,
 };
-use e2e::faults::{self, Effect};
+use e2e::faults::{self, Effect, Outcome};
 use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT};
 use e2e::livekit::Access;
 use e2e::process::Run as _;
@@ -91,7 +91,7 @@ fn nodes_follow_rooms(live_cluster: &LiveCluster) -> Result<()> {
     let of_lobby = in_lobby.iter().map(|client| Effect::on(*client, &lobby));
     let of_studio = in_studio.iter().map(|client| Effect::on(*client, &studio));
     let effects: Vec<Effect> = of_lobby.chain(of_studio).collect::<Result<_>>()?;
-    faults::record("scale_in", &effects, 0)?;
+    faults::record("scale_in", &effects, &Outcome::default())?;
     faults::check_move(&effects)?;
     ensure!(series.lost() == 0, "somebody was thrown out meanwhile");
     stage("another owner of the metrics API", || case.another_owner_comes_and_goes())

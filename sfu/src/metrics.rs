@@ -1,8 +1,8 @@
 //! Prometheus metrics of the node; names are in `contract::metrics`.
 
 use contract::metrics::{
-    BUSY, BYTES, DIRECTION, DROPPED, FRONT_DOOR_JOINS, KNOWN_NODES, PACKETS, PARTICIPANTS,
-    RETRANSMITTED, ROOMS, ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
+    BUSY, BYTES, DIRECTION, DROPPED, DROPPED_ROOM_EVENTS, FRONT_DOOR_JOINS, KNOWN_NODES, PACKETS,
+    PARTICIPANTS, RETRANSMITTED, ROOMS, ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
 };
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
@@ -23,6 +23,7 @@ pub struct Metrics {
     dropped: IntCounter,
     busy: IntCounter,
     front_door_joins: IntCounterVec,
+    dropped_room_events: IntCounter,
 }
 
 impl Metrics {
@@ -59,6 +60,10 @@ impl Metrics {
             retransmitted: plain(RETRANSMITTED, "Media packets that were sent again on request.")?,
             dropped: plain(DROPPED, "Datagrams that were not taken, and packets without room.")?,
             busy: plain(BUSY, "Microseconds that media workers were not waiting.")?,
+            dropped_room_events: plain(
+                DROPPED_ROOM_EVENTS,
+                "Room events that did not get to the stream in Redis.",
+            )?,
             front_door_joins: counter(
                 FRONT_DOOR_JOINS,
                 "Joins that this node took in, by route.",
@@ -80,7 +85,12 @@ impl Metrics {
     }
 
     /// All metrics in Prometheus' text form.
-    pub fn render(&self, rooms: NodeCounts, media: MediaCounters) -> String {
+    pub fn render(
+        &self,
+        rooms: NodeCounts,
+        media: MediaCounters,
+        dropped_room_events: u64,
+    ) -> String {
         let set =
             |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.rooms, rooms.rooms);
@@ -96,6 +106,7 @@ impl Metrics {
         raise(&self.retransmitted, media.retransmitted);
         raise(&self.dropped, media.dropped);
         raise(&self.busy, media.busy_micros);
+        raise(&self.dropped_room_events, dropped_room_events);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "Failed to write metrics");
@@ -118,7 +129,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.count_join(true);
         let rooms = NodeCounts { rooms: 2, ..NodeCounts::default() };
-        let text = metrics.render(rooms, MediaCounters::default());
+        let text = metrics.render(rooms, MediaCounters::default(), 3);
         for name in [
             ROOMS,
             PARTICIPANTS,
@@ -131,9 +142,11 @@ mod tests {
             DROPPED,
             BUSY,
             FRONT_DOOR_JOINS,
+            DROPPED_ROOM_EVENTS,
         ] {
             assert!(text.contains(name), "{name} is missing");
         }
         assert!(text.contains("livecluster_rooms 2"));
+        assert!(text.contains("livecluster_dropped_room_events_total 3"));
     }
 }

@@ -20,7 +20,8 @@ use crate::peer::{PeerClient, PeerError};
 use crate::placement::{
     Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError, ask_for_pledges,
 };
-use crate::rooms::Rooms;
+use crate::room_events::RoomEvents;
+use crate::rooms::{Listeners, Rooms};
 use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
 use crate::session::{OUTBOX, Outgoing, RoomHandle};
 use crate::settings::{Settings, SettingsError};
@@ -100,6 +101,8 @@ pub struct Node {
     pub peers: Option<Arc<PeerClient>>,
     /// Agent workers of this node, and the way to those of others.
     pub agents: Arc<Agents>,
+    /// The way to the stream of room events.
+    pub room_events: RoomEvents,
     /// Counters.
     pub metrics: Metrics,
     /// Whether this node takes rooms, and moves those that it has.
@@ -143,12 +146,18 @@ impl Node {
             peers.clone(),
             settings.node_name.clone(),
         ));
+        let stream_length = config.redis.as_ref().map_or(0, |redis| redis.room_events);
+        let room_events = RoomEvents::start(&placement, stream_length);
+        let listeners = Listeners {
+            webhooks: Webhooks::new(config.webhook.clone(), Arc::clone(&keys))?,
+            room_events: room_events.clone(),
+        };
         let rooms = Arc::new(Rooms::new(
             Arc::clone(&settings),
             Arc::clone(&keys),
             Arc::clone(&placement),
             Arc::clone(&media),
-            Webhooks::new(config.webhook.clone(), Arc::clone(&keys))?,
+            listeners,
             Arc::clone(&agents),
             peers.clone(),
         ));
@@ -161,6 +170,7 @@ impl Node {
             rooms,
             peers,
             agents,
+            room_events,
             metrics,
             drain: Drain::default(),
             packets_per_second: AtomicU64::new(0),

@@ -15,6 +15,7 @@ use sfu_core::placement::{Candidate, Kept, Question};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::room_events::Entry;
 pub use memory::MemoryStore;
 pub use pledges::{PLEDGE, PLEDGED, REFUSED, ask_for_pledges};
 pub use redis::{RedisStore, StoreError};
@@ -168,6 +169,18 @@ impl Placement {
         match self {
             Self::Memory(_) => true,
             Self::Redis(store) => store.update(room, epoch, metadata, state).await,
+        }
+    }
+
+    /// Appends entries to the stream of room events, which keeps about `length` of them.
+    ///
+    /// # Errors
+    ///
+    /// When Redis does not answer, or refuses: then some of the entries may be there.
+    pub async fn append_events(&self, entries: &[Entry], length: u32) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::Redis(store) => store.append_events(entries, length).await,
         }
     }
 

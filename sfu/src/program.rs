@@ -81,6 +81,7 @@ impl Running {
         if tokio::time::timeout(LEAVE_TIMEOUT, empty).await.is_err() {
             tracing::warn!("Clients did not leave in time");
         }
+        self.node.room_events.flush().await;
         self.stop.send_replace(true);
     }
 }

@@ -16,6 +16,7 @@ use crate::agents::Agents;
 use crate::keys::Keys;
 use crate::peer::PeerClient;
 use crate::placement::{Home, Placement};
+use crate::room_events::RoomEvents;
 use crate::rtc::MediaPlane;
 use crate::session::{Forwards, RoomHandle, RoomHome, RoomTask, Rpcs, now};
 use crate::settings::Settings;
@@ -63,13 +64,21 @@ pub struct NodeCounts {
     pub subscriptions: u64,
 }
 
+/// Who is told what happens in rooms.
+pub struct Listeners {
+    /// The application.
+    pub webhooks: Webhooks,
+    /// Other programs, by Redis.
+    pub room_events: RoomEvents,
+}
+
 /// The rooms of this node.
 pub struct Rooms {
     settings: Arc<Settings>,
     keys: Arc<Keys>,
     placement: Arc<Placement>,
     media: Arc<MediaPlane>,
-    webhooks: Webhooks,
+    listeners: Listeners,
     agents: Arc<Agents>,
     peers: Option<Arc<PeerClient>>,
     handles: Mutex<Handles>,
@@ -99,12 +108,12 @@ impl Rooms {
         keys: Arc<Keys>,
         placement: Arc<Placement>,
         media: Arc<MediaPlane>,
-        webhooks: Webhooks,
+        listeners: Listeners,
         agents: Arc<Agents>,
         peers: Option<Arc<PeerClient>>,
     ) -> Self {
         let (handles, counts) = (Mutex::default(), Counts::default());
-        Self { settings, keys, placement, media, webhooks, agents, peers, handles, counts }
+        Self { settings, keys, placement, media, listeners, agents, peers, handles, counts }
     }
 
     /// The room, if it lives here.
@@ -186,7 +195,8 @@ impl Rooms {
             events,
             keys: Arc::clone(&self.keys),
             gauges: RoomGauges { room: name.clone(), counts: Arc::clone(&self.counts) },
-            webhooks: self.webhooks.of_room(name),
+            webhooks: self.listeners.webhooks.of_room(name),
+            room_events: self.listeners.room_events.clone(),
             rpcs: Rpcs::default(),
             agents: Arc::clone(&self.agents),
             forwards: Forwards::default(),

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agents::Agents;
 use crate::keys::Keys;
+use crate::room_events::RoomEvents;
 use crate::rooms::RoomGauges;
 use crate::rtc::RoomMedia;
 use crate::webhooks::RoomWebhooks;
@@ -204,6 +205,8 @@ pub struct RoomTask {
     pub gauges: RoomGauges,
     /// Who is told what happens.
     pub webhooks: RoomWebhooks,
+    /// The same for other programs, by Redis.
+    pub room_events: RoomEvents,
     /// Calls of the server API that wait for a participant.
     pub rpcs: Rpcs,
     /// Finds workers for the room's jobs.
@@ -393,7 +396,10 @@ impl RoomTask {
                     // Whoever carries its news sees that nobody wants them any more.
                     self.forwards.shown.remove(&id);
                 }
-                RoomOutput::Event(event) => self.webhooks.send(*event),
+                RoomOutput::Event(event) => {
+                    self.room_events.send(&event, self.home.node_id(), self.home.epoch());
+                    self.webhooks.send(*event);
+                }
                 RoomOutput::Media(command) => self.media.send(command),
                 RoomOutput::Ended => is_over = true,
             }

@@ -12,7 +12,7 @@ if ARGV[6] == 'resume' then
   if is_quiet or math.abs(now - ARGV[8]) > tonumber(ARGV[9]) then
     return {'again'}
   end
-  if not is_here or stored ~= own then
+  if home[1] and (not is_here or stored ~= own) then
     return {'gone'}
   end
 elseif home[1] and not is_here and stored >= own then

@@ -37,23 +37,29 @@ pub enum RedisMode {
     Standalone,
     /// Redis Sentinels that name the server, as it changes.
     Sentinel,
+    /// A Redis Cluster: all keys of a LiveCluster are in one slot.
+    Cluster,
 }
 
 /// A Redis that is there already.
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.mode == 'Sentinel' ? size(self.addresses) > 0 : size(self.addresses) == 1")
-        .message("spec.redis.external.addresses must hold exactly one host:port, or those of the Sentinels with mode Sentinel"),
+    validation = Rule::new("self.mode == 'Standalone' ? size(self.addresses) == 1 : size(self.addresses) > 0")
+        .message("spec.redis.external.addresses must hold exactly one host:port, or some with mode Sentinel or Cluster"),
     validation = Rule::new("self.mode == 'Sentinel' ? has(self.masterName) : !has(self.masterName)")
-        .message("spec.redis.external.masterName is needed with mode Sentinel, and only then")
+        .message("spec.redis.external.masterName is needed with mode Sentinel, and only then"),
+    validation = Rule::new("self.tls || !has(self.caSecretName)")
+        .message("spec.redis.external.caSecretName needs spec.redis.external.tls")
 )]
 pub struct ExternalRedis {
-    /// Whether the addresses are of the server (the default) or of its Sentinels.
+    /// Whether the addresses are of the server (the default), of its Sentinels or of servers of a Redis
+    /// Cluster.
     #[serde(default)]
     pub mode: RedisMode,
-    /// Address of the server, exactly one `host:port`, or addresses of its Sentinels. Sentinels are
-    /// asked without a password, and where they want one, with that of Redis.
+    /// Address of the server, exactly one `host:port`, or addresses of its Sentinels, or of some
+    /// servers of the cluster, by which the others are found. Sentinels are asked without a password,
+    /// and where they want one, with that of Redis.
     #[schemars(length(max = 8), inner(length(min = 1, max = 260)))]
     #[x_kube(
         validation = Rule::new("self.all(a, a.matches('^([a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?|[[][0-9a-fA-F:.]+[]]):[1-9][0-9]{0,4}$'))")
@@ -65,9 +71,14 @@ pub struct ExternalRedis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub master_name: Option<String>,
-    /// Use TLS, checked against the authorities in the media node's image.
+    /// Use TLS, checked against the authorities in the media node's image, or those of
+    /// `caSecretName`.
     #[serde(default)]
     pub tls: bool,
+    /// Secret with the entry `ca.crt`: the authorities (PEM) that TLS is checked against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
+    pub ca_secret_name: Option<String>,
     /// ACL user; the default user when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]

@@ -47,6 +47,16 @@ pub struct RoomsSpec {
     /// Most tracks that one participant receives; what exceeds them waits.
     #[serde(default)]
     pub subscription_limits: SubscriptionLimits,
+    /// About how many room events the stream in Redis keeps for other programs; 0 is no stream.
+    #[serde(default = "default_event_stream_length")]
+    #[schemars(range(min = 0, max = 10_000_000))]
+    #[schemars(extend("format" = "int32"))]
+    pub event_stream_length: u32,
+}
+
+/// About 5 MB of Redis.
+fn default_event_stream_length() -> u32 {
+    10_000
 }
 
 fn default_auto_create() -> bool {
@@ -75,6 +85,7 @@ impl Default for RoomsSpec {
             sync_streams: false,
             loudest_audio_tracks: 0,
             subscription_limits: SubscriptionLimits::default(),
+            event_stream_length: default_event_stream_length(),
         }
     }
 }

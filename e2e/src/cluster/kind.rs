@@ -71,6 +71,13 @@ pub(super) fn start_node(state: &State, node: &str) -> Result<()> {
     command(state, Path::new("docker"))?.args(["start", node]).run()
 }
 
+/// Starts a command on a node.
+pub(super) fn on_node(state: &State, node: &str) -> Result<Command> {
+    let mut command = command(state, Path::new("docker"))?;
+    command.args(["exec", node]);
+    Ok(command)
+}
+
 /// Returns the nodes' addresses by name.
 pub(super) fn node_addresses(state: &State) -> Result<BTreeMap<String, String>> {
     let names = command(state, &state.programs.kind)?

@@ -52,6 +52,8 @@ pub struct Dereferenced {
     pub token: Option<Secret>,
     /// The Secret with the password of Redis: the user's, or the generated one.
     pub redis: Option<Secret>,
+    /// The Secret with the authorities of Redis's certificate.
+    pub redis_ca: Option<Secret>,
     /// The authority for pod-to-pod certificates.
     pub authority: Option<Secret>,
     /// The certificate of media pods.
@@ -92,11 +94,13 @@ pub async fn dereference(
         Some(external) => external.secret_name.clone(),
         None => Some(names::redis_secret(&name)),
     };
+    let redis_ca = spec.redis.external.as_ref().and_then(|redis| redis.ca_secret_name.clone());
     let turn_tls = spec.turn.tls.as_ref().map(|tls| tls.secret_name.clone());
-    let (keys, token, redis, authority, peer, turn, turn_tls) = futures::try_join!(
+    let (keys, token, redis, redis_ca, authority, peer, turn, turn_tls) = futures::try_join!(
         secret(Some(keys)),
         secret(spec.http.token_secret_name.clone()),
         secret(redis),
+        secret(redis_ca),
         secret(Some(names::authority_secret(&name))),
         secret(Some(names::peer_secret(&name))),
         secret(Some(names::turn(&name))),
@@ -114,6 +118,7 @@ pub async fn dereference(
         keys,
         token,
         redis,
+        redis_ca,
         authority,
         peer,
         turn,

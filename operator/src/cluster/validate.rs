@@ -17,7 +17,7 @@ use thiserror::Error;
 use super::autoscaling::Scaler;
 use super::autoscaling::scaler::Policy;
 use super::dereference::Dereferenced;
-use super::material::{CERTIFICATE_ENTRY, KEY_ENTRY};
+use super::material::{AUTHORITY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY};
 
 /// Most workers of a node, as the schema says; what a CPU request is cut down to.
 const MAX_WORKERS: u128 = 64;
@@ -305,6 +305,10 @@ fn check_user_secrets(found: &Dereferenced) -> Result<(), Invalid> {
     if let Some(name) = external.and_then(|external| external.secret_name.as_ref()) {
         let field = "spec.redis.external.secretName";
         entry(field, name, found.redis.as_ref(), PASSWORD_ENTRY)?;
+    }
+    if let Some(name) = external.and_then(|external| external.ca_secret_name.as_ref()) {
+        let field = "spec.redis.external.caSecretName";
+        entry(field, name, found.redis_ca.as_ref(), AUTHORITY_ENTRY)?;
     }
     Ok(())
 }

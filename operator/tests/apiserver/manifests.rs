@@ -64,6 +64,14 @@ fn bad_foundations() -> Vec<(Value, &'static str)> {
         (external(json!(["a:1", "b:2"])), "spec.redis.external.addresses must hold exactly one"),
         (external(json!(["redis://r:6379"])), "spec.redis.external.addresses must be host:port"),
         (
+            changed("redis.external", json!({"mode": "Cluster", "addresses": []})),
+            "spec.redis.external.addresses must hold exactly one host:port, or some",
+        ),
+        (
+            changed("redis.external", json!({"addresses": ["r:6379"], "caSecretName": "c"})),
+            "spec.redis.external.caSecretName needs spec.redis.external.tls",
+        ),
+        (
             changed("media.ports", json!({"first": 65000, "count": 1000})),
             "spec.media.ports must end at 65535 or below",
         ),
@@ -243,6 +251,11 @@ async fn good_manifests_are_taken_with_the_same_defaults_as_our_types() {
         json!({"domain": "live.example.com"}),
         json!({"domain": "demo.localhost", "development": true}),
         json!({"domain": "a.b", "redis": {"external": {"addresses": ["[2001:db8::1]:6379"]}}}),
+        changed(
+            "redis.external",
+            json!({"mode": "Cluster", "addresses": ["a:6379", "b:6379"], "tls": true,
+                "caSecretName": "c"}),
+        ),
         changed("media.ports", json!({"first": 65530, "count": 6})),
         changed("media.exposure", json!("TurnOnly")),
         changed(

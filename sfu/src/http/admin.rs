@@ -30,7 +30,8 @@ async fn ready(State(node): State<Arc<Node>>) -> Response {
 
 async fn metrics(State(node): State<Arc<Node>>) -> Response {
     node.metrics.set_known_nodes(node.placement.nodes().len());
-    let body = node.metrics.render(node.rooms.counts(), node.media.counters());
+    let dropped = node.room_events.dropped();
+    let body = node.metrics.render(node.rooms.counts(), node.media.counters(), dropped);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response()
 }
 

@@ -1,7 +1,7 @@
 //! The keys of LiveKit's configuration: those that mean something here, and why others do not.
 
 /// Keys that carry over.
-pub(super) const CARRIED: [&str; 45] = [
+pub(super) const CARRIED: [&str; 47] = [
     "port",
     "bind_addresses",
     "keys",
@@ -14,12 +14,14 @@ pub(super) const CARRIED: [&str; 45] = [
     "prometheus.port",
     "enable_data_tracks",
     "redis.address",
+    "redis.cluster_addresses",
     "redis.sentinel_addresses",
     "redis.sentinel_master_name",
     "redis.username",
     "redis.password",
     "redis.db",
     "redis.use_tls",
+    "redis.tls.ca_cert_file",
     "redis.tls.enabled",
     "rtc.udp_port",
     "rtc.tcp_port",
@@ -83,9 +85,9 @@ const FOREIGN: [(&str, &[&str], Foreign, &str); 36] = [
     ("psrpc", &["max_attempts", "timeout", "backoff", "buffer_size", "compression"], Ignored, "nodes do not call each other through Redis"),
     ("logging", &["sample", "item_sample_seconds", "item_sample_initial", "item_sample_interval", "component_levels.*", "pion_level"], Ignored, "the filter of logging.level names modules, such as info,sfu=debug"),
     ("redis", &["sentinel_username", "sentinel_password"], Refused, "Sentinels are asked with redis.username and redis.password, where they want a password"),
-    ("redis", &["cluster_addresses", "max_redirects"], Refused, "Redis is one server at redis.address, or one that Sentinels name"),
+    ("redis", &["max_redirects"], Ignored, "a key that has moved is looked for once more"),
     ("redis", &["dial_timeout", "read_timeout", "write_timeout", "pool_timeout", "pool_size"], Ignored, "one connection with fixed time limits is enough"),
-    ("redis.tls", &["insecure", "server_name", "ca_cert_file", "client_cert_file", "client_key_file"], Refused, "certificates are checked against the system's authorities"),
+    ("redis.tls", &["insecure", "server_name", "client_cert_file", "client_key_file"], Refused, "the server's certificate is checked, for the name in its address, and clients have none"),
     ("rtc", &["external_ip_only", "advertise_internal_ip", "skip_external_ip_validation"], Refused, "the address in rtc.node_ip is advertised, no other"),
     ("rtc", &["use_ice_lite"], Ignored, "the node is always ICE-lite"),
     ("rtc", &["interfaces.*", "ips.*", "use_mdns", "enable_loopback_candidate"], Refused, "the address in rtc.node_ip is advertised, no other"),

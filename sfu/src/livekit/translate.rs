@@ -308,17 +308,25 @@ fn redis(reader: &mut Reader, has_peer: bool) -> Option<RedisConfig> {
     let addresses: Vec<String> = reader.or_default("redis.sentinel_addresses");
     let master = reader.take("redis.sentinel_master_name").unwrap_or_default();
     let sentinel = (!addresses.is_empty()).then_some(SentinelConfig { addresses, master });
-    let address = match sentinel {
-        Some(_) => String::new(),
-        None => address?,
-    };
+    let cluster: Vec<String> = reader.or_default("redis.cluster_addresses");
+    let ca_file: Option<PathBuf> = reader.take("redis.tls.ca_cert_file");
+    let address = if sentinel.is_some() || !cluster.is_empty() { String::new() } else { address? };
     if !has_peer {
         let reason = "nodes that share rooms reach each other by mutual TLS: give livecluster.peer \
                       (port, ca_file, certificate_file, key_file), or leave Redis out for one node";
         reader.problem("redis.address", reason);
     }
     let password = password.filter(|text| !text.is_empty()).map(Password);
-    Some(RedisConfig { address, sentinel, tls, username, password_file: None, password })
+    Some(RedisConfig {
+        address,
+        sentinel,
+        cluster,
+        tls,
+        ca_file,
+        username,
+        password,
+        ..RedisConfig::default()
+    })
 }
 
 /// One of `room.enabled_codecs`.

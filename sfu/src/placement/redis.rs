@@ -1,5 +1,6 @@
 //! Room homes and node leases in Redis.
 
+mod events;
 mod homes;
 
 use std::net::SocketAddr;
@@ -37,9 +38,9 @@ pub enum StoreError {
     /// Redis refused or cannot be reached.
     #[error("Redis does not answer")]
     Redis(#[from] RedisError),
-    /// No Sentinel has named it yet.
-    #[error("no Sentinel has named the Redis server yet")]
-    NoMaster,
+    /// No Sentinel has named it, or the cluster is not found yet.
+    #[error("no Redis server is known yet")]
+    NoServer,
     /// No answer in time.
     #[error("Redis did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),

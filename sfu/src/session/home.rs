@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::ids::{RoomName, RoomSid};
+use contract::ids::{NodeId, RoomName, RoomSid};
 use contract::redis::{NodeRecord, ROOM_RENEWAL};
 use futures::FutureExt as _;
 use futures::future::Fuse;
@@ -44,6 +44,7 @@ pub struct RoomHome {
     placement: Arc<Placement>,
     peers: Option<Arc<PeerClient>>,
     node_name: String,
+    node_id: NodeId,
     /// Version of the room's state that the store has.
     written: Option<u64>,
     is_keep_due: bool,
@@ -71,6 +72,7 @@ impl RoomHome {
             name,
             sid: home.sid.clone(),
             hold: Hold::new(home.epoch.clone(), term),
+            node_id: placement.node_id(),
             placement,
             peers,
             node_name,
@@ -84,6 +86,11 @@ impl RoomHome {
 
     pub(super) fn name(&self) -> &RoomName {
         &self.name
+    }
+
+    /// This node.
+    pub(super) fn node_id(&self) -> &NodeId {
+        &self.node_id
     }
 
     pub(super) fn epoch(&self) -> &str {

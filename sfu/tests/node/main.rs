@@ -4,11 +4,14 @@
 
 mod agents;
 mod cluster;
+mod cost;
 mod forwarding;
 mod http;
 mod media;
 mod moving;
 mod nonsense;
+mod redis_cluster;
+mod room_events;
 mod room_service;
 mod scripts;
 mod sentinel;

@@ -323,11 +323,7 @@ impl Files {
             admin: AdminConfig { port: 0 },
             redis: Some(RedisConfig {
                 address: format!("127.0.0.1:{redis}"),
-                sentinel: None,
-                tls: false,
-                username: None,
-                password_file: None,
-                password: None,
+                ..RedisConfig::default()
             }),
             peer: Some(self.peer(free_port(), "")),
             drain: DrainConfig { wait_seconds: 0 },

@@ -24,6 +24,8 @@ pub const KEYS: &str = "keys/keys.yaml";
 pub const TOKEN: &str = "http/token";
 /// File of Redis's password.
 pub const REDIS_PASSWORD: &str = "redis/password";
+/// File of the authorities of Redis's certificate.
+pub const REDIS_CA: &str = "redis-ca/ca.crt";
 /// Directory of the pod-to-pod certificates.
 pub const PEER: &str = "peer";
 /// File of the addresses to tell clients.
@@ -88,6 +90,8 @@ fn room_config(rooms: &RoomsSpec) -> RoomConfig {
         sync_streams,
         loudest_audio_tracks,
         subscription_limits,
+        // It belongs to Redis.
+        event_stream_length: _,
     } = rooms;
     RoomConfig {
         auto_create: *auto_create,
@@ -125,32 +129,37 @@ fn wait_at_end(valid: &ValidCluster) -> u32 {
 }
 
 fn redis_config(valid: &ValidCluster) -> RedisConfig {
+    let room_events = valid.spec.rooms.event_stream_length;
     match &valid.redis {
         ValidRedis::Managed { .. } => RedisConfig {
             address: redis::address(valid),
-            sentinel: None,
-            tls: false,
-            username: None,
             password_file: Some(file(REDIS_PASSWORD)),
-            password: None,
+            room_events,
+            ..RedisConfig::default()
         },
         ValidRedis::External(external) => RedisConfig {
             // The schema lets exactly one pass, where it is not those of Sentinels.
             address: match external.mode {
                 RedisMode::Standalone => external.addresses.first().cloned().unwrap_or_default(),
-                RedisMode::Sentinel => String::new(),
+                RedisMode::Sentinel | RedisMode::Cluster => String::new(),
             },
             sentinel: match external.mode {
-                RedisMode::Standalone => None,
+                RedisMode::Standalone | RedisMode::Cluster => None,
                 RedisMode::Sentinel => Some(SentinelConfig {
                     addresses: external.addresses.clone(),
                     master: external.master_name.clone().unwrap_or_default(),
                 }),
             },
+            cluster: match external.mode {
+                RedisMode::Standalone | RedisMode::Sentinel => Vec::new(),
+                RedisMode::Cluster => external.addresses.clone(),
+            },
             tls: external.tls,
+            ca_file: external.ca_secret_name.as_ref().map(|_| file(REDIS_CA)),
             username: external.username.clone(),
             password_file: external.secret_name.as_ref().map(|_| file(REDIS_PASSWORD)),
             password: None,
+            room_events,
         },
     }
 }

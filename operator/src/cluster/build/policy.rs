@@ -111,8 +111,8 @@ fn ways_out(valid: &ValidCluster) -> Vec<NetworkPolicyEgressRule> {
         }
         ValidRedis::External(external) => match external.mode {
             RedisMode::Standalone => by_name.extend(redis_ports(external)),
-            RedisMode::Sentinel => {
-                // Only the Sentinels know the ports of those that they name.
+            RedisMode::Sentinel | RedisMode::Cluster => {
+                // Only those that are asked know the ports of those that they name.
                 rules.push(to(everybody(), vec![any("TCP")]));
             }
         },

@@ -249,3 +249,11 @@ fn sentinels_are_asked_instead_of_a_server() {
     assert_eq!((sentinel.addresses.len(), sentinel.master.as_str()), (2, "live"));
     assert_eq!(redis.address, "");
 }
+
+#[test]
+fn a_redis_cluster_is_found_by_some_of_its_servers() {
+    let spec = "redis: {external: {mode: Cluster, addresses: ['a:6379', 'b:6379']}}";
+    let valid = validate(&with_spec(spec), &images()).unwrap();
+    let redis = config::sfu_config(&valid).redis.unwrap();
+    assert_eq!((redis.cluster.len(), redis.address.as_str(), redis.sentinel), (2, "", None));
+}

@@ -32,6 +32,11 @@ pub fn files(valid: &ValidCluster) -> Volume {
     if let Some(name) = redis {
         sources.push(secret(&name, vec![item(PASSWORD_ENTRY, config::REDIS_PASSWORD)]));
     }
+    if let ValidRedis::External(external) = &valid.redis
+        && let Some(name) = &external.ca_secret_name
+    {
+        sources.push(secret(name, vec![item(AUTHORITY_ENTRY, config::REDIS_CA)]));
+    }
     if let Some(name) = &valid.spec.http.token_secret_name {
         sources.push(secret(name, vec![item(TOKEN_ENTRY, config::TOKEN)]));
     }

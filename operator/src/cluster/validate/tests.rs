@@ -37,6 +37,7 @@ pub(crate) fn found(yaml: &str) -> Dereferenced {
         keys: None,
         token: None,
         redis: None,
+        redis_ca: None,
         authority: None,
         peer: None,
         turn: None,
@@ -72,6 +73,11 @@ fn what_a_person_must_change_is_named() {
             "redis: {external: {addresses: ['r:6379'], secretName: r}}",
             "SecretMissing",
             "the Secret r named by spec.redis.external.secretName does not exist",
+        ),
+        (
+            "redis: {external: {addresses: ['r:6379'], tls: true, caSecretName: c}}",
+            "SecretMissing",
+            "the Secret c named by spec.redis.external.caSecretName does not exist",
         ),
         (
             "node: {resources: {requests: {cpu: lots}}}",

@@ -30,7 +30,7 @@ pub struct Question {
     term: u64,
     doubts: u64,
     /// The node has acted as the room's home all the time: the room is its own where the store
-    /// knows nothing of it. Else it only resumes what nobody took.
+    /// knows nothing of it. Else it only resumes what nobody took, if it may begin rooms.
     pub asserts: bool,
     /// An order to give the room away may still be under way; the answer's epoch has it refused.
     pub raises: bool,

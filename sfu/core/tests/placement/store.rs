@@ -324,7 +324,7 @@ impl Store {
         }
         let is_newer = row.is_some() && !is_here && stored >= keep.epoch;
         let is_same = is_here && stored == keep.epoch;
-        if if keep.asserts { is_newer } else { !is_same } {
+        if if keep.asserts { is_newer } else { row.is_some() && !is_same } {
             return KeepAnswer::Gone;
         }
         let (metadata, state) = row.map_or_else(Default::default, |row| (row.metadata, row.state));

@@ -278,6 +278,7 @@ fn pods_go_where_they_must_and_nowhere_else() {
     const EXTERNAL: &str = "redis: {external: {addresses: ['redis.example.com:6380']}}";
     const SENTINELS: &str = "redis: {external: {mode: Sentinel, addresses: ['a:26379'], \
                              masterName: live}}";
+    const SHARDS: &str = "redis: {external: {mode: Cluster, addresses: ['a:6379', 'b:6379']}}";
     const WEBHOOKS: &str = "webhooks: {urls: ['https://a.example.com/w', 'http://b:8080/w', \
                             'http://c.example.com']}";
     let to_world = [
@@ -301,6 +302,7 @@ fn pods_go_where_they_must_and_nowhere_else() {
         (EXTERNAL, "TCP", 6379, false),
         (SENTINELS, "TCP", 26_379, true),
         (SENTINELS, "TCP", 7001, true),
+        (SHARDS, "TCP", 7001, true),
     ];
     for (spec, protocol, port, expected) in to_world {
         let valid = valid(spec);

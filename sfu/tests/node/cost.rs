@@ -1,0 +1,147 @@
+//! What a join and a heartbeat cost a real Redis: the same however many rooms there are. The numbers
+//! are in `docs/operations.md`.
+
+use contract::ids::{NodeId, RoomName};
+use contract::redis::{
+    CLAIM_ROOM, Keys, MediaAddresses, NodeLoad, NodeRecord, NodeState, RENEW_NODE,
+};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncCommands as _, Pipeline, Script};
+
+use crate::support::{HOUR, Redis, unix_time};
+
+/// Rooms that are written at once.
+const BATCH: usize = 1_000;
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap()
+}
+
+/// A Redis with nodes and rooms. Nothing ends while it is measured, however slow the machine.
+struct Scene {
+    connection: MultiplexedConnection,
+    keys: Keys,
+}
+
+impl Scene {
+    async fn new(redis: &Redis, nodes: u16, rooms: usize) -> Self {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", redis.port)).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut scene = Self { connection, keys: Keys::new("u1") };
+        let () = redis::cmd("FLUSHALL").query_async(&mut scene.connection).await.unwrap();
+        for number in 0..nodes {
+            scene.renew(number, "first").await;
+        }
+        // A Redis that has just started lets no room begin for a while.
+        let () = scene.connection.del(scene.keys.quiet()).await.unwrap();
+        for batch in (0..rooms).collect::<Vec<_>>().chunks(BATCH) {
+            let mut pipeline = Pipeline::new();
+            for number in batch {
+                let key = scene.keys.room(&RoomName::new(format!("room {number}")).unwrap());
+                let row = [("node", "ND_1"), ("epoch", "1"), ("sid", "RM_1")];
+                pipeline.hset_multiple(key, &row).ignore();
+            }
+            let () = pipeline.query_async(&mut scene.connection).await.unwrap();
+        }
+        scene
+    }
+
+    async fn renew(&mut self, number: u16, which: &str) {
+        let [high, low] = number.to_be_bytes();
+        let record = NodeRecord {
+            id: NodeId::from(format!("ND_{number}")),
+            name: format!("pod-{number}"),
+            address: ([10, 0, high, low], 7890).into(),
+            state: NodeState::Open,
+            load: NodeLoad::default(),
+            media: MediaAddresses::default(),
+        };
+        let (keys, script) = (&self.keys, Script::new(RENEW_NODE));
+        let mut call = script.prepare_invoke();
+        call.key(keys.nodes())
+            .key(keys.node(&record.id))
+            .key(keys.pod(&record.name))
+            .key(keys.pulse())
+            .key(keys.quiet())
+            .arg(record.id.as_str())
+            .arg(serde_json::to_string(&record).unwrap())
+            .arg(millis(HOUR))
+            .arg(keys.node_prefix())
+            .arg(keys.reservation_prefix())
+            .arg(which)
+            .arg(millis(HOUR))
+            .arg(millis(HOUR))
+            .arg(millis(HOUR))
+            .arg(record.address.to_string())
+            .arg(1)
+            .arg(1);
+        let _renewed: redis::Value = call.invoke_async(&mut self.connection).await.unwrap();
+    }
+
+    /// Asks for a room's home in the name of the first node.
+    async fn claim(&mut self, room: &str) {
+        let (keys, script) = (&self.keys, Script::new(CLAIM_ROOM));
+        let mut call = script.prepare_invoke();
+        call.key(keys.room(&RoomName::new(room).unwrap()))
+            .key(keys.pulse())
+            .key(keys.quiet())
+            .arg(keys.node_prefix())
+            .arg(keys.reservation_prefix())
+            .arg("ND_0")
+            .arg("ND_1")
+            .arg("RM_2")
+            .arg(millis(HOUR))
+            .arg(millis(HOUR))
+            .arg(millis(unix_time()))
+            .arg(millis(HOUR));
+        let home: Vec<String> = call.invoke_async(&mut self.connection).await.unwrap();
+        assert_eq!(home[0], "ND_1");
+    }
+
+    /// Has Redis count from now.
+    async fn reset(&mut self) {
+        let mut reset = redis::cmd("CONFIG");
+        let () = reset.arg("RESETSTAT").query_async(&mut self.connection).await.unwrap();
+    }
+
+    /// How many commands Redis has carried out, those in scripts among them.
+    async fn commands(&mut self) -> u64 {
+        let mut ask = redis::cmd("INFO");
+        let info: String = ask.arg("commandstats").query_async(&mut self.connection).await.unwrap();
+        let calls = info.lines().filter_map(|line| {
+            let (command, numbers) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+            let is_own = command.starts_with("config") || command.starts_with("script");
+            let calls = numbers.strip_prefix("calls=")?.split(',').next()?;
+            (!is_own).then(|| calls.parse::<u64>().unwrap())
+        });
+        calls.sum()
+    }
+
+    /// Commands of a join to a new room, of one to a living room, and of a heartbeat.
+    async fn costs(&mut self) -> [u64; 3] {
+        // The scripts are known from then on.
+        self.claim("room 0").await;
+        self.reset().await;
+        self.claim("new").await;
+        let new = self.commands().await;
+        self.reset().await;
+        self.claim("room 0").await;
+        let living = self.commands().await;
+        self.reset().await;
+        self.renew(0, "next").await;
+        [new, living, self.commands().await]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_and_a_heartbeat_cost_the_same_however_many_rooms_there_are() {
+    let redis = Redis::start().await;
+    let few = Scene::new(&redis, 3, 1).await.costs().await;
+    let many = Scene::new(&redis, 3, 50_000).await.costs().await;
+    assert_eq!(few, many);
+    // A join asks nothing of the other nodes; a heartbeat reads the lease of each.
+    let nodes = Scene::new(&redis, 103, 1).await.costs().await;
+    assert_eq!(nodes[..2], few[..2]);
+    assert_eq!(nodes[2], few[2] + 2 * 100);
+    assert_eq!(few, [11, 4, 16 + 2 * 3], "as documented");
+}
