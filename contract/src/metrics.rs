@@ -30,3 +30,27 @@ pub const FRONT_DOOR_JOINS: &str = "livecluster_front_door_joins_total";
 pub const DROPPED_ROOM_EVENTS: &str = "livecluster_dropped_room_events_total";
 /// Label of [`FRONT_DOOR_JOINS`].
 pub const ROUTE: &str = "route";
+/// Counter of the operator: reconciles, by `result`.
+pub const RECONCILES: &str = "livecluster_operator_reconciles_total";
+/// Histogram of the operator: seconds that a reconcile took.
+pub const RECONCILE_SECONDS: &str = "livecluster_operator_reconcile_seconds";
+/// Gauge of the operator: 1 while it leads.
+pub const LEADER: &str = "livecluster_operator_leader";
+
+/// All that a media node exports.
+pub const OF_MEDIA_NODE: [&str; 12] = [
+    ROOMS,
+    PARTICIPANTS,
+    SUBSCRIBERS,
+    SUBSCRIPTIONS,
+    KNOWN_NODES,
+    PACKETS,
+    BYTES,
+    RETRANSMITTED,
+    DROPPED,
+    BUSY,
+    FRONT_DOOR_JOINS,
+    DROPPED_ROOM_EVENTS,
+];
+/// All that an operator exports.
+pub const OF_OPERATOR: [&str; 3] = [RECONCILES, RECONCILE_SECONDS, LEADER];

@@ -32,6 +32,21 @@ pub const RESULT: &str = "result";
 /// Gauge: 1 while no allocations are made.
 pub const DRAINING: &str = "livecluster_turn_draining";
 
+/// All names of ours that a TURN server exports.
+pub const OF_TURN_SERVER: [&str; 11] = [
+    ALLOCATIONS,
+    ALLOCATIONS_MADE,
+    PACKETS,
+    BYTES,
+    DROPPED,
+    ERRORS,
+    BINDINGS,
+    CONNECTIONS,
+    HANDSHAKES,
+    CONNECTIONS_TOTAL,
+    DRAINING,
+];
+
 /// Names of coturn's exporter.
 pub mod coturn {
     /// Gauge: allocations.

@@ -18,6 +18,7 @@ pub mod images;
 pub mod live_cluster;
 pub mod livekit;
 pub mod namespace;
+pub mod node_pair;
 pub mod pod_host;
 pub mod private_network;
 pub mod process;

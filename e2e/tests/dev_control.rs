@@ -53,7 +53,7 @@ fn the_quality_that_is_asked_for_arrives_and_no_other_is_encoded() -> Result<()>
 #[test]
 fn who_unsubscribes_gets_nothing_until_it_subscribes_again() -> Result<()> {
     DevServer::run(PORT + 1, |server| {
-        let (_anna, bob) = two_tabs(server, "subscriptions")?;
+        let (anna, bob) = two_tabs(server, "subscriptions")?;
         for subscribe in [false, true, false, true] {
             bob.evaluate(&format!("({ANNAS_CAMERA}.setSubscribed({subscribe}), null)"))?;
             eventually("the subscription changes", MEDIA_TIMEOUT, || {
@@ -61,6 +61,13 @@ fn who_unsubscribes_gets_nothing_until_it_subscribes_again() -> Result<()> {
                 ensure!(track == subscribe, "{track}");
                 Ok(())
             })?;
+        }
+        e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        // The same at the publisher's wish.
+        let rights = "window.client.room.localParticipant.setTrackSubscriptionPermissions";
+        for (everybody, allowed) in [(false, json!(false)), (true, json!(true))] {
+            anna.evaluate(&format!("({rights}({everybody}), null)"))?;
+            expect(&bob, &format!("{ANNAS_CAMERA}.isSubscribed"), allowed)?;
         }
         e2e::clients::await_media(&bob, &[&Person::anna()], MEDIA_TIMEOUT)
     })
@@ -92,8 +99,20 @@ fn the_server_api_mutes_restricts_and_removes() -> Result<()> {
         expect(&bob, &format!("{annas}.metadata"), json!("watched"))?;
         expect(&bob, &format!("{annas}.trackPublications.size"), json!(0))?;
 
+        // Whom nobody may see any more is gone for the others only.
+        for (hidden, others) in [(true, 0), (false, 1)] {
+            let permission = json!({ "can_subscribe": true, "hidden": hidden });
+            call("UpdateParticipant", json!({ "permission": permission }))?;
+            expect(&bob, "window.client.room.remoteParticipants.size", json!(others))?;
+            expect(&anna, "window.client.room.state", json!("connected"))?;
+        }
+
         call("RemoveParticipant", json!({}))?;
         expect(&anna, "window.client.room.state", json!("disconnected"))?;
+        expect(&bob, "window.client.room.remoteParticipants.size", json!(0))?;
+        // Its token was made before.
+        let again = anna.join(&server.access.url, &server.access.token("anna", "governed")?);
+        ensure!(again.is_err(), "anna is back");
         expect(&bob, "window.client.room.remoteParticipants.size", json!(0))
     })
 }

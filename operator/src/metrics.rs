@@ -1,5 +1,6 @@
 //! The operator's own metrics.
 
+use contract::metrics::{LEADER, RECONCILE_SECONDS, RECONCILES};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
@@ -40,17 +41,14 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::new(),
             reconciles: IntCounterVec::new(
-                Opts::new("livecluster_operator_reconciles_total", "Reconciles by result."),
+                Opts::new(RECONCILES, "Reconciles by result."),
                 &["result"],
             )?,
             duration: Histogram::with_opts(HistogramOpts::new(
-                "livecluster_operator_reconcile_seconds",
+                RECONCILE_SECONDS,
                 "Duration of a reconcile.",
             ))?,
-            leader: IntGauge::new(
-                "livecluster_operator_leader",
-                "1 while this operator leads, else 0.",
-            )?,
+            leader: IntGauge::new(LEADER, "1 while this operator leads, else 0.")?,
         };
         metrics.registry.register(Box::new(metrics.reconciles.clone()))?;
         metrics.registry.register(Box::new(metrics.duration.clone()))?;
@@ -89,5 +87,8 @@ mod tests {
         let text = String::from_utf8(metrics.text().unwrap()).unwrap();
         assert!(text.contains("livecluster_operator_reconciles_total{result=\"invalid\"} 1"));
         assert!(text.contains("livecluster_operator_leader 1"));
+        for name in contract::metrics::OF_OPERATOR {
+            assert!(text.contains(name), "{name} is missing");
+        }
     }
 }

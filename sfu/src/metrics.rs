@@ -130,20 +130,7 @@ mod tests {
         metrics.count_join(true);
         let rooms = NodeCounts { rooms: 2, ..NodeCounts::default() };
         let text = metrics.render(rooms, MediaCounters::default(), 3);
-        for name in [
-            ROOMS,
-            PARTICIPANTS,
-            SUBSCRIBERS,
-            SUBSCRIPTIONS,
-            KNOWN_NODES,
-            PACKETS,
-            BYTES,
-            RETRANSMITTED,
-            DROPPED,
-            BUSY,
-            FRONT_DOOR_JOINS,
-            DROPPED_ROOM_EVENTS,
-        ] {
+        for name in contract::metrics::OF_MEDIA_NODE {
             assert!(text.contains(name), "{name} is missing");
         }
         assert!(text.contains("livecluster_rooms 2"));

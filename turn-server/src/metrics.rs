@@ -266,5 +266,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+        for name in contract::turn_metrics::OF_TURN_SERVER {
+            assert!(text.contains(&format!("\n{name}")), "{name} is missing in {text}");
+        }
     }
 }

@@ -228,3 +228,48 @@ fn a_route_that_cannot_be_made_is_told() {
     assert_eq!((found.status.as_str(), found.reason.as_str()), ("False", "RouteKindMissing"));
     assert!(found.message.contains("TLSRoute"), "{}", found.message);
 }
+
+/// The page that people are sent to starts from these.
+#[test]
+fn every_condition_and_reason_is_on_the_page_for_trouble() {
+    let page = include_str!("../../../../docs/troubleshooting.md");
+    let conditions = [
+        condition::READY,
+        condition::AVAILABLE,
+        condition::PROGRESSING,
+        condition::DEGRADED,
+        condition::DRAINING,
+        condition::REDIS_REACHABLE,
+        condition::ADDRESSES_DISCOVERED,
+        condition::TURN_READY,
+        condition::TLS_CONFIGURED,
+        condition::AUTOSCALING_ACTIVE,
+        condition::METRICS_API_AVAILABLE,
+    ];
+    let reasons = [
+        "SecretMissing",
+        "SecretEntryMissing",
+        "InvalidKeys",
+        "InvalidResources",
+        "InvalidDrainTimeout",
+        "InvalidBehavior",
+        "TooFewPorts",
+        "PodSecurityForbidsHostPorts",
+        "PodsRefused",
+        "SlotsExhausted",
+        "RedisUnreachable",
+        "NodesStarting",
+        "NodesReplaced",
+        "NoNodeOpen",
+        "NodesLeaving",
+        "NoAnswer",
+        "NotRunning",
+        "NoSecret",
+        "NodesSilent",
+        "RouteKindMissing",
+        "MetricsAPIUnavailable",
+    ];
+    for name in conditions.into_iter().chain(reasons) {
+        assert!(page.contains(&format!("`{name}`")), "{name} is not on the page");
+    }
+}
