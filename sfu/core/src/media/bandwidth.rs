@@ -191,9 +191,9 @@ impl Bandwidth {
         if now.duration_since(heard) > SILENCE {
             return None;
         }
-        let is_known = !self.follows_receiver() || self.prober.knows_round_trip();
-        let is_usable = is_known && !self.rate.is_congested();
-        self.prober.poll(self.rate.estimate(), !is_usable, now)
+        let can_judge = self.prober.knows_round_trip() && !self.prober.shows_queue(now);
+        let may_probe = !self.rate.is_congested() && (can_judge || !self.follows_receiver());
+        self.prober.poll(self.rate.estimate(), may_probe, now)
     }
 
     /// Whether a sender report is to leave now, behind the padding of a probe: where the receiver

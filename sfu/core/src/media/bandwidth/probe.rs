@@ -134,14 +134,9 @@ impl Prober {
     }
 
     /// Padding that is due.
-    pub(super) fn poll(
-        &mut self,
-        estimate: f64,
-        is_congested: bool,
-        now: Instant,
-    ) -> Option<Padding> {
-        if self.cluster.is_none() && !self.shows_queue(now) {
-            self.begin(estimate, is_congested, now)?;
+    pub(super) fn poll(&mut self, estimate: f64, may_begin: bool, now: Instant) -> Option<Padding> {
+        if self.cluster.is_none() {
+            self.begin(estimate, may_begin, now)?;
         }
         let cluster = self.cluster.as_mut().filter(|cluster| cluster.is_sending)?;
         let elapsed = now.duration_since(cluster.started);
@@ -190,18 +185,15 @@ impl Prober {
             return None;
         };
         self.reports.note(round_trip, now);
-        let base = self.reports.shortest();
-        let queue = base.map(|base| round_trip.saturating_sub(base));
-        let found = queue.map(|queue| {
-            let took = sent_at.duration_since(cluster.started) + queue;
-            cluster.bytes as f64 * 8.0 / took.as_secs_f64().max(LENGTH.as_secs_f64())
-        });
-        let carries = found.is_some_and(|rate| rate * MARGIN >= cluster.rate);
+        let queue = round_trip.saturating_sub(self.reports.shortest().unwrap_or_default());
+        let took = (sent_at.duration_since(cluster.started) + queue).max(LENGTH);
+        let rate = cluster.bytes as f64 * 8.0 / took.as_secs_f64();
+        let carries = rate * MARGIN >= cluster.rate;
         if carries {
             self.reports.last_success = Some(now);
         }
         self.end(carries, now);
-        Some(Verdict { rate: found?, carries })
+        Some(Verdict { rate, carries })
     }
 
     /// Whether enough round trips are known to judge another by.
@@ -235,9 +227,9 @@ impl Prober {
         if self.cluster.is_some() { None } else { self.need.and(self.next) }
     }
 
-    fn begin(&mut self, estimate: f64, is_congested: bool, now: Instant) -> Option<()> {
+    fn begin(&mut self, estimate: f64, may_begin: bool, now: Instant) -> Option<()> {
         let need = self.need.filter(|need| *need > estimate)?;
-        if is_congested || now < *self.next.get_or_insert(now) {
+        if !may_begin || now < *self.next.get_or_insert(now) {
             return None;
         }
         self.last_id = self.last_id % u8::MAX + 1;
@@ -293,7 +285,7 @@ impl Prober {
             None | Some(Duration::ZERO) => FIRST_PAUSE,
             Some(pause) => (2 * pause).min(LAST_PAUSE),
         });
-        self.next = self.pause.map(|pause| now + pause);
+        self.next = self.pause.map(|pause| now + pause).max(self.next);
     }
 }
 
@@ -354,7 +346,7 @@ mod tests {
         let mut queue_free_at = 0i64;
         for millis in (0..60).step_by(5) {
             let now = start + Duration::from_millis(millis);
-            let Some(padding) = prober.poll(estimate, false, now) else { continue };
+            let Some(padding) = prober.poll(estimate, true, now) else { continue };
             for _ in 0..padding.bytes.div_ceil(290) {
                 let Some(id) = prober.note_sent(290) else { continue };
                 let sent = millis as i64 * 1000;
@@ -385,7 +377,7 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         let mut bytes = 0;
         for millis in (0..50).step_by(5) {
-            if let Some(padding) = prober.poll(1e6, false, at(millis)) {
+            if let Some(padding) = prober.poll(1e6, true, at(millis)) {
                 prober.note_sent(padding.bytes);
                 for _ in 0..MIN_PACKETS {
                     prober.note_sent(0);
@@ -434,15 +426,15 @@ mod tests {
     fn nothing_is_probed_without_need_and_failures_make_pauses() {
         let start = Instant::now();
         let mut prober = Prober::default();
-        assert_eq!(prober.poll(1e6, false, start), None);
-        prober.set_need(Some(3e6));
-        assert_eq!(prober.poll(4e6, false, start), None);
         assert_eq!(prober.poll(1e6, true, start), None);
+        prober.set_need(Some(3e6));
+        assert_eq!(prober.poll(4e6, true, start), None);
+        assert_eq!(prober.poll(1e6, false, start), None);
         let mut times = Vec::new();
         for millis in 0..20_000u64 {
             let now = start + Duration::from_millis(millis);
             let is_new = prober.cluster.is_none();
-            if prober.poll(1e6, false, now).is_some_and(|_| is_new) {
+            if prober.poll(1e6, true, now).is_some_and(|_| is_new) {
                 times.push(millis);
             }
             // Everything that leaves is lost.
