@@ -11,7 +11,7 @@ use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Network, Person, RoomClient, Tab, await_everybody_meets,
     await_media,
 };
-use e2e::faults::{self, Effect};
+use e2e::faults::{self, Effect, Outcome};
 use e2e::firewall::Firewall;
 use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT};
 use e2e::livekit::Access;
@@ -201,7 +201,7 @@ fn home_is_deleted(live_cluster: &LiveCluster, call: &Call) -> Result<()> {
         call.clients().into_iter().map(|client| Effect::on(client, &room)).collect();
     let effects = effects?;
     // The time is a result; the bound is that of the waits above.
-    faults::record("relayed_pod_restart", &effects, 0)?;
+    faults::record("relayed_pod_restart", &effects, &Outcome::default())?;
     ensure!(effects.iter().all(|effect| !effect.is_lost), "somebody was thrown out: {effects:?}");
     let uid = live_cluster.home_of("lobby")?.uid;
     ensure!(uid != home.uid, "the room is still at home on the deleted pod");
