@@ -91,6 +91,18 @@ async fn a_participant_is_forwarded_to_rooms_of_its_own_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_comes_just_when_redis_stops_to_answer_finds_the_living_room() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let nodes = two_nodes(&files, &redis).await;
+    let (_anna, home) = join(&nodes[0].base, "living", "anna").await;
+    redis.freeze();
+    for (node, guest) in nodes.iter().zip(["bob", "clara"]) {
+        let (_guest, at) = join(&node.base, "living", guest).await;
+        assert_eq!(at, home, "{guest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn racing_claims_agree() {
     let (files, redis) = (Files::new(), Redis::start().await);
     let nodes = two_nodes(&files, &redis).await;
