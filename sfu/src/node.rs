@@ -258,15 +258,30 @@ impl Node {
         }
         for _ in 0..CLAIM_TRIES {
             let (term, asked_at) = (self.placement.term(), Instant::now());
-            let home = self.placement.claim(room).await.map_err(|error| {
-                tracing::warn!(%room, error = &error as &dyn std::error::Error, "Room not placed");
-                JoinError::new(503, error.to_string())
-            })?;
+            let home = match self.placement.claim(room).await {
+                Ok(home) => home,
+                Err(error) => return self.not_placed(room, &error).await,
+            };
             if let Some(route) = self.at(room, home, term, asked_at) {
                 return Ok(route);
             }
         }
         Err(JoinError::new(503, "the room is ending, try again"))
+    }
+
+    /// Where to go with a room of which Redis says no home: it may have gone away while it was asked.
+    async fn not_placed(
+        &self,
+        room: &RoomName,
+        error: &PlacementError,
+    ) -> Result<Route, JoinError> {
+        if matches!(error, PlacementError::Unavailable(_))
+            && let Some(home) = ask_around(self, room).await
+        {
+            return Ok(Route::Remote(home));
+        }
+        tracing::warn!(%room, error = error as &dyn std::error::Error, "Room not placed");
+        Err(JoinError::new(503, error.to_string()))
     }
 
     /// The home of a living room, where Redis did not answer lately.

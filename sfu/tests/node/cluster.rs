@@ -52,6 +52,19 @@ async fn everybody_meets_on_one_node_whichever_was_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_just_when_redis_stops_to_answer_finds_the_living_room() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let nodes = two_nodes(&files, &redis).await;
+    let (_anna, home) = join(&nodes[0].base, "living", "anna").await;
+    redis.freeze();
+    for (node, guest) in nodes.iter().zip(["bob", "clara"]) {
+        let (_guest, at) = join(&node.base, "living", guest).await;
+        assert_eq!(at, home, "{guest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn racing_claims_agree() {
     let (files, redis) = (Files::new(), Redis::start().await);
     let nodes = two_nodes(&files, &redis).await;

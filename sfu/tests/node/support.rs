@@ -244,6 +244,12 @@ impl Redis {
         .await;
     }
 
+    /// Has it answer nobody any more.
+    pub(crate) fn freeze(&self) {
+        let process = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-STOP", &process]).status().unwrap().success());
+    }
+
     /// Ends it and waits until it is gone.
     pub(crate) fn stop(&mut self) {
         // It may have ended already.
