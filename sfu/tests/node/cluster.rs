@@ -52,7 +52,6 @@ async fn everybody_meets_on_one_node_whichever_was_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[tokio::test(flavor = "multi_thread")]
 async fn who_comes_just_when_redis_stops_to_answer_finds_the_living_room() {
     let (files, redis) = (Files::new(), Redis::start().await);
     let nodes = two_nodes(&files, &redis).await;
