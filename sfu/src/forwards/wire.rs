@@ -117,7 +117,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let Some(length) = self.buffer.first_chunk().copied() else { return Ok(None) };
         let length = u32::from_be_bytes(length) as usize;
         if length == 0 || length > MAX_FRAME {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "length of a frame"));
+            return Err(invalid("length of a frame"));
         }
         if self.buffer.len() < LENGTH + length {
             self.buffer.reserve(LENGTH + length - self.buffer.len());
@@ -126,12 +126,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.buffer.advance(LENGTH);
         let frame = self.buffer.split_to(length);
         match frame.split_first() {
-            Some((&CONTROL, json)) => Ok(Some(Frame::Control(serde_json::from_slice(json)?))),
+            Some((&CONTROL, json)) => {
+                serde_json::from_slice(json).map(Frame::Control).map_err(invalid)
+            }
             _ => trunk::decode(&frame, Instant::now())
-                .map(|message| Some(Frame::Media(message)))
-                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a message")),
+                .map(Frame::Media)
+                .ok_or_else(|| invalid("not a message of a track")),
         }
+        .map(Some)
     }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]
