@@ -133,7 +133,7 @@ e2e-tests: images
 	@$(STAGE) "load images" $(CLUSTER) load
 	@eval "$$($(CLUSTER) env)" && LIVECLUSTER_TEST_KUBECONFIG="$$KUBECONFIG" LIVECLUSTER_E2E=1 \
 		$(STAGE) "operator and API server" $(CARGO) test --package operator --test apiserver
-	@$(STAGE) "end-to-end tests" $(CARGO) test --no-fail-fast --package e2e --test '*'
+	@$(STAGE) "end-to-end tests" $(CARGO) test --no-fail-fast --package e2e --tests
 
 # On the cluster that the tests before have left.
 e2e-long: e2e-tests
