@@ -11,6 +11,7 @@ use e2e::dev_server::DevServer;
 use e2e::private_network::{PrivateNetwork, SERVER};
 use e2e::process::Run as _;
 use e2e::tools::{LOAD_TESTER, Toolchain};
+use e2e::wait::eventually;
 use serde_json::json;
 
 const PORT: u16 = 18_160;
@@ -20,6 +21,10 @@ const LOSS: f64 = 0.05;
 const SUBSCRIBERS: usize = 8;
 /// Audio and video of two publishers.
 const TRACKS: usize = 4;
+/// How often aiortc must decode so many further pictures: more than between two key frames.
+const ROUNDS: usize = 4;
+const PICTURES: u64 = 100;
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long pictures are watched.
 const WATCHED: Duration = Duration::from_secs(10);
 /// Most such whiles: a machine without time for the clients stops pictures too, now and then.
@@ -67,6 +72,44 @@ fn watch(client: &dyn RoomClient, others: &[&str]) -> Result<()> {
         freezes.push((of, freeze));
     }
     bail!("{} had no new pictures of others: {freezes:?}", client.person().identity)
+}
+
+#[test]
+fn aiortc_which_asks_once_for_what_it_misses_goes_on() -> Result<()> {
+    let network = PrivateNetwork::start()?;
+    DevServer::run_at(network.server(), SERVER, PORT + 2, |server| {
+        // The browser is beside the server: only aiortc's network loses packets.
+        let browser = Browser::start(network.server())?;
+        let anna = browser.open(Person::anna())?;
+        let bob = PythonClient::start_aiortc(network.clients(), Person::bob())?;
+        for client in [&anna as &dyn RoomClient, &bob] {
+            let token = server.access.token(&client.person().identity, "aiortc")?;
+            client.join(&server.access.url, &token)?;
+        }
+        await_everybody_meets(&[&anna, &bob], MEDIA_TIMEOUT)?;
+        let fault = network.loss(LOSS)?;
+        // A packet that it asked for in vain stops its decoder until the next key frame; it must
+        // not stay stopped.
+        for _ in 0..ROUNDS {
+            let before = pictures(&bob, "anna")?;
+            eventually("aiortc decodes further pictures", PATIENCE, || {
+                let decoded = pictures(&bob, "anna")? - before;
+                ensure!(decoded >= PICTURES, "{decoded} pictures");
+                Ok(())
+            })?;
+        }
+        await_everybody_meets(&[&anna, &bob], MEDIA_TIMEOUT)?;
+        ensure!(fault.lost()? > 100, "{} packets were lost", fault.lost()?);
+        Ok(())
+    })
+}
+
+/// Pictures of another participant that a client has decoded.
+fn pictures(client: &dyn RoomClient, identity: &str) -> Result<u64> {
+    let report = client.report()?;
+    let track = report.participant(identity).and_then(|other| other.track("camera"));
+    let track = track.with_context(|| format!("the camera of {identity} is gone"))?;
+    Ok(track.frames_decoded)
 }
 
 #[test]
