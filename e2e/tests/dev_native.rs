@@ -124,8 +124,11 @@ fn reconnections_one_after_another_leave_nothing_behind() -> Result<()> {
             })?;
             await_everybody_meets(&[&anna, &bob], MEDIA_TIMEOUT)
                 .with_context(|| format!("{first}, {second}"))?;
-            let tracks = bob.report()?.participant("anna").map(|anna| anna.tracks.len());
-            ensure!(tracks == Some(2), "bob sees {tracks:?} tracks after {first}, {second}");
+            eventually(&format!("nothing is left of {first}, {second}"), MEDIA_TIMEOUT, || {
+                let tracks = bob.report()?.participant("anna").map(|anna| anna.tracks.len());
+                ensure!(tracks == Some(2), "bob sees {tracks:?} tracks");
+                Ok(())
+            })?;
         }
         Ok(())
     })
