@@ -8,14 +8,11 @@ use contract::redis::{
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands as _, Pipeline, Script};
 
+use crate::scripts::{millis, renewal};
 use crate::support::{HOUR, Redis, unix_time};
 
 /// Rooms that are written at once.
 const BATCH: usize = 1_000;
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap()
-}
 
 /// A Redis with nodes and rooms. Nothing ends while it is measured, however slow the machine.
 struct Scene {
@@ -56,25 +53,8 @@ impl Scene {
             load: NodeLoad::default(),
             media: MediaAddresses::default(),
         };
-        let (keys, script) = (&self.keys, Script::new(RENEW_NODE));
-        let mut call = script.prepare_invoke();
-        call.key(keys.nodes())
-            .key(keys.node(&record.id))
-            .key(keys.pod(&record.name))
-            .key(keys.pulse())
-            .key(keys.quiet())
-            .arg(record.id.as_str())
-            .arg(serde_json::to_string(&record).unwrap())
-            .arg(millis(HOUR))
-            .arg(keys.node_prefix())
-            .arg(keys.reservation_prefix())
-            .arg(which)
-            .arg(millis(HOUR))
-            .arg(millis(HOUR))
-            .arg(millis(HOUR))
-            .arg(record.address.to_string())
-            .arg(1)
-            .arg(1);
+        let script = Script::new(RENEW_NODE);
+        let call = renewal(&script, &self.keys, &record, which, [HOUR; 4], [1, 1]);
         let _renewed: redis::Value = call.invoke_async(&mut self.connection).await.unwrap();
     }
 

@@ -5,6 +5,7 @@
 mod store;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use contract::ids::{NodeId, RoomName};
 use contract::redis::{
@@ -40,8 +41,39 @@ struct Pair {
 /// The time of the model, which stands still.
 const NOW: u64 = 1_000_000;
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap()
+}
+
+/// A node's first or next renewal of its lease: how long the lease, its pod's row, the pulse and
+/// the memory of the node live, and the numbers of its start and of the renewal.
+pub(crate) fn renewal<'script>(
+    script: &'script Script,
+    keys: &Keys,
+    record: &NodeRecord,
+    which: &str,
+    [lease, pod, pulse, memory]: [Duration; 4],
+    [started, number]: [u64; 2],
+) -> ScriptInvocation<'script> {
+    let mut call = script.prepare_invoke();
+    call.key(keys.nodes())
+        .key(keys.node(&record.id))
+        .key(keys.pod(&record.name))
+        .key(keys.pulse())
+        .key(keys.quiet())
+        .arg(record.id.as_str())
+        .arg(serde_json::to_string(record).unwrap())
+        .arg(millis(lease))
+        .arg(keys.node_prefix())
+        .arg(keys.reservation_prefix())
+        .arg(which)
+        .arg(millis(pod))
+        .arg(millis(pulse))
+        .arg(millis(memory))
+        .arg(record.address.to_string())
+        .arg(started)
+        .arg(number);
+    call
 }
 
 impl Pair {
@@ -126,24 +158,9 @@ impl Pair {
         let up = self.uptime().await;
         let keys = &self.keys;
         let script = Script::new(RENEW_NODE);
-        let mut call = script.prepare_invoke();
-        call.key(keys.nodes())
-            .key(keys.node(&record.id))
-            .key(keys.pod(&record.name))
-            .key(keys.pulse())
-            .key(keys.quiet())
-            .arg(record.id.as_str())
-            .arg(serde_json::to_string(record).unwrap())
-            .arg(millis(NODE_LEASE))
-            .arg(keys.node_prefix())
-            .arg(keys.reservation_prefix())
-            .arg(if *is_first { "first" } else { "next" })
-            .arg(millis(POD_ROW))
-            .arg(millis(PULSE))
-            .arg(millis(NODE_MEMORY))
-            .arg(record.address.to_string())
-            .arg(started)
-            .arg(number);
+        let which = if *is_first { "first" } else { "next" };
+        let lives = [NODE_LEASE, POD_ROW, PULSE, NODE_MEMORY];
+        let call = renewal(&script, keys, record, which, lives, [*started, *number]);
         type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>);
         let (term, time, follows, quiet, others, nodes): Said =
             call.invoke_async(&mut self.connection).await.unwrap();
