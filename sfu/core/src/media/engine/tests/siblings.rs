@@ -44,6 +44,28 @@ fn advance(worlds: &mut [World; 2], by: Duration) {
     }
 }
 
+/// A publisher in the first world sends, a subscriber in the second loses a packet, which its own
+/// world sends again.
+pub(super) fn sees_and_repairs(
+    worlds: &mut [World; 2],
+    publisher: usize,
+    subscriber: usize,
+    source: &mut Source,
+    carry: impl Fn(&mut [World; 2]),
+) {
+    for payload in [KEY, DELTA, DELTA] {
+        source.send(&mut worlds[0], publisher, &payload);
+        carry(worlds);
+    }
+    let media = worlds[1].peers[subscriber].media.clone();
+    assert_eq!(last_bytes(&media), [0xAA, 0xBB, 0xBB]);
+    assert_continuous(&media);
+    let mut nack = Vec::new();
+    write_nack(&mut nack, 1, SSRC, &[media[1].sequence]);
+    worlds[1].send_control(subscriber, nack);
+    assert_eq!(worlds[1].engine.counters().retransmitted, 1);
+}
+
 #[test]
 fn a_subscriber_of_another_worker_gets_the_track_and_its_repairs() {
     let (mut worlds, publisher, subscriber) = spread(&[]);
@@ -54,18 +76,7 @@ fn a_subscriber_of_another_worker_gets_the_track_and_its_repairs() {
     // It asks for a key frame through the publisher's worker.
     advance(&mut worlds, Duration::from_millis(20));
     assert_eq!(requests(&mut worlds[0], publisher), [(1000, None)]);
-    for payload in [KEY, DELTA, DELTA] {
-        source.send(&mut worlds[0], publisher, &payload);
-        carry(&mut worlds);
-    }
-    let media = worlds[1].peers[subscriber].media.clone();
-    assert_eq!(last_bytes(&media), [0xAA, 0xBB, 0xBB]);
-    assert_continuous(&media);
-    // What it loses is sent again by its own worker.
-    let mut nack = Vec::new();
-    write_nack(&mut nack, 1, SSRC, &[media[1].sequence]);
-    worlds[1].send_control(subscriber, nack);
-    assert_eq!(worlds[1].engine.counters().retransmitted, 1);
+    sees_and_repairs(&mut worlds, publisher, subscriber, &mut source, carry);
     assert_eq!(worlds[1].peers[subscriber].media[3].ssrc, RTX_SSRC);
 }
 

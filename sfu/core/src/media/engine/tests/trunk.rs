@@ -59,17 +59,9 @@ fn a_subscriber_at_another_node_gets_key_frames_and_repairs() {
     assert_eq!(carry(&mut worlds), 1, "it asks for a key frame there");
     worlds[0].advance(Duration::from_millis(20));
     assert_eq!(requests(&mut worlds[0], publisher), [(1000, None)]);
-    for payload in [KEY, DELTA, DELTA] {
-        source.send(&mut worlds[0], publisher, &payload);
-        carry(&mut worlds);
-    }
-    let media = worlds[1].peers[subscriber].media.clone();
-    assert_eq!(last_bytes(&media), [0xAA, 0xBB, 0xBB]);
-    assert_continuous(&media);
-    let mut nack = Vec::new();
-    write_nack(&mut nack, 1, SSRC, &[media[1].sequence]);
-    worlds[1].send_control(subscriber, nack);
-    assert_eq!(worlds[1].engine.counters().retransmitted, 1, "from its own node");
+    siblings::sees_and_repairs(&mut worlds, publisher, subscriber, &mut source, |worlds| {
+        carry(worlds);
+    });
 }
 
 #[test]
