@@ -21,6 +21,9 @@ pub const RETRANSMITTED: &str = "livecluster_retransmitted_packets_total";
 pub const DROPPED: &str = "livecluster_dropped_packets_total";
 /// Counter: microseconds in which media workers were not waiting, all workers together.
 pub const BUSY: &str = "livecluster_media_busy_microseconds_total";
+/// Gauge: microseconds for which a media worker with many sends lets datagrams gather before it
+/// reads them, at the worker where it is longest.
+pub const GATHERING: &str = "livecluster_media_gathering_microseconds";
 /// Label of [`PACKETS`] and [`BYTES`].
 pub const DIRECTION: &str = "direction";
 /// Counter: joins that this node took in as front door, by `route` (`local`: the room's home is
@@ -38,7 +41,7 @@ pub const RECONCILE_SECONDS: &str = "livecluster_operator_reconcile_seconds";
 pub const LEADER: &str = "livecluster_operator_leader";
 
 /// All that a media node exports.
-pub const OF_MEDIA_NODE: [&str; 12] = [
+pub const OF_MEDIA_NODE: [&str; 13] = [
     ROOMS,
     PARTICIPANTS,
     SUBSCRIBERS,
@@ -49,6 +52,7 @@ pub const OF_MEDIA_NODE: [&str; 12] = [
     RETRANSMITTED,
     DROPPED,
     BUSY,
+    GATHERING,
     FRONT_DOOR_JOINS,
     DROPPED_ROOM_EVENTS,
 ];

@@ -1,8 +1,8 @@
 //! Prometheus metrics of the node; names are in `contract::metrics`.
 
 use contract::metrics::{
-    BUSY, BYTES, DIRECTION, DROPPED, DROPPED_ROOM_EVENTS, FRONT_DOOR_JOINS, KNOWN_NODES, PACKETS,
-    PARTICIPANTS, RETRANSMITTED, ROOMS, ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
+    BUSY, BYTES, DIRECTION, DROPPED, DROPPED_ROOM_EVENTS, FRONT_DOOR_JOINS, GATHERING, KNOWN_NODES,
+    PACKETS, PARTICIPANTS, RETRANSMITTED, ROOMS, ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
 };
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
@@ -22,6 +22,7 @@ pub struct Metrics {
     retransmitted: IntCounter,
     dropped: IntCounter,
     busy: IntCounter,
+    gathering: IntGauge,
     front_door_joins: IntCounterVec,
     dropped_room_events: IntCounter,
 }
@@ -60,6 +61,7 @@ impl Metrics {
             retransmitted: plain(RETRANSMITTED, "Media packets that were sent again on request.")?,
             dropped: plain(DROPPED, "Datagrams that were not taken, and packets without room.")?,
             busy: plain(BUSY, "Microseconds that media workers were not waiting.")?,
+            gathering: gauge(GATHERING, "Microseconds for which datagrams gather.")?,
             dropped_room_events: plain(
                 DROPPED_ROOM_EVENTS,
                 "Room events that did not get to the stream in Redis.",
@@ -106,6 +108,7 @@ impl Metrics {
         raise(&self.retransmitted, media.retransmitted);
         raise(&self.dropped, media.dropped);
         raise(&self.busy, media.busy_micros);
+        set(&self.gathering, media.gathering_micros);
         raise(&self.dropped_room_events, dropped_room_events);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

@@ -2,6 +2,7 @@
 //! [`sfu_core::media::engine::Engine`] of its own; rooms are attached to one worker each.
 
 mod dtls;
+mod gathering;
 mod load;
 mod siblings;
 mod spread;
@@ -86,6 +87,7 @@ struct WorkerCounters {
     senders: AtomicU64,
     rooms: AtomicU64,
     busy_micros: AtomicU64,
+    gathering_micros: AtomicU64,
     lost_between_workers: AtomicU64,
 }
 
@@ -110,6 +112,8 @@ pub struct MediaCounters {
     pub senders: u64,
     /// Microseconds that workers were not waiting.
     pub busy_micros: u64,
+    /// Microseconds for which datagrams gather, now, at the worker where it is longest.
+    pub gathering_micros: u64,
 }
 
 /// All media workers of the process.
@@ -240,6 +244,7 @@ impl MediaPlane {
             sum.transports += load(&counters.transports);
             sum.senders += load(&counters.senders);
             sum.busy_micros += load(&counters.busy_micros);
+            sum.gathering_micros = sum.gathering_micros.max(load(&counters.gathering_micros));
         }
         sum
     }

@@ -25,8 +25,8 @@ const KEY_INTERVAL_SECONDS: u32 = 3;
 pub(crate) enum Media {
     /// 720p in one layer.
     H264,
-    /// The same at a third of the rate.
-    H264Low,
+    /// The same at a third of the frame rate, so that a frame has as many packets.
+    H264Slow,
     /// VP8 in three layers.
     Simulcast,
     /// Speech.
@@ -54,7 +54,8 @@ const H264: [LayerSpec; 1] = [LayerSpec {
     bitrate: 1_500_000,
     frame_rate: 30,
 }];
-const H264_LOW: [LayerSpec; 1] = [LayerSpec { media: Media::H264Low, bitrate: 500_000, ..H264[0] }];
+const H264_SLOW: [LayerSpec; 1] =
+    [LayerSpec { media: Media::H264Slow, bitrate: 500_000, frame_rate: 10, ..H264[0] }];
 /// Rates and frame rates of livekit-client's presets, rounded.
 const SIMULCAST: [LayerSpec; 3] = [
     LayerSpec {
@@ -96,7 +97,7 @@ impl Media {
     pub(crate) fn layers(self) -> &'static [LayerSpec] {
         match self {
             Self::H264 => &H264,
-            Self::H264Low => &H264_LOW,
+            Self::H264Slow => &H264_SLOW,
             Self::Simulcast => &SIMULCAST,
             Self::Opus => &OPUS,
         }
@@ -107,7 +108,7 @@ impl Media {
         match (self, quality) {
             (Self::Simulcast, Quality::Medium) => 1,
             (Self::Simulcast, Quality::High) => 2,
-            (Self::Simulcast | Self::H264 | Self::H264Low | Self::Opus, _) => 0,
+            (Self::Simulcast | Self::H264 | Self::H264Slow | Self::Opus, _) => 0,
         }
     }
 
@@ -169,7 +170,7 @@ impl Encoder {
         let size = self.frame_size(is_key);
         match self.spec.media {
             Media::Opus => vec![self.opus(size)],
-            Media::H264 | Media::H264Low => h264::packetize(&self.spec, is_key, size, &self.noise),
+            Media::H264 | Media::H264Slow => h264::packetize(&self.spec, is_key, size, &self.noise),
             Media::Simulcast => self.vp8(is_key, size),
         }
     }
@@ -260,7 +261,7 @@ pub(crate) fn clock() -> u64 {
 mod tests {
     use super::*;
 
-    const ALL: [Media; 4] = [Media::H264, Media::H264Low, Media::Simulcast, Media::Opus];
+    const ALL: [Media; 4] = [Media::H264, Media::H264Slow, Media::Simulcast, Media::Opus];
 
     #[test]
     fn rates_are_met_and_packets_are_small() {

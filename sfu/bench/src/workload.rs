@@ -48,10 +48,10 @@ pub(crate) const WORKLOADS: [Workload; 8] = [
     },
     Workload {
         name: "video-3000",
-        about: "the same at 500 kbit/s to 3000",
+        about: "the same at 10 frames/s and 500 kbit/s to 3000",
         size: 3000,
         goal_ratio: 0,
-        shape: Shape::Broadcast { publishers: 1, media: Media::H264Low },
+        shape: Shape::Broadcast { publishers: 1, media: Media::H264Slow },
     },
     Workload {
         name: "audio-100",

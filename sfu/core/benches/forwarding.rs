@@ -4,6 +4,7 @@
 
 mod forwarding {
     pub(crate) mod room;
+    pub(crate) mod stages;
 }
 
 use std::hint::black_box;
@@ -12,33 +13,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use quinn_udp::{Transmit, UdpSocketState};
-use sfu_core::media::codec::Vp8Descriptor;
-use sfu_core::media::rtp::{HeaderFields, RtpHeader, write_header};
-use sfu_core::media::srtp::{Inbound, Outbound, SrtpProfile};
+use sfu_core::media::rtp::write_header;
 
 use forwarding::room::{FRAME_PACKETS, Room};
-
-/// Payload of a video packet.
-const PAYLOAD: [u8; 1100] = [0x55; 1100];
-const KEY: [u8; 16] = [7; 16];
-const SALT: [u8; 14] = [9; 14];
-const PROFILES: [(&str, SrtpProfile, usize); 2] = [
-    ("AEAD_AES_128_GCM", SrtpProfile::AeadAes128Gcm, 12),
-    ("AES128_CM_SHA1_80", SrtpProfile::Aes128CmSha1_80, 14),
-];
-
-fn fields(sequence: u16) -> HeaderFields {
-    HeaderFields { marker: false, payload_type: 96, sequence, timestamp: 0, ssrc: 1 }
-}
-
-/// A plain packet with the extensions that subscribers get, and the length of its header.
-fn packet(sequence: u16) -> (Vec<u8>, usize) {
-    let mut packet = Vec::with_capacity(1300);
-    let header_length =
-        write_header(&mut packet, fields(sequence), &[(1, b"1"), (4, &sequence.to_be_bytes())]);
-    packet.extend_from_slice(&PAYLOAD);
-    (packet, header_length)
-}
+use forwarding::stages::{PROFILES, fields, protect, protected, rewrite, unprotect};
 
 fn stages(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("packet");
@@ -50,47 +28,11 @@ fn stages(criterion: &mut Criterion) {
             write_header(&mut out, black_box(fields(7)), &[(1, b"1"), (4, &[0, 7])])
         });
     });
-    group.bench_function("rewrite", |bencher| {
-        // Key frame of VP8 with picture id, `TL0PICIDX` and temporal layer.
-        let mut payload = vec![0x90, 0xE0, 0x81, 0x02, 9, 0x20, 0x10];
-        payload.resize(PAYLOAD.len(), 0x55);
-        let mut out = Vec::with_capacity(1300);
-        bencher.iter(|| {
-            out.clear();
-            let length = write_header(&mut out, black_box(fields(7)), &[(4, &[0, 7])]);
-            out.extend_from_slice(black_box(&payload));
-            Vp8Descriptor::parse(&payload).map(|vp8| vp8.rewrite(&mut out[length..], 0x234, 10))
-        });
-    });
-    for (name, profile, salt) in PROFILES {
-        let outbound = Outbound::new(profile, &KEY, &SALT[..salt]);
-        group.bench_function(format!("protect/{name}"), |bencher| {
-            let (plain, header_length) = packet(1);
-            let mut buffer = Vec::with_capacity(1300);
-            let mut index = 0;
-            bencher.iter(|| {
-                buffer.clear();
-                buffer.extend_from_slice(&plain);
-                index += 1;
-                outbound.protect_rtp(&mut buffer, 0, header_length, 1, index)
-            });
-        });
+    group.bench_function("rewrite", |bencher| bencher.iter(rewrite()));
+    for (name, profile) in PROFILES {
+        group.bench_function(format!("protect/{name}"), |bencher| bencher.iter(protect(profile)));
         group.bench_function(format!("unprotect/{name}"), |bencher| {
-            let mut inbound = Inbound::new(profile, &KEY, &SALT[..salt]);
-            let mut index = 0_u64;
-            let next = || {
-                index += 1;
-                let (mut bytes, header_length) = packet(index as u16);
-                outbound
-                    .protect_rtp(&mut bytes, 0, header_length, 1, index)
-                    .expect("indices do not run out");
-                bytes
-            };
-            let open = |mut bytes: Vec<u8>| {
-                let header = RtpHeader::parse(&bytes).expect("it was written so");
-                inbound.unprotect_rtp(&mut bytes, header.header_length).expect("it is authentic")
-            };
-            bencher.iter_batched(next, open, BatchSize::SmallInput);
+            bencher.iter_batched(protected(profile), unprotect(profile), BatchSize::SmallInput);
         });
     }
     group.finish();

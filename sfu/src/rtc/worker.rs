@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::WorkerCounters;
 use super::dtls::OpenSslFactory;
+use super::gathering::Gathering;
 use super::siblings::Siblings;
 use super::spread::RoomCommand;
 use super::tcp::{Connection, NewConnection};
@@ -112,6 +113,7 @@ pub(super) struct Worker {
     next_connection: u32,
     next_sweep: Instant,
     counters: Arc<WorkerCounters>,
+    gathering: Gathering,
     buffers: Vec<u8>,
     buffer_size: usize,
 }
@@ -152,6 +154,7 @@ impl Worker {
             next_connection: 0,
             next_sweep: Instant::now(),
             counters: Arc::default(),
+            gathering: Gathering::new(Instant::now()),
             buffers: vec![0; buffer_size * BATCH_SIZE],
             buffer_size,
         };
@@ -186,14 +189,17 @@ impl Worker {
                 }
             }
             let started = Instant::now();
-            socket_is_drained = self.receive(started);
+            let is_readable = events.iter().any(|event| event.token() == SOCKET);
+            if is_readable || !socket_is_drained {
+                socket_is_drained = self.receive(started);
+            }
             for event in &events {
                 if let Some(token) = event.token().0.checked_sub(FIRST_CONNECTION) {
                     self.serve_connection(token as u32, event.is_writable(), started);
                 }
             }
             if self.take_commands(started) {
-                self.flush();
+                self.flush(started);
                 return;
             }
             self.siblings.receive(&mut self.engine, started);
@@ -203,8 +209,12 @@ impl Worker {
             let lost = self.siblings.send(&mut self.engine);
             let lost = lost + self.trunks.send(&mut self.engine);
             self.counters.lost_between_workers.fetch_add(lost, Ordering::Relaxed);
-            self.flush();
+            self.flush(started);
             self.publish_counters(started.elapsed());
+            let rest = self.gathering.time().saturating_sub(started.elapsed());
+            if !rest.is_zero() {
+                std::thread::sleep(rest);
+            }
         }
     }
 
@@ -239,6 +249,11 @@ impl Worker {
                     received.0 += 1;
                     self.engine.handle_datagram(Path::Udp(meta.addr), datagram, now);
                 }
+            }
+            // The kernel gives fewer only when it has no more; what comes later is a new event.
+            if count < BATCH_SIZE {
+                is_drained = true;
+                break;
             }
         }
         self.counters.packets_in.fetch_add(received.0, Ordering::Relaxed);
@@ -371,9 +386,9 @@ impl Worker {
         }
     }
 
-    fn flush(&mut self) {
-        let Self { engine, udp, socket, counters, connections, poll, .. } = self;
-        let mut sent = 0;
+    fn flush(&mut self, now: Instant) {
+        let Self { engine, udp, socket, counters, connections, poll, gathering, .. } = self;
+        let (mut sent, mut sends) = (0, 0);
         engine.flush(|path, contents, segment_size| {
             let destination = match path {
                 Path::Udp(destination) => destination,
@@ -396,6 +411,7 @@ impl Worker {
                 segment_size: Some(segment_size),
                 src_ip: None,
             };
+            sends += 1;
             match udp.try_send((&*socket).into(), &transmit) {
                 Ok(()) => sent += contents.len() as u64,
                 // The kernel's buffer is full: media is lost as it would be on the wire.
@@ -403,6 +419,7 @@ impl Worker {
             }
         });
         counters.bytes_out.fetch_add(sent, Ordering::Relaxed);
+        gathering.note(sends, now);
     }
 
     fn publish_counters(&self, busy: Duration) {
@@ -417,6 +434,7 @@ impl Worker {
         store(&self.counters.transports, transports as u64);
         store(&self.counters.senders, senders as u64);
         store(&self.counters.rooms, self.rooms.len() as u64);
+        store(&self.counters.gathering_micros, self.gathering.time().as_micros() as u64);
         self.counters.busy_micros.fetch_add(busy.as_micros() as u64, Ordering::Relaxed);
     }
 }

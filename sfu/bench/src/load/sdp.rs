@@ -39,7 +39,7 @@ pub(super) struct OfferedTrack {
 pub(super) fn payload_types(media: Media) -> (u8, Option<u8>) {
     match media {
         Media::Opus => (111, None),
-        Media::H264 | Media::H264Low => (106, Some(107)),
+        Media::H264 | Media::H264Slow => (106, Some(107)),
         Media::Simulcast => (96, Some(97)),
     }
 }
@@ -108,7 +108,7 @@ fn write_codec(out: &mut String, media: Media, payload_type: u8, rtx: Option<u8>
     let (name, parameters) = match media {
         Media::Opus => ("opus/48000/2", "minptime=10;useinbandfec=1"),
         Media::Simulcast => ("VP8/90000", ""),
-        Media::H264 | Media::H264Low => {
+        Media::H264 | Media::H264Slow => {
             ("H264/90000", "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f")
         }
     };

@@ -290,22 +290,34 @@ impl Session {
         let number = stream.numbers.unwrap(header.sequence);
         stream.first.get_or_insert(number);
         stream.seen += 1;
-        let is_padding = packet[0] & 0x20 != 0;
-        if stream.is_rtx || is_padding {
+        if stream.is_rtx {
+            totals.counters.extra += 1;
+            return;
+        }
+        // Whether padding follows a payload or is all shows when the packet is decrypted.
+        let has_padding = packet[0] & 0x20 != 0;
+        let is_sample = stream.packets.is_multiple_of(SAMPLE);
+        let bytes = packet.len() as u64;
+        let opened = match &mut self.srtp {
+            Some((inbound, _)) if has_padding || is_sample => {
+                let length = inbound.unprotect_rtp(packet, header.header_length).ok();
+                Some(length.map(|(length, _)| &packet[..length]))
+            }
+            _ => None,
+        };
+        let is_empty = |plain: &[u8]| header.payload(plain).is_some_and(<[u8]>::is_empty);
+        if has_padding && opened.flatten().is_some_and(is_empty) {
             totals.counters.extra += 1;
             return;
         }
         stream.packets += 1;
         totals.counters.media += 1;
-        totals.counters.media_bytes += packet.len() as u64;
+        totals.counters.media_bytes += bytes;
         if (header.marker || stream.is_audio) && self.first_frame.is_none() {
             self.first_frame = Some(now.duration_since(self.since));
         }
-        if stream.packets % SAMPLE == 1
-            && let Some((inbound, _)) = &mut self.srtp
-        {
-            let plain = inbound.unprotect_rtp(packet, header.header_length);
-            totals.sample(plain.ok().map(|(length, _)| &packet[..length]), nanos);
+        if let Some(plain) = opened {
+            totals.sample(plain, nanos);
         }
     }
 

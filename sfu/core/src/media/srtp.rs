@@ -37,7 +37,8 @@ pub enum SrtpProfile {
 impl SrtpProfile {
     const KEY_LENGTH: usize = 16;
 
-    fn salt_length(self) -> usize {
+    /// Bytes of a master salt.
+    pub fn salt_length(self) -> usize {
         match self {
             Self::AeadAes128Gcm => 12,
             Self::Aes128CmSha1_80 => 14,

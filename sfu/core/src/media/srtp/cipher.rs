@@ -276,3 +276,6 @@ impl RtcpCipher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

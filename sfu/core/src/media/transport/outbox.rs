@@ -222,6 +222,16 @@ impl Outbox {
         Some(paced)
     }
 
+    /// Bytes of the largest payload among the first of several that are never held back; 0 where
+    /// there are not several.
+    pub(in super::super) fn largest_urgent(&self) -> usize {
+        if self.urgent.len() < 2 {
+            return 0;
+        }
+        let first = self.urgent.iter().take(MAX_RUN_SEGMENTS);
+        first.map(Pending::bytes).max().unwrap_or_default()
+    }
+
     /// Whether `bytes` may be sent again now: a subscriber that asks for everything again and
     /// again gets no more than a share of what it gets anyway, `estimate` being bits a second.
     pub(in super::super) fn take_repeat(

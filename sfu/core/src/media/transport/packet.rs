@@ -18,8 +18,23 @@ const MAX_PADDING_PACKETS: usize = 64;
 /// A packet is padded to leave in one run with its neighbours by at most this part of its size:
 /// packets of one picture often differ by a byte, and a run costs more than some bytes.
 const ALIGNMENT: usize = 16;
+/// Sound is padded by at most so many bytes: sizes of a codec with variable rate differ by less,
+/// and every datagram of its own costs the network more.
+const SOUND_ALIGNMENT: usize = 40;
 /// Extensions that a packet may carry to a subscriber.
 const MAX_EXTENSIONS: usize = 6;
+
+/// A size that lets packets leave in one run.
+#[derive(Debug, Clone, Copy, Default)]
+enum Aim {
+    /// It leaves alone, or nobody knows yet.
+    #[default]
+    Nothing,
+    /// That of the packets before it.
+    Packet(usize),
+    /// That of the largest payload behind it.
+    Payload(usize),
+}
 
 /// What is written of a packet.
 #[derive(Default)]
@@ -34,8 +49,10 @@ struct Frame<'a> {
     /// Picture id and `TL0PICIDX` to write.
     vp8: Option<(u16, u8)>,
     padding: u8,
-    /// Size of the whole packet, where it is nearly that.
-    size: Option<usize>,
+    /// What it shall be as large as, where it nearly is.
+    aim: Aim,
+    /// Most padding that is worth it, beyond a share of the packet.
+    patience: usize,
     /// The subscriber shall tell when it came.
     is_told: bool,
 }
@@ -43,9 +60,14 @@ struct Frame<'a> {
 impl Frame<'_> {
     /// Bytes of padding for a packet that has `length` bytes without.
     fn padding_of(&self, length: usize) -> u8 {
-        let missing = self.size.map_or(0, |size| size.saturating_sub(length));
+        let missing = match self.aim {
+            Aim::Nothing => 0,
+            Aim::Packet(size) => size.saturating_sub(length),
+            Aim::Payload(size) => size.saturating_sub(self.payload.len()),
+        };
+        let most = (length / ALIGNMENT).max(self.patience);
         match u8::try_from(missing) {
-            Ok(missing) if usize::from(missing) <= length / ALIGNMENT => missing.max(self.padding),
+            Ok(bytes) if missing <= most => bytes.max(self.padding),
             Ok(_) | Err(_) => self.padding,
         }
     }
@@ -67,11 +89,16 @@ impl Transport {
         self.outbox.refill(pace, now);
         arena.clear();
         let (mut run, mut count) = (Run::default(), 0);
+        let largest = self.outbox.largest_urgent();
         while let Some(pending) = self.outbox.pop() {
             let start = arena.len();
             // What comes last may be shorter.
-            let size = run.open_size().filter(|_| !self.outbox.is_empty());
-            if self.write(arena, &pending, size, now) {
+            let aim = match run.open_size() {
+                _ if self.outbox.is_empty() => Aim::Nothing,
+                Some(size) => Aim::Packet(size),
+                None => Aim::Payload(largest),
+            };
+            if self.write(arena, &pending, aim, now) {
                 self.outbox.spend(arena.len() - start);
                 run.add(arena, start, &mut send);
                 count += 1;
@@ -84,14 +111,9 @@ impl Transport {
         count
     }
 
-    /// Appends a packet to `arena`, of `size` where it is nearly that; `false` when that cannot be.
-    fn write(
-        &mut self,
-        arena: &mut Vec<u8>,
-        pending: &Pending,
-        size: Option<usize>,
-        now: Instant,
-    ) -> bool {
+    /// Appends a packet to `arena`, with the size that is aimed at where it nearly has it; `false`
+    /// when that cannot be.
+    fn write(&mut self, arena: &mut Vec<u8>, pending: &Pending, aim: Aim, now: Instant) -> bool {
         let Some((_, outbound)) = &self.srtp else { return false };
         if let Pending::Media { packet, outgoing, .. } = pending
             && outgoing.primary_only
@@ -150,8 +172,9 @@ impl Transport {
                 Frame { fields, index: *sequence, padding: 1, ..Frame::default() }
             }
         };
-        let size = size.filter(|_| frame.original.is_none());
-        let frame = Frame { size, is_told: self.is_told, ..frame };
+        let aim = if frame.original.is_none() { aim } else { Aim::Nothing };
+        let patience = if state.config.kind == MediaKind::Audio { SOUND_ALIGNMENT } else { 0 };
+        let frame = Frame { aim, patience, is_told: self.is_told, ..frame };
         seal(arena, outbound, state, &mut self.bandwidth, &frame, now)
     }
 

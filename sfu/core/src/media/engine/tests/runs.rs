@@ -55,31 +55,93 @@ fn what_may_be_sent_again_under_the_same_number_has_the_same_bytes() {
     assert_eq!(found, [(1128 + 1127, 1128), (1127, 1127)]);
 }
 
-#[test]
-fn who_gets_only_sound_is_not_asked_to_tell_when_it_came() {
-    let opus = Codec {
+const SOUND: TrackKey = TrackKey(8);
+
+fn opus() -> Codec {
+    Codec {
         kind: CodecKind::Opus,
         payload_type: 111,
         rtx_payload_type: None,
         clock_rate: 48_000,
         channels: 2,
         ..vp8(0, 0)
-    };
-    let extensions = ExtensionIds { transport_cc: Some(TRANSPORT_ID), ..ExtensionIds::default() };
-    let sound = TrackKey(8);
-    let kind = MediaKind::Audio;
-    let audio = Sender {
-        track: sound,
-        kind,
-        ssrc: SsrcPair { ssrc: 6000, rtx: None },
-        codecs: vec![opus.clone()],
-        extensions,
+    }
+}
+
+/// A publisher's sound.
+fn microphone(track: TrackKey) -> Receiver {
+    Receiver { track, kind: MediaKind::Audio, codecs: vec![opus()], ..receiver(&[]) }
+}
+
+/// The same at a subscriber.
+fn speaker(track: TrackKey) -> Sender {
+    Sender {
+        mid: Mid(format!("sound {}", track.0)),
+        track,
+        kind: MediaKind::Audio,
+        ssrc: SsrcPair { ssrc: 6000 + track.0 as u32, rtx: None },
+        codecs: vec![opus()],
         ..sender(Some(VideoQuality::High))
-    };
+    }
+}
+
+/// Sizes of payloads of as many speakers that reach the engine before it sends, and what leaves.
+fn voices(sizes: &[usize]) -> (Vec<usize>, Vec<(usize, usize)>) {
+    let mut world = World::new();
+    let subscriber = world.connect();
+    let speakers: Vec<_> = sizes.iter().map(|_| world.connect()).collect();
+    let track = |number: usize| TrackKey(SOUND.0 + number as u64);
+    for (number, speaker) in speakers.iter().enumerate() {
+        world.set_receivers(*speaker, vec![microphone(track(number))]);
+    }
+    let senders = (0..sizes.len()).map(|number| speaker(track(number))).collect();
+    world.set_senders(subscriber, senders);
+    for (speaker, size) in speakers.iter().zip(sizes) {
+        let mut source = Source { payload_type: 111, ..Source::new(1000, None) };
+        let fields = source.next();
+        let mut packet = world.seal(*speaker, fields, &[(MID_ID, b"v")], &vec![1; *size]);
+        let path = world.peers[*speaker].path;
+        world.engine.handle_datagram(path, &mut packet, world.now);
+    }
+    let (mut found, mut datagrams) = (Vec::new(), Vec::new());
+    world.engine.flush(|_, bytes, size| {
+        found.push((bytes.len(), size));
+        datagrams.extend(bytes.chunks(size).map(<[u8]>::to_vec));
+    });
+    for datagram in datagrams {
+        world.peers[subscriber].take(&datagram);
+    }
+    let media = &world.peers[subscriber].media;
+    (media.iter().map(|got| got.payload.len()).collect(), found)
+}
+
+#[test]
+fn voices_at_the_same_moment_leave_in_one_run() {
+    let sizes = [70, 96, 64, 80, 60];
+    let (payloads, found) = voices(&sizes);
+    // 12 bytes of header, 16 of tag; as large as the largest but the last.
+    assert_eq!(found, [(4 * 124 + 88, 124)]);
+    assert_eq!(payloads, sizes, "padding is not payload");
+}
+
+#[test]
+fn silence_is_not_padded_to_the_size_of_speech() {
+    let (_, found) = voices(&[3, 90, 90]);
+    assert_eq!(found, [(31, 31), (2 * 118, 118)]);
+}
+
+#[test]
+fn a_voice_alone_is_not_padded() {
+    assert_eq!(voices(&[70]).1, [(98, 98)]);
+}
+
+#[test]
+fn who_gets_only_sound_is_not_asked_to_tell_when_it_came() {
+    let extensions = ExtensionIds { transport_cc: Some(TRANSPORT_ID), ..ExtensionIds::default() };
+    let audio = Sender { extensions, ..speaker(SOUND) };
     let mut world = World::new();
     let (publisher, subscriber) = (world.connect(), world.connect());
-    let receiver = Receiver { track: sound, kind, codecs: vec![opus], ..receiver(&[]) };
-    world.set_receivers(publisher, vec![receiver]);
+    world.set_receivers(publisher, vec![microphone(SOUND)]);
     let mut source = Source { payload_type: 111, ..Source::new(1000, None) };
     let paused = Sender { extensions, ..sender(None) };
     for (senders, is_told) in [(vec![audio.clone()], false), (vec![audio, paused], true)] {
