@@ -127,8 +127,7 @@ pub struct MoreClaims {
     /// What kind of participant it is more exactly: names of `ParticipantInfo.KindDetail`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kind_details: Vec<String>,
-    /// Name of a room configuration of the server. Refreshed tokens have none: the room is there.
-    #[serde(skip_serializing)]
+    /// Name of a room configuration of the server, for a room that the token's owner begins.
     pub room_preset: String,
     /// Rights in the room.
     pub video: MoreGrants,
@@ -155,9 +154,12 @@ impl MoreClaims {
 /// One JSON object of both.
 fn merged(claims: &Claims, more: &MoreClaims) -> Result<Value, serde_json::Error> {
     let mut whole = serde_json::to_value(claims)?;
-    let MoreClaims { kind_details, room_preset: _, video } = more;
+    let MoreClaims { kind_details, room_preset, video } = more;
     if !kind_details.is_empty() {
         whole["kindDetails"] = serde_json::to_value(kind_details)?;
+    }
+    if !room_preset.is_empty() {
+        whole["roomPreset"] = serde_json::to_value(room_preset)?;
     }
     if let (Value::Object(granted), Value::Object(more)) =
         (&mut whole["video"], serde_json::to_value(video)?)
@@ -227,7 +229,7 @@ mod tests {
     fn claims_that_the_library_does_not_know_are_kept() {
         let more = MoreClaims {
             kind_details: vec!["cloud_agent".to_owned()],
-            room_preset: String::new(),
+            room_preset: "webinar".to_owned(),
             video: MoreGrants { can_subscribe_metrics: true, can_manage_agent_session: false },
         };
         let mut known = claims("anna", NOW, HOUR);

@@ -4,9 +4,13 @@
 //! What differs between the pods of one cluster is not here: slot, addresses and pod name come
 //! by the downward API (see [`env`]).
 
+mod room;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use room::{PresetAgent, RoomConfig, RoomPreset};
 
 /// Environment variables by which a pod learns what is its own.
 pub mod env {
@@ -334,64 +338,6 @@ fn default_tls_port() -> u16 {
     443
 }
 
-/// Defaults of rooms that their creator did not set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RoomConfig {
-    /// A join creates a room that does not exist.
-    pub auto_create: bool,
-    /// Seconds a room stays when nobody joined.
-    pub empty_timeout: u32,
-    /// Seconds a room stays after the last participant left.
-    pub departure_timeout: u32,
-    /// Most participants in a room; 0 is no limit.
-    pub max_participants: u32,
-    /// Most audio tracks that a participant receives; 0 is no limit. What exceeds it waits.
-    #[serde(skip_serializing_if = "is_default")]
-    pub subscription_limit_audio: u32,
-    /// Most video tracks that a participant receives; 0 is no limit. What exceeds it waits.
-    #[serde(skip_serializing_if = "is_default")]
-    pub subscription_limit_video: u32,
-    /// Of a room's audio only this many of the loudest tracks are forwarded (on each worker that
-    /// has publishers of the room); 0 forwards all.
-    #[serde(skip_serializing_if = "is_default")]
-    pub loudest_audio_tracks: u32,
-    /// Codecs that may be published (`video/VP8`); all that are known when empty.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub enabled_codecs: Vec<String>,
-    /// Milliseconds that clients hold pictures back at least before they show them.
-    #[serde(skip_serializing_if = "is_default")]
-    pub min_playout_delay: u32,
-    /// The same at most; 0 leaves both to the client, or with a minimum is 10 s.
-    #[serde(skip_serializing_if = "is_default")]
-    pub max_playout_delay: u32,
-    /// Camera and microphone of a participant are one stream, which browsers play in step.
-    #[serde(skip_serializing_if = "is_default")]
-    pub sync_streams: bool,
-    /// The server API may unmute tracks, too.
-    #[serde(skip_serializing_if = "is_default")]
-    pub enable_remote_unmute: bool,
-}
-
-impl Default for RoomConfig {
-    fn default() -> Self {
-        Self {
-            auto_create: true,
-            empty_timeout: 300,
-            departure_timeout: 20,
-            max_participants: 0,
-            subscription_limit_audio: 0,
-            subscription_limit_video: 0,
-            loudest_audio_tracks: 0,
-            enabled_codecs: Vec::new(),
-            min_playout_delay: 0,
-            max_playout_delay: 0,
-            sync_streams: false,
-            enable_remote_unmute: false,
-        }
-    }
-}
-
 /// Who is told what happens in rooms, by signed requests (LiveKit's webhooks).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -490,6 +436,20 @@ mod tests {
     fn an_unknown_key_is_named() {
         let error = SfuConfig::from_yaml(&format!("{MINIMAL}prot: 1\n")).unwrap_err();
         assert!(error.contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn presets_are_written_and_read_and_their_unknown_keys_are_named() {
+        let mut config = SfuConfig::from_yaml(MINIMAL).unwrap();
+        let agent = PresetAgent { agent_name: "notes".to_owned(), ..PresetAgent::default() };
+        let preset =
+            RoomPreset { max_participants: 9, agents: vec![agent], ..RoomPreset::default() };
+        config.room.presets.insert("webinar".to_owned(), preset);
+        let yaml = config.to_yaml().unwrap();
+        assert_eq!(SfuConfig::from_yaml(&yaml).unwrap(), config);
+        let wrong = format!("{MINIMAL}room: {{presets: {{webinar: {{egress: {{}}}}}}}}\n");
+        let error = SfuConfig::from_yaml(&wrong).unwrap_err();
+        assert!(error.contains("egress"), "{error}");
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub use node::{
 };
 pub use redis::{ExternalRedis, ManagedRedis, RedisMode, RedisSpec};
 pub use rooms::{
-    PlayoutDelaySpec, RoomCodec, RoomsSpec, SubscriptionLimits, WebhookEvent, WebhooksSpec,
+    PlayoutDelaySpec, PresetAgentSpec, RoomCodec, RoomPresetSpec, RoomsSpec, SubscriptionLimits,
+    WebhookEvent, WebhooksSpec,
 };
 pub use turn::{
     ExternalTrafficPolicy, TurnLimits, TurnService, TurnServiceType, TurnSpec, TurnTls,

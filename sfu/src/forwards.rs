@@ -1,7 +1,10 @@
 //! Participants of one room in another: carries what their own room says of them to the room that
 //! shows them, and ends both sides together. Where that one lives on another node, what they
 //! publish goes there, too: over one connection of nodes for each (`outgoing`, `incoming`).
+//!
+//! Rooms move, and nodes end: then the participant is shown again (`carrier`).
 
+mod carrier;
 mod incoming;
 mod outgoing;
 mod wire;
@@ -13,18 +16,16 @@ use std::time::{Duration, Instant};
 use contract::ids::{Identity, RoomName};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use livekit_protocol::DisconnectReason;
-use rand::RngExt as _;
-use sfu_core::room::{AdministrationError, ForwardError, ForwardId, ForwardNews};
+use sfu_core::room::{AdministrationError, ForwardError};
 use sfu_core::signal::join::JoinError;
 use thiserror::Error;
 use tokio::io::{AsyncWriteExt as _, WriteHalf};
-use tokio::sync::oneshot;
 use tokio::time::{Interval, interval, timeout};
 
 use crate::node::{Node, Route};
 use crate::peer::PeerError;
-use crate::session::{Forwarding, RoomHandle};
+use crate::session::RoomHandle;
+use carrier::Carrier;
 pub use incoming::serve;
 pub use wire::{FORWARDS, PROTOCOL};
 
@@ -85,52 +86,41 @@ pub async fn begin(
     destination: &RoomName,
     may_create: bool,
 ) -> Result<(), BeginError> {
-    let may_create = may_create || node.settings.config.room.auto_create;
-    let shown_in = find_destination(node, &source, &identity, destination, may_create).await?;
-    let id = ForwardId(rand::rng().random());
-    let begun = source.forward(id, identity, destination.clone()).await;
-    let begun = begun.map_err(|_| BeginError::NoSource)?.map_err(BeginError::Source)?;
-    let Some(forwarding) = begun else { return Ok(()) };
-    let own = source.clone();
-    let shown = match shown_in {
-        Route::Local(room) => begin_here(id, source, room, forwarding).await,
-        Route::Remote(home) => {
-            outgoing::begin(node, &home, destination, id, source, forwarding).await
-        }
-    };
-    if shown.is_err() {
-        own.stop_forwarding(id).await;
-    }
-    shown
-}
-
-async fn begin_here(
-    id: ForwardId,
-    source: RoomHandle,
-    shown_in: RoomHandle,
-    forwarding: Forwarding,
-) -> Result<(), BeginError> {
-    let Forwarding { state, news } = forwarding;
-    let shown = shown_in.show(id, state).await;
-    let shown = shown.map_err(|_| ForwardError::Ending).and_then(|shown| shown);
-    let over = shown.map_err(BeginError::Destination)?;
-    tokio::spawn(carry(id, source, shown_in, news, over));
-    Ok(())
-}
-
-/// The other room; one that does not exist begins here, but only for somebody who is there.
-async fn find_destination(
-    node: &Arc<Node>,
-    source: &RoomHandle,
-    identity: &Identity,
-    destination: &RoomName,
-    may_create: bool,
-) -> Result<Route, BeginError> {
     let wanted = identity.clone();
     let is_there = source.call(move |room, _| room.participant(&wanted).is_some()).await;
     if !is_there.unwrap_or_default() {
         return Err(BeginError::NoSource);
     }
+    // Before the participant's room says anything: what does not exist is not forwarded to.
+    let may_create = may_create || node.settings.config.room.auto_create;
+    let shown_in = find_destination(node, destination, may_create).await?;
+    let (node, destination) = (Arc::clone(node), destination.clone());
+    match Carrier::new(node, source, identity, destination, may_create).await? {
+        Some(carrier) => carrier.begin(shown_in).await,
+        None => Ok(()),
+    }
+}
+
+/// Shows a participant whom its room's earlier home forwarded, and goes on until that is over.
+pub async fn begin_again(
+    node: Arc<Node>,
+    source: RoomHandle,
+    identity: Identity,
+    destination: RoomName,
+) {
+    let may_create = node.settings.config.room.auto_create;
+    // Else it is forwarded already, or has left.
+    if let Ok(Some(carrier)) = Carrier::new(node, source, identity, destination, may_create).await {
+        carrier.run(None).await;
+    }
+}
+
+/// The other room; one that does not exist begins here.
+async fn find_destination(
+    node: &Arc<Node>,
+    destination: &RoomName,
+    may_create: bool,
+) -> Result<Route, BeginError> {
     if may_create || node.rooms.get(destination).is_some() {
         return match node.route_here(destination).await {
             Ok(route) => Ok(route),
@@ -175,38 +165,4 @@ async fn write(writer: &mut WriteHalf<Connection>, bytes: &[u8]) -> io::Result<(
         writer.flush().await
     })
     .await?
-}
-
-/// Carries news until one side ends.
-async fn carry(
-    id: ForwardId,
-    source: RoomHandle,
-    shown_in: RoomHandle,
-    mut news: tokio::sync::watch::Receiver<Option<ForwardNews>>,
-    mut over: oneshot::Receiver<()>,
-) {
-    loop {
-        let changed = tokio::select! {
-            changed = news.changed() => changed,
-            _ = &mut over => return source.stop_forwarding(id).await,
-        };
-        let latest = match changed {
-            Ok(()) => news.borrow_and_update().clone(),
-            // The participant's room ended.
-            Err(_) => Some(ForwardNews::Ended(DisconnectReason::RoomClosed)),
-        };
-        match latest {
-            Some(ForwardNews::Changed(state)) => {
-                // A room that ended, or does not show it, has closed `over`.
-                let _shown =
-                    shown_in.call(move |room, now| room.update_forwarded(id, &state, now)).await;
-            }
-            Some(ForwardNews::Ended(reason)) => {
-                let _ended =
-                    shown_in.call(move |room, now| room.end_forwarded(id, reason, now)).await;
-                return;
-            }
-            None => {}
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! One media node: what all requests share, and the way to a room's home.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use contract::ids::RoomName;
@@ -152,22 +152,22 @@ impl Node {
             webhooks: Webhooks::new(config.webhook.clone(), Arc::clone(&keys))?,
             room_events: room_events.clone(),
         };
-        let rooms = Arc::new(Rooms::new(
-            Arc::clone(&settings),
-            Arc::clone(&keys),
-            Arc::clone(&placement),
-            Arc::clone(&media),
-            listeners,
-            Arc::clone(&agents),
-            peers.clone(),
-        ));
         let metrics = Metrics::new()?;
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|node| Self {
+            rooms: Arc::new(Rooms::new(
+                Arc::clone(&settings),
+                Arc::clone(&keys),
+                Arc::clone(&placement),
+                Arc::clone(&media),
+                listeners,
+                Arc::clone(&agents),
+                peers.clone(),
+                Weak::clone(node),
+            )),
             settings,
             keys,
             placement,
             media,
-            rooms,
             peers,
             agents,
             room_events,

@@ -1,7 +1,7 @@
 //! The rooms that have their home on this node.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use contract::ids::RoomName;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::agents::Agents;
 use crate::keys::Keys;
+use crate::node::Node;
 use crate::peer::PeerClient;
 use crate::placement::{Home, Placement};
 use crate::room_events::RoomEvents;
@@ -81,6 +82,7 @@ pub struct Rooms {
     listeners: Listeners,
     agents: Arc<Agents>,
     peers: Option<Arc<PeerClient>>,
+    node: Weak<Node>,
     handles: Mutex<Handles>,
     counts: Counts,
 }
@@ -103,6 +105,7 @@ impl Handles {
 
 impl Rooms {
     /// A node without rooms.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the node")]
     pub fn new(
         settings: Arc<Settings>,
         keys: Arc<Keys>,
@@ -111,9 +114,10 @@ impl Rooms {
         listeners: Listeners,
         agents: Arc<Agents>,
         peers: Option<Arc<PeerClient>>,
+        node: Weak<Node>,
     ) -> Self {
         let (handles, counts) = (Mutex::default(), Counts::default());
-        Self { settings, keys, placement, media, listeners, agents, peers, handles, counts }
+        Self { settings, keys, placement, media, listeners, agents, peers, node, handles, counts }
     }
 
     /// The room, if it lives here.
@@ -199,7 +203,7 @@ impl Rooms {
             room_events: self.listeners.room_events.clone(),
             rpcs: Rpcs::default(),
             agents: Arc::clone(&self.agents),
-            forwards: Forwards::default(),
+            forwards: Forwards::new(Weak::clone(&self.node)),
         };
         let (rooms, name) = (Arc::clone(self), name.clone());
         task.spawn(move || {

@@ -1,6 +1,7 @@
 //! The task that owns one room: feeds messages, media events and time into it and turns what
 //! it says into effects.
 
+mod forwards;
 mod home;
 
 use std::sync::Arc;
@@ -9,19 +10,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use contract::access_token::{Claims, MoreClaims};
 use contract::ids::{Identity, RoomName};
 use livekit_protocol::{
-    DisconnectReason, Job, RoomMovedResponse, RpcError, SignalRequest, SignalResponse,
-    signal_response,
+    Job, RoomMovedResponse, RpcError, SignalRequest, SignalResponse, signal_response,
 };
 use sfu_core::media::MediaEvent;
 use sfu_core::room::{
-    AdministrationError, ForwardError, ForwardId, ForwardNews, ForwardedParticipant, Room,
+    AdministrationError, ForwardEnd, ForwardError, ForwardId, ForwardedParticipant, Room,
     RoomCloseReason, RoomOutput, RpcCall, RpcId, SessionId,
 };
 use sfu_core::signal::join::{JoinError, JoinParams};
 use sfu_core::time::Now;
 use std::collections::HashMap;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::agents::Agents;
 use crate::keys::Keys;
@@ -29,6 +29,7 @@ use crate::room_events::RoomEvents;
 use crate::rooms::RoomGauges;
 use crate::rtc::RoomMedia;
 use crate::webhooks::RoomWebhooks;
+pub use forwards::{Forwarding, Forwards};
 pub use home::{ADOPT, RoomHome};
 
 /// Inputs that wait for a room.
@@ -71,17 +72,10 @@ enum Input {
     StopForwarding(ForwardId),
     Show {
         id: ForwardId,
+        epoch: u64,
         state: Box<ForwardedParticipant>,
-        answer: oneshot::Sender<Result<oneshot::Receiver<()>, ForwardError>>,
+        answer: oneshot::Sender<Result<oneshot::Receiver<ForwardEnd>, ForwardError>>,
     },
-}
-
-/// A participant as its room forwards it: at first, and its news.
-pub struct Forwarding {
-    /// How it is.
-    pub state: ForwardedParticipant,
-    /// How it is later; the latest only. Closed when the room ended.
-    pub news: watch::Receiver<Option<ForwardNews>>,
 }
 
 /// Reaches a room's task. All of it fails when the room has ended.
@@ -160,14 +154,16 @@ impl RoomHandle {
         let _ended = self.send(Input::StopForwarding(id)).await;
     }
 
-    /// Shows a participant of another room. The receiver answers or closes when that is over.
+    /// Shows a participant of another room, whose home is of this epoch. The receiver answers when it is not shown any more, and
+    /// closes when the room's task is gone.
     pub async fn show(
         &self,
         id: ForwardId,
+        epoch: u64,
         state: ForwardedParticipant,
-    ) -> Result<Result<oneshot::Receiver<()>, ForwardError>, RoomEnded> {
+    ) -> Result<Result<oneshot::Receiver<ForwardEnd>, ForwardError>, RoomEnded> {
         let (answer, answered) = oneshot::channel();
-        self.send(Input::Show { id, state: Box::new(state), answer }).await?;
+        self.send(Input::Show { id, epoch, state: Box::new(state), answer }).await?;
         answered.await.map_err(|_| RoomEnded)
     }
 
@@ -213,15 +209,6 @@ pub struct RoomTask {
     pub agents: Arc<Agents>,
     /// Who follows the participants that this room forwards, or shows for another.
     pub forwards: Forwards,
-}
-
-/// Ways to the tasks that carry news between rooms; the room ends each in its time.
-#[derive(Default)]
-pub struct Forwards {
-    /// Participants of this room in others.
-    news: HashMap<ForwardId, watch::Sender<Option<ForwardNews>>>,
-    /// Participants of others in this room: dropped when they go.
-    shown: HashMap<ForwardId, oneshot::Sender<()>>,
 }
 
 /// Calls of the server API that wait for a participant; the room ends each in its time.
@@ -323,34 +310,11 @@ impl RoomTask {
                 self.room.perform_rpc(id, call, now());
             }
             Input::Forward { id, identity, destination, answer } => {
-                let begun = self.room.forward_participant(id, &identity, &destination, now());
-                let begun = begun.map(|state| {
-                    let (sender, news) = watch::channel(None);
-                    let state = state?;
-                    self.forwards.news.insert(id, sender);
-                    Some(Forwarding { state, news })
-                });
-                if answer.send(begun).is_err() {
-                    self.stop_forwarding(id);
-                }
+                self.forward(id, &identity, destination, answer);
             }
-            Input::Show { id, state, answer } => {
-                let shown = self.room.show_forwarded(id, &state, now()).map(|()| {
-                    let (sender, over) = oneshot::channel();
-                    self.forwards.shown.insert(id, sender);
-                    over
-                });
-                if let Err(Ok(_)) = answer.send(shown) {
-                    self.room.end_forwarded(id, DisconnectReason::UnknownReason, now());
-                }
-            }
+            Input::Show { id, epoch, state, answer } => self.show((id, epoch), &state, answer),
             Input::StopForwarding(id) => self.stop_forwarding(id),
         }
-    }
-
-    fn stop_forwarding(&mut self, id: ForwardId) {
-        self.forwards.news.remove(&id);
-        self.room.stop_forwarding(id, now());
     }
 
     /// Does what the room wants; `true` when it is over.
@@ -391,10 +355,10 @@ impl RoomTask {
                     let agents = Arc::clone(&self.agents);
                     tokio::spawn(async move { agents.terminate(&job_id).await });
                 }
-                RoomOutput::Forwarded { id, news } => self.tell_forward(id, news),
-                RoomOutput::ForwardedLeft { id } => {
-                    // Whoever carries its news sees that nobody wants them any more.
-                    self.forwards.shown.remove(&id);
+                RoomOutput::Forwarded { id, news } => self.forwards.tell(id, news),
+                RoomOutput::ForwardedLeft { id, end } => self.forwards.left(id, end),
+                RoomOutput::ForwardAgain { identity, destination } => {
+                    self.forwards.begin_again(identity, destination, own.clone());
                 }
                 RoomOutput::Event(event) => {
                     self.room_events.send(&event, self.home.node_id(), self.home.epoch());
@@ -405,16 +369,6 @@ impl RoomTask {
             }
         }
         is_over
-    }
-
-    fn tell_forward(&mut self, id: ForwardId, news: ForwardNews) {
-        let is_over = matches!(news, ForwardNews::Ended(_));
-        if let Some(sender) = self.forwards.news.get(&id) {
-            sender.send_replace(Some(news));
-        }
-        if is_over {
-            self.forwards.news.remove(&id);
-        }
     }
 
     /// Has a worker found, which takes seconds, and tells the room.

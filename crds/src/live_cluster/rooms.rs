@@ -47,6 +47,11 @@ pub struct RoomsSpec {
     /// Most tracks that one participant receives; what exceeds them waits.
     #[serde(default)]
     pub subscription_limits: SubscriptionLimits,
+    /// Settings of rooms that tokens (`roomPreset`) and `CreateRoom` (`room_preset`) choose by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub presets: Vec<RoomPresetSpec>,
     /// About how many room events the stream in Redis keeps for other programs; 0 is no stream.
     #[serde(default = "default_event_stream_length")]
     #[schemars(range(min = 0, max = 10_000_000))]
@@ -85,9 +90,63 @@ impl Default for RoomsSpec {
             sync_streams: false,
             loudest_audio_tracks: 0,
             subscription_limits: SubscriptionLimits::default(),
+            presets: Vec::new(),
             event_stream_length: default_event_stream_length(),
         }
     }
+}
+
+/// Settings of a room by a name. What is absent stays as it is otherwise, and what the token or
+/// `CreateRoom` says itself holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoomPresetSpec {
+    /// The name.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Seconds that a room stays when nobody joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    #[schemars(extend("format" = "int32"))]
+    pub empty_timeout_seconds: Option<u32>,
+    /// Seconds that a room stays after the last participant left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86_400))]
+    #[schemars(extend("format" = "int32"))]
+    pub departure_timeout_seconds: Option<u32>,
+    /// Most participants of a room, agents and egress not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(extend("format" = "int32"))]
+    pub max_participants: Option<u32>,
+    /// How long clients hold pictures back.
+    #[serde(default)]
+    pub playout_delay: PlayoutDelaySpec,
+    /// Camera and microphone of a participant are one stream, which browsers play in step.
+    #[serde(default)]
+    pub sync_streams: bool,
+    /// Metadata of the room.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub metadata: String,
+    /// Agents that are dispatched to the room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub agents: Vec<PresetAgentSpec>,
+}
+
+/// An agent that is dispatched to a room.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PresetAgentSpec {
+    /// Name under which its workers register; empty for those that register without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub name: String,
+    /// Told to the agent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub metadata: String,
 }
 
 /// A codec by its media type.

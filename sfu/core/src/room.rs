@@ -7,6 +7,7 @@
 mod administration;
 mod backup;
 mod codecs;
+mod configuration;
 mod data;
 mod data_tracks;
 mod dispatches;
@@ -17,6 +18,7 @@ mod forwards;
 mod joining;
 mod leaving;
 mod negotiation;
+mod output;
 mod participant;
 mod presence;
 mod publishing;
@@ -36,7 +38,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::access_token::{Claims, MoreClaims};
 use contract::ids::{Identity, NodeId, ParticipantSid, RoomName, RoomSid};
 use contract::sfu_config::RoomConfig;
 use livekit_protocol::{self as proto, ParticipantInfo, SignalResponse, signal_response};
@@ -50,9 +51,13 @@ use crate::media::{
 use crate::time::Now;
 pub use administration::{AdministrationError, ParticipantUpdate};
 pub use codecs::is_known_codec;
+pub use configuration::{UnknownPreset, configuration};
 pub use data::{MAX_DATA_BYTES, ServerData};
 pub use dispatches::TooManyDispatches;
-pub use forwards::{ForwardError, ForwardId, ForwardNews, ForwardedParticipant, ForwardedTrack};
+pub use forwards::{
+    ForwardEnd, ForwardError, ForwardId, ForwardNews, ForwardedParticipant, ForwardedTrack,
+};
+pub use output::RoomOutput;
 pub use revocations::{NoTimestamp, cutoff};
 pub use rpc::{RpcCall, RpcId};
 pub use state::RoomState;
@@ -112,76 +117,6 @@ impl RoomOptions {
     fn candidates_of(&self, worker: WorkerIndex) -> &[LocalCandidate] {
         self.candidates.get(worker).map_or(&[], Vec::as_slice)
     }
-}
-
-/// What the shell shall do.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RoomOutput {
-    /// Send a message.
-    Signal {
-        /// To which connection.
-        session: SessionId,
-        /// The message; one for all that get the same.
-        response: Arc<SignalResponse>,
-    },
-    /// Close a connection with code 1000, after what was sent before.
-    CloseSession {
-        /// Which one.
-        session: SessionId,
-    },
-    /// Sign these claims and send them as `refresh_token`.
-    RefreshToken {
-        /// To which connection.
-        session: SessionId,
-        /// What the new token says.
-        claims: Box<Claims>,
-        /// And what else.
-        more_claims: MoreClaims,
-    },
-    /// Sign these claims, which are for another room, and send them: in the message where there
-    /// is one, else as `refresh_token`.
-    MoveToken {
-        /// To which connection.
-        session: SessionId,
-        /// What the token says.
-        claims: Box<Claims>,
-        /// And what else.
-        more_claims: MoreClaims,
-        /// The message that lacks the token.
-        moved: Option<Box<proto::RoomMovedResponse>>,
-    },
-    /// A call of [`Room::perform_rpc`] is over.
-    RpcAnswer {
-        /// Which one.
-        id: RpcId,
-        /// What the participant answered.
-        answer: Result<String, proto::RpcError>,
-    },
-    /// Tell the room to which a participant is forwarded.
-    Forwarded {
-        /// Which forwarding.
-        id: ForwardId,
-        /// What changed.
-        news: ForwardNews,
-    },
-    /// A participant of another room is not shown any more: tell that room.
-    ForwardedLeft {
-        /// Which forwarding.
-        id: ForwardId,
-    },
-    /// Find a worker for a job; when one took it, call [`Room::job_assigned`].
-    RequestJob(Box<proto::Job>),
-    /// Tell the worker of a job that it is over.
-    TerminateJob {
-        /// Which one.
-        job_id: String,
-    },
-    /// Something that webhooks are told; without id and time.
-    Event(Box<proto::WebhookEvent>),
-    /// For the media engine.
-    Media(MediaCommand),
-    /// The room is over: drop it and release its home.
-    Ended,
 }
 
 /// Why a room is closed from outside.

@@ -8,7 +8,7 @@ use livekit_protocol::DisconnectReason;
 use rand::RngExt as _;
 use sfu_core::media::TrackKey;
 use sfu_core::media::engine::{SiblingMessage, WorkerIndex};
-use sfu_core::room::{ForwardError, ForwardId, ForwardedParticipant};
+use sfu_core::room::{ForwardEnd, ForwardError, ForwardId, ForwardedParticipant, Room};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -25,7 +25,8 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
     let mut reader = FrameReader::new(reader);
     let first = timeout(CONTROL_TIMEOUT, reader.next()).await;
     let mut frames = first.ok().and_then(Result::ok).unwrap_or_default().into_iter();
-    let Some(Frame::Control(Control::Begin { destination, mut state })) = frames.next() else {
+    let Some(Frame::Control(Control::Begin { destination, epoch, mut state })) = frames.next()
+    else {
         return tracing::warn!("A node began to forward without saying whom");
     };
     let room = match node.route(&destination).await {
@@ -37,7 +38,7 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
     let mut trunk = node.media.trunk(to);
     names.take(&mut state, &mut trunk);
     let id = ForwardId(rand::rng().random());
-    let shown = room.show(id, *state).await;
+    let shown = room.show(id, epoch, *state).await;
     let over = match shown.map_err(|_| ForwardError::Ending).and_then(|shown| shown) {
         Ok(over) => over,
         Err(error) => return refuse(&mut writer, Refusal::Room(error)).await,
@@ -95,14 +96,14 @@ enum End {
     /// The participant left its room, or its node is gone.
     There(DisconnectReason),
     /// It is not shown any more.
-    Here,
+    Here(ForwardEnd),
 }
 
 impl Incoming {
     /// Goes on until one side ends or the connection does; says why.
     async fn run(
         &mut self,
-        mut over: oneshot::Receiver<()>,
+        mut over: oneshot::Receiver<ForwardEnd>,
         mut wishes: mpsc::Receiver<SiblingMessage>,
         first: Vec<Frame>,
     ) -> DisconnectReason {
@@ -110,18 +111,20 @@ impl Incoming {
         put_control(&Control::Shown, &mut bytes);
         let mut end = self.take(first).await;
         loop {
-            if matches!(end, Some(End::Here)) {
-                put_control(&Control::Over, &mut bytes);
+            if let Some(End::Here(end)) = end {
+                put_control(&Control::Over(end), &mut bytes);
             }
             let written = write(&mut self.writer, &bytes).await;
             match end {
                 Some(End::There(reason)) => return reason,
-                Some(End::Here) => return DisconnectReason::UnknownReason,
+                Some(End::Here(_)) => return DisconnectReason::UnknownReason,
                 None if written.is_err() => return DisconnectReason::ConnectionTimeout,
                 None => bytes.clear(),
             }
             tokio::select! {
-                _ = &mut over => end = Some(End::Here),
+                over = &mut over => {
+                    end = Some(End::Here(over.unwrap_or(ForwardEnd::RoomMoves)));
+                }
                 Some(SiblingMessage { track, layer, content }) = wishes.recv() => {
                     let wish = SiblingMessage { track: self.names.track(track), layer, content };
                     put_media(&wish, Instant::now(), &mut bytes);
@@ -159,13 +162,9 @@ impl Incoming {
                     self.trunk.hand_in(std::mem::take(&mut media));
                     self.names.take(&mut state, &mut self.trunk);
                     let id = self.id;
-                    let follow = self.room.call(move |room, now| {
-                        // One that does not show it has closed `over`.
-                        room.update_forwarded(id, &state, now)
-                    });
-                    if follow.await.is_err() {
-                        return Some(End::Here);
-                    }
+                    let follow = move |room: &mut Room, now| room.update_forwarded(id, &state, now);
+                    // A room that ended, or does not show it, has answered `over`.
+                    let _shown = self.room.call(follow).await;
                 }
                 Frame::Control(Control::Ended(reason)) => {
                     let reason = DisconnectReason::try_from(reason).unwrap_or_default();
@@ -173,7 +172,7 @@ impl Incoming {
                 }
                 Frame::Control(Control::Alive) => {}
                 Frame::Control(
-                    Control::Begin { .. } | Control::Shown | Control::Refused(_) | Control::Over,
+                    Control::Begin { .. } | Control::Shown | Control::Refused(_) | Control::Over(_),
                 ) => return Some(End::There(DisconnectReason::UnknownReason)),
             }
         }

@@ -13,7 +13,7 @@ use contract::ids::RoomName;
 use serde::{Deserialize, Serialize};
 use sfu_core::media::engine::SiblingMessage;
 use sfu_core::media::trunk;
-use sfu_core::room::{ForwardError, ForwardedParticipant};
+use sfu_core::room::{ForwardEnd, ForwardError, ForwardedParticipant};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Path by which a node asks another to show a participant; the connection becomes theirs.
@@ -29,8 +29,8 @@ const CONTROL: u8 = 0;
 /// Everything but media.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Control {
-    /// First: show this participant in that room.
-    Begin { destination: RoomName, state: Box<ForwardedParticipant> },
+    /// First: show this participant, whose room has its home under this epoch, in that room.
+    Begin { destination: RoomName, epoch: u64, state: Box<ForwardedParticipant> },
     /// The answer: it is shown.
     Shown,
     /// The answer: it is not.
@@ -40,7 +40,7 @@ pub(super) enum Control {
     /// It left its room, for this reason of LiveKit's protocol.
     Ended(i32),
     /// It is not shown any more.
-    Over,
+    Over(ForwardEnd),
     /// The connection lives.
     Alive,
 }
@@ -156,7 +156,7 @@ mod tests {
         let content = SiblingContent::Padding(5);
         let message = SiblingMessage { track: TrackKey(3), layer: 1, content };
         put_media(&message, Instant::now(), &mut bytes);
-        put_control(&Control::Over, &mut bytes);
+        put_control(&Control::Over(ForwardEnd::RoomMoves), &mut bytes);
         let (mut writer, reader) = tokio::io::duplex(8);
         tokio::spawn(async move {
             for piece in bytes.chunks(3) {

@@ -17,9 +17,9 @@ use contract::access_token::Claims;
 use contract::ids::{Identity, RoomName};
 use contract::redis::NodeRecord;
 use futures::future::join_all;
-use livekit_protocol as proto;
+use livekit_protocol::{self as proto, RoomConfiguration};
 use prost::Message;
-use sfu_core::room::{AdministrationError, Room, RoomCloseReason, RoomUpdate, cutoff};
+use sfu_core::room::{AdministrationError, Room, RoomCloseReason, configuration, cutoff};
 use sfu_core::signal::join::JoinError;
 use sfu_core::time::Now;
 
@@ -86,7 +86,6 @@ fn room_name(name: &str) -> Result<RoomName, TwirpError> {
 /// What would be accepted and then not done is refused by name.
 fn check_supported(request: &proto::CreateRoomRequest) -> Result<(), TwirpError> {
     let asked = [
-        (!request.room_preset.is_empty(), "room_preset"),
         (request.egress.is_some(), "egress"),
         (request.replay_enabled, "replay_enabled"),
         (!request.node_id.is_empty(), "node_id"),
@@ -110,9 +109,7 @@ impl Call {
         let claims = claims(&node, &parts.headers, &query(&parts.uri))
             .map_err(|_| TwirpError::unauthenticated())?;
         let form = Form::of(&parts.headers)?;
-        let body = to_bytes(body, MAX_BODY_BYTES)
-            .await
-            .map_err(|_| TwirpError::malformed("the body is too long"))?;
+        let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| TwirpError::too_large())?;
         Ok(Self { node, origin, form, claims, uri: parts.uri, headers: parts.headers, body })
     }
 
@@ -147,24 +144,15 @@ impl Call {
         let request: proto::CreateRoomRequest = self.form.decode(&self.body)?;
         let name = room_name(&request.name)?;
         check_supported(&request)?;
+        let mut wish = self.wish(request)?;
+        let agents = std::mem::take(&mut wish.agents);
         let handle = match self.node.route(&name).await.map_err(unavailable)? {
             Route::Local(handle) => handle,
             Route::Remote(home) => return Ok(self.pass_on(&home).await),
         };
-        let agents = request.agents;
-        let given = |value: u32| (value > 0).then_some(value);
-        let update = RoomUpdate {
-            metadata: (!request.metadata.is_empty()).then_some(request.metadata),
-            empty_timeout: given(request.empty_timeout),
-            departure_timeout: given(request.departure_timeout),
-            max_participants: given(request.max_participants),
-            min_playout_delay: given(request.min_playout_delay),
-            max_playout_delay: given(request.max_playout_delay),
-            sync_streams: request.sync_streams.then_some(true),
-        };
         let info = handle
             .call(move |room, now| {
-                room.update(update, now);
+                room.update(wish.into(), now);
                 if room.dispatches().is_empty() {
                     for agent in agents {
                         // What exceeds the bound would be an attack, not a wish.
@@ -176,6 +164,24 @@ impl Call {
             .await
             .map_err(|_| TwirpError::unavailable("the room is ending, try again"))?;
         Ok(self.form.encode(&info, &zero::room()))
+    }
+
+    /// What the caller says of the room, itself and by the name of a preset.
+    fn wish(&self, request: proto::CreateRoomRequest) -> Result<RoomConfiguration, TwirpError> {
+        let wish = RoomConfiguration {
+            empty_timeout: request.empty_timeout,
+            departure_timeout: request.departure_timeout,
+            max_participants: request.max_participants,
+            metadata: request.metadata,
+            min_playout_delay: request.min_playout_delay,
+            max_playout_delay: request.max_playout_delay,
+            sync_streams: request.sync_streams,
+            agents: request.agents,
+            ..RoomConfiguration::default()
+        };
+        let presets = &self.node.settings.config.room.presets;
+        configuration(wish, &request.room_preset, presets)
+            .map_err(|error| TwirpError::invalid_argument(&error.to_string()))
     }
 
     async fn list_rooms(self) -> Answer {

@@ -64,6 +64,11 @@ impl TwirpError {
         Self::new(StatusCode::BAD_REQUEST, "malformed", message)
     }
 
+    /// The body is longer than any request needs.
+    pub(super) fn too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", "the body is too long")
+    }
+
     pub(super) fn bad_route(method: &str) -> Self {
         let message = format!("no handler for path of method {method:?}");
         Self::new(StatusCode::NOT_FOUND, "bad_route", &message)

@@ -1,7 +1,7 @@
 //! The keys of LiveKit's configuration: those that mean something here, and why others do not.
 
 /// Keys that carry over.
-pub(super) const CARRIED: [&str; 47] = [
+pub(super) const CARRIED: [&str; 48] = [
     "port",
     "bind_addresses",
     "keys",
@@ -41,6 +41,7 @@ pub(super) const CARRIED: [&str; 47] = [
     "room.playout_delay.min",
     "room.playout_delay.max",
     "room.sync_streams",
+    "room.room_configurations",
     "limit.subscription_limit_audio",
     "limit.subscription_limit_video",
     "webhook.api_key",
@@ -70,7 +71,7 @@ use Foreign::{Ignored, Refused};
 /// Keys that do not carry over, by section (empty: the top), with the reason. `*` is every key
 /// below.
 #[rustfmt::skip]
-const FOREIGN: [(&str, &[&str], Foreign, &str); 36] = [
+const FOREIGN: [(&str, &[&str], Foreign, &str); 35] = [
     ("", &["region"], Ignored, "rooms are placed by load, and a cluster is in one region"),
     ("", &["metric.*", "trace.jaeger_url"], Ignored, "metrics and logs are what the node tells of itself"),
     ("", &["cpuprofile", "memprofile"], Refused, "profiles are taken with the system's tools"),
@@ -100,7 +101,6 @@ const FOREIGN: [(&str, &[&str], Foreign, &str); 36] = [
     ("rtc.congestion_control", &["allow_pause"], Ignored, "a track that the network of a subscriber does not carry is paused, and the subscriber told"),
     ("audio", &["active_level", "min_percentile", "update_interval", "smooth_intervals", "active_red_encoding", "enable_loss_proxying", "enable_red_encoding"], Ignored, "speakers are told as with LiveKit's defaults"),
     ("video", &["dynacast_pause_delay", "stream_tracker_manager.*", "stream_tracker.*", "codec_regression_threshold"], Ignored, "LiveKit's defaults hold"),
-    ("room", &["room_configurations"], Refused, "CreateRoom and the token's roomConfig say what differs from the defaults"),
     ("room", &["create_room_timeout", "create_room_attempts", "enable_full_room_in_webhooks", "update_batch_target_size", "create_room_enabled"], Ignored, "webhooks always hold the whole room; sizes and times are LiveKit's"),
     ("room", &["max_metadata_size", "max_room_name_length", "max_participant_identity_length"], Ignored, "the limits are LiveKit's defaults"),
     ("limit", &["num_tracks", "bytes_per_sec"], Refused, "there is no limit of a whole node"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use contract::sfu_config::{
     AdminConfig, DrainConfig, HttpConfig, LogConfig, LogFormat, MediaConfig, Password, PeerConfig,
-    RedisConfig, RoomConfig, SentinelConfig, SfuConfig, WebhookConfig,
+    RedisConfig, RoomConfig, RoomPreset, SentinelConfig, SfuConfig, WebhookConfig,
 };
 use livekit_protocol::IceServer;
 use serde::Deserialize;
@@ -366,7 +366,29 @@ fn room(reader: &mut Reader) -> RoomConfig {
         sync_streams: reader.or_default("room.sync_streams"),
         enable_remote_unmute: reader.or_default("room.enable_remote_unmute"),
         loudest_audio_tracks: defaults.loudest_audio_tracks,
+        presets: presets(reader),
     }
+}
+
+/// `room.room_configurations`, in the form of LiveKit's `RoomConfiguration`.
+fn presets(reader: &mut Reader) -> BTreeMap<String, RoomPreset> {
+    const PATH: &str = "room.room_configurations";
+    let found: BTreeMap<String, serde_json::Map<String, Value>> = reader.or_default(PATH);
+    let mut presets = BTreeMap::new();
+    for (name, mut fields) in found {
+        // LiveKit does nothing with them either.
+        for unused in ["name", "tags"] {
+            fields.remove(unused);
+        }
+        if fields.remove("egress").is_some() {
+            reader.problem(&format!("{PATH}.{name}.egress"), "nothing is recorded here");
+        }
+        match serde_json::from_value(Value::Object(fields)) {
+            Ok(preset) => drop(presets.insert(name, preset)),
+            Err(error) => reader.problem(&format!("{PATH}.{name}"), &error.to_string()),
+        }
+    }
+    presets
 }
 
 fn log(reader: &mut Reader, is_dev: bool) -> LogConfig {

@@ -12,6 +12,8 @@ use crate::support::{
     open, sign, twirp, unix_time,
 };
 
+const DRAINING: NodeState = NodeState::Draining { rooms_per_second: 50 };
+
 /// A token that may act on `room` and send its participants to `destination`.
 fn mover(room: &str, destination: &str) -> String {
     let mut mover = claims("server", unix_time(), HOUR);
@@ -154,6 +156,54 @@ async fn both_sides_end_when_a_room_does() {
         look(&here.base, &room, "anna").await.status == 404
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarding_outlives_the_move_of_either_room() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let (here, there, room, [anna, _ben]) = anna_and_ben(two_nodes(&files, &redis).await).await;
+    assert_eq!(forward(&here.base, "here", "anna", &room).await.status, 200);
+    let lives_at = |node: &ClusterNode, room: &str| {
+        node.running.node.rooms.get(&RoomName::new(room).unwrap()).is_some()
+    };
+    let is_shown = async |metadata: &str| {
+        let shown = look(&here.base, &room, "anna").await;
+        shown.status == 200 && shown.json()["metadata"] == metadata
+    };
+    // The room that shows her comes to her own node.
+    there.running.node.drain.order(DRAINING);
+    eventually("the other room moves, and shows her again", async || {
+        lives_at(&here, &room) && is_shown("").await
+    })
+    .await;
+    // Both move; she is shown when she is back.
+    there.running.node.drain.order(NodeState::Open);
+    here.running.node.drain.order(DRAINING);
+    eventually("both rooms move", async || lives_at(&there, "here") && lives_at(&there, &room))
+        .await;
+    drop(anna);
+    let (anna, _) = join(&here.base, "here", "anna").await;
+    eventually("she is shown again", async || is_shown("").await).await;
+    // Her own room leaves the one that shows her behind.
+    let name = RoomName::new("here").unwrap();
+    here.running.node.drain.order(NodeState::Open);
+    eventually("her room moves alone", async || {
+        let Some(handle) = there.running.node.rooms.get(&name) else { return true };
+        handle.hand_over().await == Ok(true)
+    })
+    .await;
+    drop(anna);
+    let (_anna, _) = join(&there.base, "here", "anna").await;
+    eventually("she is shown again", async || is_shown("").await).await;
+    assert!(lives_at(&here, "here") && lives_at(&there, &room));
+    // It is the same forwarding still: it follows her, and ends with her.
+    let change = json!({"room": "here", "identity": "anna", "metadata": "back"});
+    twirp(&there.base, "UpdateParticipant", &admin_token("here"), change).await;
+    eventually("the other room follows", async || is_shown("back").await).await;
+    let who = json!({"room": "here", "identity": "anna"});
+    twirp(&here.base, "RemoveParticipant", &admin_token("here"), who).await;
+    eventually("it ends with her", async || look(&here.base, &room, "anna").await.status == 404)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

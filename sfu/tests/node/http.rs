@@ -69,6 +69,33 @@ async fn v1_needs_its_join_request_and_http_is_not_signalling() {
 }
 
 #[tokio::test]
+async fn the_token_that_a_client_gets_lets_it_in_again_with_the_same_rights() {
+    let (_node, base) = dev_node().await;
+    let mut given = claims("anna", unix_time(), HOUR);
+    given.name = "Anna".to_owned();
+    given.video = VideoGrants {
+        room_join: true,
+        room: "again".to_owned(),
+        can_publish: Some(false),
+        ..VideoGrants::default()
+    };
+    let mut token = sign(given);
+    for _ in 0..3 {
+        let mut socket = open(&base, &format!("/rtc?access_token={token}")).await.unwrap();
+        let signal_response::Message::Join(joined) = next_message(&mut socket).await else {
+            panic!("it joins")
+        };
+        let anna = joined.participant.unwrap();
+        assert_eq!((anna.identity.as_str(), anna.name.as_str()), ("anna", "Anna"));
+        assert!(!anna.permission.unwrap().can_publish);
+        let signal_response::Message::RefreshToken(next) = next_message(&mut socket).await else {
+            panic!("it gets a token")
+        };
+        token = next;
+    }
+}
+
+#[tokio::test]
 async fn a_client_is_answered_in_the_form_of_its_last_frame() {
     let (_node, base) = dev_node().await;
     let (mut socket, _) = join(&base, "forms", "anna").await;

@@ -10,6 +10,7 @@ mod http;
 mod media;
 mod moving;
 mod nonsense;
+mod presets;
 mod redis_cluster;
 mod room_events;
 mod room_service;

@@ -306,13 +306,20 @@ async fn services_that_are_not_here_are_named_in_an_error_that_sdks_read() {
 #[tokio::test]
 async fn what_is_not_done_is_refused_by_name() {
     let (_node, base) = dev_node().await;
-    for (field, value) in
-        [("egress", json!({})), ("room_preset", json!("x")), ("tags", json!({"a": "b"}))]
-    {
+    for (field, value) in [("egress", json!({})), ("tags", json!({"a": "b"}))] {
         let mut body = json!({"name": "r"});
         body[field] = value;
         let answer = twirp(&base, "CreateRoom", &admin_token("r"), body).await;
         assert_eq!(answer.json()["code"], "unimplemented", "{field}: {answer:?}");
         assert!(answer.body.contains(field), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_body_is_bounded() {
+    let (_node, base) = dev_node().await;
+    let (_anna, _) = join(&base, ROOM, "anna").await;
+    let body = json!({"room": ROOM, "metadata": "x".repeat(10 * 1024 * 1024)});
+    let refused = twirp(&base, "UpdateRoomMetadata", &admin_token(ROOM), body).await;
+    assert_eq!(refused.status, 413, "{}", refused.body);
 }

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use contract::sfu_config::{
     AdminConfig, DrainConfig, END_RESERVE, HttpConfig, LogConfig, MediaConfig, PeerConfig,
-    RedisConfig, RoomConfig, SentinelConfig, SfuConfig, WebhookConfig,
+    PresetAgent, RedisConfig, RoomConfig, RoomPreset, SentinelConfig, SfuConfig, WebhookConfig,
 };
-use crds::live_cluster::{CreateRoom, RedisMode, RoomsSpec, WebhookEvent, WebhooksSpec};
+use crds::live_cluster::{
+    CreateRoom, PresetAgentSpec, RedisMode, RoomPresetSpec, RoomsSpec, WebhookEvent, WebhooksSpec,
+};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -90,6 +92,7 @@ fn room_config(rooms: &RoomsSpec) -> RoomConfig {
         sync_streams,
         loudest_audio_tracks,
         subscription_limits,
+        presets,
         // It belongs to Redis.
         event_stream_length: _,
     } = rooms;
@@ -106,6 +109,35 @@ fn room_config(rooms: &RoomsSpec) -> RoomConfig {
         max_playout_delay: playout_delay.max_milliseconds,
         sync_streams: *sync_streams,
         enable_remote_unmute: *remote_unmute,
+        presets: presets.iter().map(|preset| (preset.name.clone(), room_preset(preset))).collect(),
+    }
+}
+
+fn room_preset(preset: &RoomPresetSpec) -> RoomPreset {
+    let RoomPresetSpec {
+        name: _,
+        empty_timeout_seconds,
+        departure_timeout_seconds,
+        max_participants,
+        playout_delay,
+        sync_streams,
+        metadata,
+        agents,
+    } = preset;
+    let agents = agents.iter().map(|PresetAgentSpec { name, metadata }| PresetAgent {
+        agent_name: name.clone(),
+        metadata: metadata.clone(),
+        ..PresetAgent::default()
+    });
+    RoomPreset {
+        empty_timeout: empty_timeout_seconds.unwrap_or_default(),
+        departure_timeout: departure_timeout_seconds.unwrap_or_default(),
+        max_participants: max_participants.unwrap_or_default(),
+        min_playout_delay: playout_delay.min_milliseconds,
+        max_playout_delay: playout_delay.max_milliseconds,
+        sync_streams: *sync_streams,
+        metadata: metadata.clone(),
+        agents: agents.collect(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the server API changes of participants.
 
+use contract::access_token::MoreClaims;
 use contract::ids::Identity;
 use livekit_protocol::{
     self as proto, MuteTrackRequest, ParticipantInfo, ParticipantPermission, TrackInfo,
@@ -208,6 +209,8 @@ impl Room {
         if let Some(session) = participant.session {
             let mut claims = participant.refreshed_claims(now.unix_seconds());
             claims.video.room = destination.to_string();
+            // What its token says of this room is not said of the other.
+            claims.room_config = None;
             let moved = proto::RoomMovedResponse {
                 room: Some(proto::Room { name: destination.to_string(), ..Default::default() }),
                 token: String::new(),
@@ -217,7 +220,8 @@ impl Room {
             let (claims, moved) = (Box::new(claims), Box::new(moved));
             let announce = participant.client.protocol >= super::requests::MOVED_PROTOCOL;
             let moved = announce.then_some(moved);
-            let more_claims = participant.more_claims.clone();
+            let more_claims =
+                MoreClaims { room_preset: String::new(), ..participant.more_claims.clone() };
             let token = super::RoomOutput::MoveToken { session, claims, more_claims, moved };
             self.output.push_back(token);
         }

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use contract::ids::Identity;
 use livekit_protocol::participant_info::State;
-use livekit_protocol::{self as proto, DisconnectReason, leave_request, signal_response};
+use livekit_protocol::{
+    self as proto, DisconnectReason, RoomAgentDispatch, RoomConfiguration, leave_request,
+    signal_response,
+};
 use tracing::info;
 
+use super::configuration::configuration;
 use super::participant::{Participant, ParticipantKey, TransportRole, is_dependent, kind};
 use super::simulate::ResumeFault;
 use super::timers::{JOIN_TIMEOUT, REFRESH_INTERVAL, RESUME_TIMEOUT};
@@ -34,17 +38,17 @@ impl Room {
             return Ok(session);
         }
         self.check_capacity(&params.identity, is_dependent(kind(&params.claims.kind)))?;
+        let configuration =
+            if self.visited { None } else { Some(self.token_configuration(&params)?) };
         if let Some(old) = self.identities.get(&params.identity).copied() {
             self.remove(old, DisconnectReason::DuplicateIdentity, None, now);
         }
-        let first = !self.visited;
-        if first {
-            self.apply_room_configuration(&params);
-        }
-        let agents = params.claims.room_config.as_ref().map(|config| config.agents.clone());
+        let identity = params.identity.clone();
+        let agents = configuration.map(|wish| self.begin_configured(wish, now));
         let session = self.enter(params, now);
-        if first {
-            self.begin_dispatches(agents.unwrap_or_default(), now);
+        self.forward_again(&identity, now);
+        if let Some(agents) = agents {
+            self.begin_dispatches(agents, now);
         }
         self.settle(now);
         Ok(session)
@@ -67,24 +71,26 @@ impl Room {
         Ok(())
     }
 
-    /// `roomConfig` of the first participant's token.
-    fn apply_room_configuration(&mut self, params: &JoinParams) {
-        let Some(wish) = &params.claims.room_config else { return };
-        let config = &mut self.options.config;
-        let set = |value: &mut u32, wish: u32| {
-            if wish > 0 {
-                *value = wish;
-            }
-        };
-        set(&mut config.empty_timeout, wish.empty_timeout);
-        set(&mut config.departure_timeout, wish.departure_timeout);
-        set(&mut config.max_participants, wish.max_participants);
-        set(&mut config.min_playout_delay, wish.min_playout_delay);
-        set(&mut config.max_playout_delay, wish.max_playout_delay);
-        config.sync_streams |= wish.sync_streams;
-        if self.options.metadata.is_empty() {
-            self.options.metadata.clone_from(&wish.metadata);
+    /// What the token of the first participant says of the room (`roomConfig`, `roomPreset`).
+    fn token_configuration(&self, params: &JoinParams) -> Result<RoomConfiguration, JoinError> {
+        let wish = params.claims.room_config.clone().unwrap_or_default();
+        let preset = &params.more_claims.room_preset;
+        let wish = configuration(wish, preset, &self.options.config.presets);
+        wish.map_err(|error| JoinError::new(400, error.to_string()))
+    }
+
+    /// Makes the room as its first participant wants it; returns the agents that belong to it.
+    fn begin_configured(
+        &mut self,
+        mut wish: RoomConfiguration,
+        now: Now,
+    ) -> Vec<RoomAgentDispatch> {
+        if !self.options.metadata.is_empty() {
+            wish.metadata.clear();
         }
+        let agents = std::mem::take(&mut wish.agents);
+        self.update(wish.into(), now);
+        agents
     }
 
     fn enter(&mut self, mut params: JoinParams, now: Now) -> SessionId {

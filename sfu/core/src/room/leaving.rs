@@ -114,7 +114,7 @@ impl Room {
         self.identities.remove(&participant.identity);
         self.dirty.remove(&key);
         self.end_media(&participant);
-        self.end_origin(&participant);
+        self.end_origin(&participant, reason);
         self.end_forwards(key, reason);
         if !participant.permission.hidden {
             self.announce_departure(&participant, reason, now);

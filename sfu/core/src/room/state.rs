@@ -7,6 +7,7 @@ use livekit_protocol::AgentDispatch;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
+use super::forwards::KeptForward;
 use super::revocations::{Revocation, Revocations};
 use super::{Room, RoomOptions};
 use crate::time::Now;
@@ -32,6 +33,8 @@ pub struct RoomState {
     dispatches: Vec<AgentDispatch>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     revocations: Vec<Revocation>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    forwards: Vec<KeptForward>,
 }
 
 impl RoomState {
@@ -61,6 +64,7 @@ impl Room {
             sync_streams,
             dispatches,
             revocations,
+            forwards,
         } = state;
         room.created_ms = created_ms;
         room.visited = visited;
@@ -76,6 +80,7 @@ impl Room {
         room.ends_at = Some(now.instant + timeout);
         room.restore_dispatches(dispatches);
         room.revocations = Revocations::restore(revocations);
+        room.restore_forwards(forwards, now.instant + RETURN_TIMEOUT);
         room
     }
 
@@ -92,6 +97,7 @@ impl Room {
             sync_streams: self.options.config.sync_streams,
             dispatches: self.dispatches(),
             revocations: self.revocations.list(),
+            forwards: self.kept_forwards(),
         }
     }
 

@@ -183,17 +183,11 @@ impl JoinParams {
     /// not believe that there is one.
     pub fn with(self, more_claims: MoreClaims) -> Result<Self, JoinError> {
         let config = self.claims.room_config.as_ref();
-        let asked = [
-            (!more_claims.room_preset.is_empty(), "roomPreset"),
-            (config.is_some_and(|config| config.egress.is_some()), "roomConfig.egress"),
-        ];
-        match asked.into_iter().find(|(is_asked, _)| *is_asked) {
-            Some((_, name)) => {
-                let message = format!("{name} of the token is not supported by this server");
-                Err(JoinError::bad_request(&message))
-            }
-            None => Ok(Self { more_claims, ..self }),
+        if config.is_some_and(|config| config.egress.is_some()) {
+            let message = "roomConfig.egress of the token is not supported by this server";
+            return Err(JoinError::bad_request(message));
         }
+        Ok(Self { more_claims, ..self })
     }
 
     fn from_claims(claims: Claims, mode: PeerConnectionMode) -> Result<Self, JoinError> {

@@ -20,7 +20,8 @@ use sfu_core::media::{
     Mirror, Receiver, Sender, TransportId, TransportState,
 };
 use sfu_core::room::{
-    ForwardId, ForwardNews, IceServers, Room, RoomOptions, RoomOutput, RoomState, RpcId, SessionId,
+    ForwardEnd, ForwardId, ForwardNews, IceServers, Room, RoomOptions, RoomOutput, RoomState,
+    RpcId, SessionId,
 };
 use sfu_core::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use sfu_core::time::Now;
@@ -59,7 +60,9 @@ pub(crate) struct World {
     /// What was said of participants that are forwarded.
     pub(crate) forwards: Vec<(ForwardId, ForwardNews)>,
     /// Participants of other rooms that went.
-    pub(crate) forwarded_left: Vec<ForwardId>,
+    pub(crate) forwarded_left: Vec<(ForwardId, ForwardEnd)>,
+    /// Who is to be forwarded again, with the room that shows it.
+    pub(crate) forward_again: Vec<(String, String)>,
     /// Tracks of other rooms, by whom they are shown for.
     pub(crate) mirrors: BTreeMap<TransportId, Vec<Mirror>>,
     pub(crate) ended: bool,
@@ -159,6 +162,7 @@ impl World {
             rpc_answers: Vec::new(),
             forwards: Vec::new(),
             forwarded_left: Vec::new(),
+            forward_again: Vec::new(),
             mirrors: BTreeMap::new(),
             ended: false,
         }
@@ -283,7 +287,10 @@ impl World {
                     self.rpc_answers.push((id, answer.map_err(|error| error.code)));
                 }
                 RoomOutput::Forwarded { id, news } => self.forwards.push((id, news)),
-                RoomOutput::ForwardedLeft { id } => self.forwarded_left.push(id),
+                RoomOutput::ForwardedLeft { id, end } => self.forwarded_left.push((id, end)),
+                RoomOutput::ForwardAgain { identity, destination } => {
+                    self.forward_again.push((identity.to_string(), destination.to_string()));
+                }
                 RoomOutput::RequestJob(job) => self.jobs.push(*job),
                 RoomOutput::TerminateJob { job_id } => self.terminated.push(job_id),
                 RoomOutput::Event(event) => {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
-    ChatMessage, DataPacket, DataTrackSubscriptionOptions, PublishDataTrackRequest, RpcAck,
-    RpcError, RpcRequest, RpcResponse, UnpublishDataTrackRequest, UpdateDataSubscription,
-    UserPacket, data_packet, request_response, rpc_response, update_data_subscription,
+    ChatMessage, DataPacket, DataTrackSubscriptionOptions, MetricsBatch, PublishDataTrackRequest,
+    RpcAck, RpcError, RpcRequest, RpcResponse, Transcription, UnpublishDataTrackRequest,
+    UpdateDataSubscription, UserPacket, data_packet, request_response, rpc_response,
+    update_data_subscription,
 };
 use prost::Message as _;
 use sfu_core::media::{DataChannelKind, MediaEvent, TransportId};
@@ -94,6 +95,31 @@ fn agents_speak_for_others_and_nobody_else_does() {
         let Some(data_packet::Value::ChatMessage(chat)) = &sent[0].1.value else { panic!() };
         assert_eq!(chat.generated, generated);
     }
+}
+
+#[test]
+fn only_agents_transcribe_and_metrics_go_to_who_may_have_them() {
+    let transcription = data_packet::Value::Transcription(Transcription::default());
+    for (kind, receivers) in [("agent", 2), ("standard", 0)] {
+        let mut world = World::new();
+        let (_, anna) = enter_with(&mut world, "anna", |claims| claims.kind = kind.to_owned());
+        enter_single(&mut world, "ben", SINGLE_START);
+        enter_single(&mut world, "carl", SINGLE_START);
+        let packet = DataPacket { value: Some(transcription.clone()), ..DataPacket::default() };
+        assert_eq!(send(&mut world, anna, &packet).len(), receivers, "{kind}");
+    }
+    let mut world = World::new();
+    let (_, anna) = enter_single(&mut world, "anna", SINGLE_START);
+    enter_single(&mut world, "ben", SINGLE_START);
+    let mut watching = params("carl", Single);
+    watching.more_claims.video.can_subscribe_metrics = true;
+    let session = world.join(watching).unwrap();
+    world.signal(session, offer(SINGLE_START, 1));
+    let carl = *world.opened.last().unwrap();
+    world.connect(carl);
+    let metrics = Some(data_packet::Value::Metrics(MetricsBatch::default()));
+    let sent = send(&mut world, anna, &DataPacket { value: metrics, ..DataPacket::default() });
+    assert_eq!(sent.iter().map(|(to, _)| *to).collect::<Vec<_>>(), [carl]);
 }
 
 #[test]

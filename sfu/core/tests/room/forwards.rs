@@ -9,7 +9,8 @@ use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{DisconnectReason, MuteTrackRequest, ParticipantInfo, TrackType};
 use sfu_core::room::{
-    AdministrationError, ForwardError, ForwardId, ForwardNews, ParticipantUpdate,
+    AdministrationError, ForwardEnd, ForwardError, ForwardId, ForwardNews, ParticipantUpdate,
+    RoomCloseReason,
 };
 use sfu_core::signal::join::PeerConnectionMode::{Dual, Single};
 
@@ -44,7 +45,7 @@ fn forward(from: &mut World, to: &mut World, name: &str) {
         .call(|room, now| room.forward_participant(ID, &identity(name), &stage(), now))
         .unwrap()
         .unwrap();
-    to.call(|room, now| room.show_forwarded(ID, &state, now)).unwrap();
+    to.call(|room, now| room.show_forwarded(ID, 1, &state, now)).unwrap();
 }
 
 /// What a client heard last of a participant.
@@ -116,7 +117,7 @@ fn changes_of_the_participant_follow_it_and_its_leave_ends_it() {
     assert_eq!(told.disconnect_reason(), DisconnectReason::ClientInitiated);
     assert!(other.engine[&subscriber].senders.is_empty());
     assert!(other.mirrors.values().all(Vec::is_empty));
-    assert_eq!(other.forwarded_left, [ID]);
+    assert_eq!(other.forwarded_left, [(ID, ForwardEnd::Over)]);
     assert!(lobby.forwards.is_empty());
 }
 
@@ -128,7 +129,7 @@ fn who_is_removed_from_the_other_room_stays_in_its_own() {
     forward(&mut lobby, &mut other, "anna");
     let gone = identity("anna");
     assert!(other.call(|room, now| room.remove_participant(&gone, 0, now)));
-    assert_eq!(other.forwarded_left, [ID]);
+    assert_eq!(other.forwarded_left, [(ID, ForwardEnd::Over)]);
     assert!(other.mirrors.values().all(Vec::is_empty));
     lobby.call(|room, now| room.stop_forwarding(ID, now));
     assert_eq!(lobby.me("anna").tracks.len(), 2);
@@ -157,7 +158,7 @@ fn another_rooms_participant_is_changed_in_its_own_room_only() {
     let session = other.resume("anna", Single, &sid).unwrap();
     assert!(other.take(session).iter().any(|m| matches!(m, Message::Leave(_))));
     other.join(params("anna", Dual)).unwrap();
-    assert_eq!(other.forwarded_left, [ID]);
+    assert_eq!(other.forwarded_left, [(ID, ForwardEnd::Over)]);
     assert!(other.me("anna").kind_details.is_empty());
 }
 
@@ -174,7 +175,7 @@ fn a_room_shows_nobody_twice_and_no_more_than_it_may_hold() {
         let state = lobby
             .call(|room, now| room.forward_participant(id, &identity(name), &stage(), now))
             .unwrap();
-        state.map(|state| other.call(|room, now| room.show_forwarded(id, &state, now)))
+        state.map(|state| other.call(|room, now| room.show_forwarded(id, 1, &state, now)))
     };
     assert_eq!(try_forward("ben", 1), Some(Err(ForwardError::Taken)));
     assert_eq!(try_forward("anna", 2), Some(Ok(())));
@@ -200,4 +201,103 @@ fn layers_are_encoded_as_long_as_another_room_may_want_them() {
     lobby.call(|room, now| room.stop_forwarding(ID, now));
     lobby.pass(Duration::from_secs(10));
     assert_eq!(wanted(&mut lobby), Some(false));
+}
+
+#[test]
+fn who_was_forwarded_when_its_room_moved_is_forwarded_again_when_it_is_back_in_time() {
+    for (late, expected) in [(0, 1), (29, 1), (31, 0)] {
+        let (mut lobby, mut other) = (World::new(), World::new());
+        enter_dual(&mut lobby, "anna", Some(DUAL_SIMULCAST));
+        enter_dual(&mut lobby, "ben", None);
+        forward(&mut lobby, &mut other, "anna");
+        let state = lobby.room.state();
+        lobby.call(|room, now| room.close(RoomCloseReason::Drain, now));
+        let mut next = World::restored(state);
+        assert_eq!(next.room.state(), World::restored(next.room.state()).room.state());
+        // He keeps the room.
+        enter_dual(&mut next, "ben", None);
+        next.pass(Duration::from_secs(late));
+        assert!(next.forward_again.is_empty());
+        enter_dual(&mut next, "anna", None);
+        let again = vec![("anna".to_owned(), "stage".to_owned()); expected];
+        assert_eq!(next.forward_again, again, "after {late} s");
+    }
+}
+
+#[test]
+fn what_was_ended_is_not_forwarded_at_the_next_home() {
+    let end: [fn(&mut World); 3] = [
+        |lobby| lobby.call(|room, now| room.stop_forwarding(ID, now)),
+        |lobby| {
+            let gone = identity("anna");
+            assert!(lobby.call(|room, now| room.remove_participant(&gone, 0, now)));
+        },
+        // Forwarded anew at the next home, and ended there.
+        |lobby| {
+            *lobby = World::restored(lobby.room.state());
+            enter_dual(lobby, "anna", None);
+            let mut other = World::new();
+            forward(lobby, &mut other, "anna");
+            lobby.call(|room, now| room.stop_forwarding(ID, now));
+        },
+    ];
+    for end in end {
+        let (mut lobby, mut other) = (World::new(), World::new());
+        enter_dual(&mut lobby, "anna", None);
+        forward(&mut lobby, &mut other, "anna");
+        end(&mut lobby);
+        let mut next = World::restored(lobby.room.state());
+        enter_dual(&mut next, "anna", None);
+        assert!(next.forward_again.is_empty());
+    }
+}
+
+#[test]
+fn the_store_is_told_what_is_forwarded() {
+    let (mut lobby, mut other) = (World::new(), World::new());
+    enter_dual(&mut lobby, "anna", None);
+    let at_first = lobby.room.state_version();
+    forward(&mut lobby, &mut other, "anna");
+    let forwarded = lobby.room.state_version();
+    assert_ne!(forwarded, at_first);
+    lobby.call(|room, now| room.stop_forwarding(ID, now));
+    assert_ne!(lobby.room.state_version(), forwarded);
+}
+
+#[test]
+fn a_room_that_moves_says_so_of_whom_it_shows_and_one_that_ends_does_not() {
+    let cases = [
+        (RoomCloseReason::Drain, ForwardEnd::RoomMoves),
+        (RoomCloseReason::Deleted, ForwardEnd::Over),
+    ];
+    for (reason, end) in cases {
+        let (mut lobby, mut other) = (World::new(), World::new());
+        enter_dual(&mut lobby, "anna", None);
+        forward(&mut lobby, &mut other, "anna");
+        other.call(|room, now| room.close(reason, now));
+        assert_eq!(other.forwarded_left, [(ID, end)]);
+    }
+}
+
+#[test]
+fn the_next_home_of_a_participants_room_takes_the_place_of_the_earlier_one() {
+    let (mut lobby, mut other) = (World::new(), World::new());
+    enter_dual(&mut lobby, "anna", None);
+    forward(&mut lobby, &mut other, "anna");
+    let before = other.me("anna").sid;
+    // The earlier home died, and nobody has noticed.
+    let mut next = World::restored(lobby.room.state());
+    enter_dual(&mut next, "anna", None);
+    let again = ForwardId(2);
+    let state = next
+        .call(|room, now| room.forward_participant(again, &identity("anna"), &stage(), now))
+        .unwrap()
+        .unwrap();
+    other.call(|room, now| room.show_forwarded(again, 2, &state, now)).unwrap();
+    assert_eq!(other.forwarded_left, [(ID, ForwardEnd::Over)]);
+    let shown = other.me("anna").sid;
+    assert_ne!(shown, before);
+    // What the earlier home still says comes too late.
+    let late = other.call(|room, now| room.show_forwarded(ForwardId(3), 1, &state, now));
+    assert_eq!((late, other.me("anna").sid), (Err(ForwardError::Taken), shown));
 }

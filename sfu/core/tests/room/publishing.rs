@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
@@ -285,4 +287,51 @@ fn a_publisher_decides_who_subscribes() {
         _ => None,
     });
     assert_eq!(allowed, Some(false));
+}
+
+#[test]
+fn who_does_not_want_all_tracks_gets_those_that_it_asks_for() {
+    let mut world = World::new();
+    enter_dual(&mut world, "anna", Some(DUAL_SIMULCAST));
+    let mut asking = params("ben", Dual);
+    asking.auto_subscribe = false;
+    let ben = world.join(asking).unwrap();
+    let subscriber = *world.opened.last().unwrap();
+    accept(&mut world, ben);
+    world.connect(subscriber);
+    world.settle();
+    assert!(world.engine[&subscriber].senders.is_empty());
+    let track_sids = vec![world.track("anna", TrackType::Audio)];
+    let wish = UpdateSubscription { track_sids, subscribe: true, ..UpdateSubscription::default() };
+    world.signal(ben, Request::Subscription(wish));
+    world.settle();
+    accept(&mut world, ben);
+    let kinds: Vec<MediaKind> =
+        world.engine[&subscriber].senders.iter().map(|sender| sender.kind).collect();
+    assert_eq!(kinds, [MediaKind::Audio]);
+}
+
+#[test]
+fn hundreds_of_tracks_reach_one_subscriber() {
+    const PUBLISHERS: usize = 150;
+    let mut world = World::new();
+    for number in 0..PUBLISHERS {
+        let mut publisher = params(&format!("publisher {number}"), Dual);
+        publisher.claims.video.can_subscribe = Some(false);
+        let session = world.join(publisher).unwrap();
+        publish(&mut world, session, DUAL_SIMULCAST);
+        let transport = *world.opened.last().unwrap();
+        world.connect(transport);
+    }
+    let (_, _, subscriber) = enter_dual(&mut world, "ben", None);
+    let senders = &world.engine[&subscriber].senders;
+    assert_eq!(senders.len(), 2 * PUBLISHERS);
+    let sources: BTreeSet<_> =
+        senders.iter().flat_map(|s| [Some(s.ssrc.ssrc), s.ssrc.rtx]).collect();
+    // Audio has no retransmission stream; every other source is somebody's own.
+    assert_eq!(sources.into_iter().flatten().count(), 3 * PUBLISHERS);
+    // One who leaves takes its tracks along, and no other.
+    let gone = contract::ids::Identity::new("publisher 77").unwrap();
+    assert!(world.call(|room, now| room.remove_participant(&gone, 0, now)));
+    assert_eq!(world.engine[&subscriber].senders.len(), 2 * (PUBLISHERS - 1));
 }

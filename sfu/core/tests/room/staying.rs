@@ -3,10 +3,12 @@ use std::time::Duration;
 use livekit_protocol::signal_request::Message as Request;
 use livekit_protocol::signal_response::Message;
 use livekit_protocol::{
-    DataPacket, Ping, UpdateParticipantMetadata, UserPacket, data_packet, request_response,
+    DataPacket, ParticipantPermission, Ping, UpdateParticipantMetadata, UserPacket, data_packet,
+    request_response,
 };
 use prost::Message as _;
 use sfu_core::media::{AudioLevel, DataChannelKind, MediaEvent, TransportState};
+use sfu_core::room::ParticipantUpdate;
 use sfu_core::signal::join::PeerConnectionMode::{Dual, Single};
 
 use crate::client::*;
@@ -60,6 +62,29 @@ fn without_the_right_no_data_is_forwarded() {
     let payload = packet("hello", 0, &[]).encode_to_vec().into();
     world.media(MediaEvent::Data { transport, channel: DataChannelKind::Lossy, payload });
     assert!(world.data.is_empty());
+}
+
+#[test]
+fn a_token_for_coming_back_is_renewed_every_five_minutes_with_the_rights_of_the_moment() {
+    let mut world = World::new();
+    enter_single(&mut world, "anna", SINGLE_START);
+    let first = world.tokens.last().unwrap().clone();
+    assert_eq!((first.sub.as_str(), first.video.room.as_str()), ("anna", "lobby"));
+    for renewals in 1..=12 {
+        world.pass(Duration::from_secs(299));
+        assert_eq!(world.tokens.len(), renewals, "not before it is due");
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.tokens.len(), renewals + 1);
+        let token = world.tokens.last().unwrap();
+        let left = (token.exp as u64).saturating_sub(world.now.unix_ms / 1000);
+        // The token that she came with is good for an hour.
+        assert!(left >= 600 && token.exp >= first.exp, "{left} s left");
+    }
+    let rights = ParticipantPermission { can_subscribe: true, ..ParticipantPermission::default() };
+    let update = ParticipantUpdate { permission: Some(rights), ..ParticipantUpdate::default() };
+    let anna = contract::ids::Identity::new("anna").unwrap();
+    world.call(|room, now| room.update_participant(&anna, update, now)).unwrap();
+    assert_eq!(world.tokens.last().unwrap().video.can_publish, Some(false));
 }
 
 #[test]

@@ -85,6 +85,30 @@ limit: {subscription_limit_audio: 4}",
 }
 
 #[test]
+fn room_configurations_are_presets_and_what_they_cannot_do_is_named() {
+    let found = taken(
+        "room: {room_configurations: {webinar: {name: w, emptyTimeout: 5, max_participants: 9, \
+         tags: {a: b}, agents: [{agentName: notes, attributes: {c: d}}]}, empty: {}}}",
+    );
+    let presets = found.config.room.presets;
+    let webinar = &presets["webinar"];
+    assert_eq!((webinar.empty_timeout, webinar.max_participants), (5, 9));
+    assert_eq!(webinar.agents[0].agent_name, "notes");
+    assert_eq!(webinar.agents[0].attributes["c"], "d");
+    assert_eq!(presets["empty"], RoomPreset::default());
+    for (fields, name) in [
+        ("egress: {}", "room.room_configurations.webinar.egress"),
+        ("emptyTimeuot: 5", "room.room_configurations.webinar"),
+        ("agents: [{agent: notes}]", "room.room_configurations.webinar"),
+    ] {
+        let yaml = format!("room: {{room_configurations: {{webinar: {{{fields}}}}}}}");
+        let problems = read(&yaml).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(&format!("{name}: ")), "{problems:?}");
+    }
+}
+
+#[test]
 fn redis_needs_what_nodes_reach_each_other_with() {
     let redis = "redis: {address: 'redis:6379', username: u, password: p, tls: {enabled: true}}\n";
     let problems = read(redis).unwrap_err();
