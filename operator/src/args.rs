@@ -1,5 +1,7 @@
 //! Arguments and environment of the operator.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::metrics_api::Settings;
@@ -35,6 +37,18 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Print the CustomResourceDefinition.
     Crd,
+    /// Print everything that the chart installs by default, or write it as a base of kustomize.
+    Manifests {
+        /// Where the base is written.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+    /// Fail while there are LiveClusters, which nobody would care for without the operator.
+    UninstallGuard {
+        /// Look into one namespace only; into all when absent.
+        #[arg(long, env = "WATCH_NAMESPACE")]
+        watch_namespace: Option<String>,
+    },
 }
 
 impl Default for Command {

@@ -9,5 +9,8 @@ pub mod args;
 pub mod cluster;
 pub mod controller;
 pub mod leader;
+pub mod manifests;
 pub mod metrics;
 pub mod metrics_api;
+pub mod ownership;
+pub mod uninstall;
