@@ -43,11 +43,32 @@ pub enum Command {
         #[arg(long)]
         directory: Option<PathBuf>,
     },
+    /// Print configuration of another program that sets the number of nodes.
+    Alternative {
+        /// Of which one; reads a LiveCluster from standard input where that says how many nodes.
+        #[command(subcommand)]
+        program: Alternative,
+    },
     /// Fail while there are LiveClusters, which nobody would care for without the operator.
     UninstallGuard {
         /// Look into one namespace only; into all when absent.
         #[arg(long, env = "WATCH_NAMESPACE")]
         watch_namespace: Option<String>,
+    },
+}
+
+/// Another program that sets the number of nodes, or has a part in it.
+#[derive(Debug, Subcommand)]
+pub enum Alternative {
+    /// Rules of prometheus-adapter, as values of its chart; reads nothing.
+    PrometheusAdapter,
+    /// A HorizontalPodAutoscaler that asks prometheus-adapter.
+    Hpa,
+    /// A ScaledObject of KEDA.
+    Keda {
+        /// Address of Prometheus.
+        #[arg(long, value_name = "URL")]
+        prometheus: String,
     },
 }
 

@@ -5,6 +5,7 @@
 //! function to Kubernetes objects, [`cluster::apply`] writes them, [`cluster::status`] reports.
 
 pub mod admin;
+pub mod alternative;
 pub mod args;
 pub mod cluster;
 pub mod controller;

@@ -2,7 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use operator::args::{Args, Command, LogFormat};
+use operator::alternative;
+use operator::args::{Alternative, Args, Command, LogFormat};
 use operator::manifests;
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +23,7 @@ async fn main() -> Result<()> {
         Command::Crd => print(&manifests::definition()?),
         Command::Manifests { directory: None } => print(&manifests::stream()?),
         Command::Manifests { directory: Some(directory) } => Ok(manifests::write_base(&directory)?),
+        Command::Alternative { program } => print(&alternative_to(&program)?),
         Command::UninstallGuard { watch_namespace } => {
             let client = kube::Client::try_default().await.context("no Kubernetes API")?;
             Ok(operator::uninstall::guard(client, watch_namespace.as_deref()).await?)
@@ -31,6 +33,15 @@ async fn main() -> Result<()> {
 
 async fn run(options: operator::args::RunOptions) -> Result<()> {
     operator::controller::run(options).await.context("the operator ended")
+}
+
+fn alternative_to(program: &Alternative) -> Result<String> {
+    let manifest = || std::io::read_to_string(std::io::stdin()).context("reading a LiveCluster");
+    Ok(match program {
+        Alternative::PrometheusAdapter => alternative::prometheus_adapter()?,
+        Alternative::Hpa => alternative::horizontal_pod_autoscaler(&manifest()?)?,
+        Alternative::Keda { prometheus } => alternative::keda(&manifest()?, prometheus)?,
+    })
 }
 
 fn print(text: &str) -> Result<()> {
