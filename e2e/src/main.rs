@@ -11,7 +11,9 @@ use e2e::cluster::forward::Forward;
 use e2e::cluster::{Cluster, engine, forward, oci_runtime};
 use e2e::doctor;
 use e2e::images::programs;
+use e2e::plot;
 use e2e::release;
+use e2e::scaling;
 use e2e::stage::{print_summary, say, stage};
 use e2e::tools::{BARE_MACHINE, Toolchain};
 
@@ -64,6 +66,16 @@ enum Command {
     Doctor,
     /// Bring the cluster up, install the chart and print the URL of a room.
     Demo,
+    /// Draw a series of `target/e2e` for the documentation.
+    Plot {
+        /// Its table.
+        table: PathBuf,
+        /// The picture, as SVG.
+        picture: PathBuf,
+        /// What the picture is called.
+        #[arg(long)]
+        title: String,
+    },
     /// Install what a part of the work needs, or say what is missing.
     Install {
         /// The part.
@@ -115,6 +127,10 @@ fn run(command: Command) -> Result<()> {
         Command::Client { domains, command } => run_client(&domains, &command),
         Command::Doctor => doctor::examine(),
         Command::Demo => demo(),
+        Command::Plot { table, picture, title } => {
+            let svg = plot::svg(&title, &scaling::read(&table)?)?;
+            Ok(std::fs::write(picture, svg)?)
+        }
         Command::Install { part } => doctor::install(part.requirements()),
         Command::OciRuntime { arguments } => oci_runtime::run(&arguments),
         Command::EngineInit { address, directory } => engine::init(&directory, &address),

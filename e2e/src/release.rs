@@ -1,6 +1,6 @@
 //! The chart, installed once for all tests of a run.
 
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -23,10 +23,36 @@ const TIMEOUT: &str = "3m";
 pub fn install() -> Result<Cluster> {
     let cluster = Cluster::attach()?;
     let _lock = artifact_cache::lock(&artifact_cache::state_directory()?, "release")?;
-    stage("helm install", || {
-        helm_install(&mut cluster.helm()).run().context("installing the chart")
-    })?;
+    stage("helm install", || deploy(&cluster, &chart(), ""))?;
     Ok(cluster)
+}
+
+/// The chart of this repository.
+#[must_use]
+pub fn chart() -> PathBuf {
+    repository().join("charts/livecluster")
+}
+
+/// Installs a chart, or upgrades to it; `values` go beyond those of every test, as `a=1,b=2`.
+pub fn deploy(cluster: &Cluster, chart: &Path, values: &str) -> Result<()> {
+    let mut helm = cluster.helm();
+    helm.args(["upgrade", "--install", NAME]).arg(chart).args([
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        TIMEOUT,
+        // Kubernetes's autoscaler asks the operators: one answers while the other starts anew.
+        "--set",
+        "metricsAPI.enabled=true,replicas=2",
+        // The chart owns the definition, whichever test applied it first.
+        "--force-conflicts",
+    ]);
+    if !values.is_empty() {
+        helm.args(["--set", values]);
+    }
+    helm.run().with_context(|| format!("installing {}", chart.display()))
 }
 
 /// Restarts the operator if it is there: a loaded image keeps its tag when its content changes.
@@ -44,20 +70,4 @@ pub fn restart(cluster: &Cluster) -> Result<()> {
         .args(names.lines())
         .run()
         .context("restarting the operator")
-}
-
-fn helm_install(helm: &mut Command) -> &mut Command {
-    helm.args(["upgrade", "--install", NAME]).arg(repository().join("charts/livecluster")).args([
-        "--namespace",
-        NAMESPACE,
-        "--create-namespace",
-        "--wait",
-        "--timeout",
-        TIMEOUT,
-        // Kubernetes's autoscaler asks the operators: one answers while the other starts anew.
-        "--set",
-        "metricsAPI.enabled=true,replicas=2",
-        // The chart owns the definition, whichever test applied it first.
-        "--force-conflicts",
-    ])
 }

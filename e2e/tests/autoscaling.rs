@@ -1,11 +1,9 @@
 //! Do media nodes follow the rooms, by Kubernetes's autoscaler and without it, and does nobody lose
 //! a call over it?
 
-use std::fmt::Write as _;
-use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Person, PythonClient, RoomClient, await_everybody_meets,
 };
@@ -13,6 +11,7 @@ use e2e::faults::{self, Effect, Outcome};
 use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT};
 use e2e::livekit::Access;
 use e2e::process::Run as _;
+use e2e::scaling::Series;
 use e2e::stage::{say, stage};
 use e2e::wait::eventually;
 use serde_json::{Value, json};
@@ -85,7 +84,7 @@ fn nodes_follow_rooms(live_cluster: &LiveCluster) -> Result<()> {
             sample.desired == 1 && sample.pods == 1
         })
     })?;
-    series.write()?;
+    series.write("autoscaling")?;
     await_everybody_meets(&in_lobby, MEDIA_TIMEOUT)?;
     await_everybody_meets(&in_studio, MEDIA_TIMEOUT)?;
     let of_lobby = in_lobby.iter().map(|client| Effect::on(*client, &lobby));
@@ -211,93 +210,5 @@ impl Drop for ForeignOwner<'_> {
         if let Err(error) = self.live_cluster.namespace().kubectl().args(arguments).run() {
             say(&format!("the registration {FOREIGN} stays: {error:#}"));
         }
-    }
-}
-
-/// What a LiveCluster was like at a time.
-#[derive(Debug, Clone, Default)]
-struct Sample {
-    seconds: f64,
-    rooms: u64,
-    subscribers: u64,
-    desired: u64,
-    ready: u64,
-    draining: u64,
-    pods: u64,
-    lost: usize,
-}
-
-/// Samples over time, for a plot.
-struct Series<'a> {
-    live_cluster: &'a LiveCluster,
-    start: Instant,
-    samples: Vec<Sample>,
-}
-
-impl<'a> Series<'a> {
-    fn new(live_cluster: &'a LiveCluster) -> Self {
-        Self { live_cluster, start: Instant::now(), samples: Vec::new() }
-    }
-
-    /// Takes samples until one is as expected.
-    fn until(
-        &mut self,
-        what: &str,
-        timeout: Duration,
-        clients: &[&dyn RoomClient],
-        expected: impl Fn(&Sample) -> bool,
-    ) -> Result<()> {
-        let begun = self.start.elapsed();
-        eventually(what, timeout, || {
-            let sample = self.sample(clients)?;
-            self.samples.push(sample.clone());
-            ensure!(expected(&sample), "it is {sample:?}");
-            Ok(())
-        })?;
-        let took = self.start.elapsed().saturating_sub(begun).as_secs_f64();
-        say(&format!("    {what} after {took:.0} s"));
-        Ok(())
-    }
-
-    fn sample(&self, clients: &[&dyn RoomClient]) -> Result<Sample> {
-        let object = self.live_cluster.object()?;
-        let status = &object["status"];
-        let count = |name: &str| status[name].as_u64().unwrap_or_default();
-        let mut lost = 0;
-        for client in clients {
-            let report = client.report()?;
-            lost += usize::from(report.count("disconnected") > 0);
-        }
-        Ok(Sample {
-            seconds: self.start.elapsed().as_secs_f64(),
-            rooms: count("rooms"),
-            subscribers: count("subscribers"),
-            desired: object["spec"]["nodes"].as_u64().context("spec.nodes")?,
-            ready: count("readyNodes"),
-            draining: count("drainingNodes"),
-            pods: status["members"].as_array().map_or(0, |members| members.len() as u64),
-            lost,
-        })
-    }
-
-    fn lost(&self) -> usize {
-        self.samples.iter().map(|sample| sample.lost).max().unwrap_or_default()
-    }
-
-    /// Writes `target/e2e/autoscaling.csv`.
-    fn write(&self) -> Result<()> {
-        let mut text =
-            "t_s,rooms,subscribers,desired,ready,draining,participants_lost\n".to_owned();
-        for sample in &self.samples {
-            let Sample { seconds, rooms, subscribers, desired, ready, draining, pods: _, lost } =
-                sample;
-            writeln!(
-                text,
-                "{seconds:.1},{rooms},{subscribers},{desired},{ready},{draining},{lost}"
-            )?;
-        }
-        let directory = e2e::repository().join("target/e2e");
-        fs::create_dir_all(&directory).context("making the directory of results")?;
-        fs::write(directory.join("autoscaling.csv"), text).context("writing the series")
     }
 }

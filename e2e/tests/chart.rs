@@ -6,9 +6,11 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use contract::{metrics, turn_metrics};
+use crds::LiveCluster;
 use e2e::repository;
 use e2e::tools::{HELM, Toolchain};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1 as rbac;
@@ -26,6 +28,10 @@ const EVERYTHING: [&str; 7] = [
     "monitoring.dashboard.enabled=true",
     "images.registry=registry.example.com/mirror",
 ];
+
+/// Who wants to change the manifests reads this first.
+const NOTICE: &str = "# Generated from the chart: UPDATE_EXPECT=1 cargo test --package e2e --test \
+    chart; do not edit.\n";
 
 fn chart() -> PathBuf {
     repository().join("charts/livecluster")
@@ -47,7 +53,11 @@ fn objects(values: &[&str]) -> Result<Vec<Value>> {
     let output = helm("template", values)?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{values:?}: {complaint}");
-    let text = String::from_utf8(output.stdout)?;
+    documents(&String::from_utf8(output.stdout)?)
+}
+
+/// The documents of a stream.
+fn documents(text: &str) -> Result<Vec<Value>> {
     let documents = text.split("\n---\n").filter(|document| document.contains("kind:"));
     documents
         .map(|document| serde_saphyr::from_str(document).with_context(|| document.to_owned()))
@@ -109,6 +119,12 @@ fn every_object_has_the_fields_of_its_kind_only() -> Result<()> {
                 "ClusterRoleBinding" => check_strictly::<rbac::ClusterRoleBinding>(&object),
                 "ConfigMap" => check_strictly::<core::ConfigMap>(&object),
                 "Deployment" => check_strictly::<Deployment>(&object),
+                "Job" => check_strictly::<Job>(&object),
+                // Its defaults are written, too; the API server refuses unknown fields.
+                "LiveCluster" => {
+                    Ok(serde_json::from_value::<LiveCluster>(object.clone()).map(drop)?)
+                }
+                "Pod" => check_strictly::<core::Pod>(&object),
                 "NetworkPolicy" => check_strictly::<NetworkPolicy>(&object),
                 "Role" => check_strictly::<rbac::Role>(&object),
                 "RoleBinding" => check_strictly::<rbac::RoleBinding>(&object),
@@ -122,7 +138,7 @@ fn every_object_has_the_fields_of_its_kind_only() -> Result<()> {
             kinds.insert(kind.to_owned());
         }
     }
-    ensure!(kinds.len() >= 9, "only {kinds:?}");
+    ensure!(kinds.len() >= 12, "only {kinds:?}");
     Ok(())
 }
 
@@ -155,6 +171,11 @@ fn values_that_mean_nothing_are_refused_by_name() -> Result<()> {
         ("podLabels.a b=c", "podLabels"),
         ("serviceAccount.name=A", "serviceAccount/name"),
         ("serviceAccount.create=true", "create"),
+        ("uninstallGuard.enabled=1", "uninstallGuard/enabled"),
+        ("test.liveCluster=Demo", "test/liveCluster"),
+        ("test.namespace=a b", "test/namespace"),
+        ("test.spec.domain=live.example.com", "test/spec"),
+        ("test.enabled=true", "enabled"),
     ] {
         let output = helm("template", &[value])?;
         let complaint = String::from_utf8_lossy(&output.stderr);
@@ -184,6 +205,78 @@ fn every_value_is_in_the_schema_and_the_readme() -> Result<()> {
         ensure!(known.contains(&name), "{name} is not in the schema");
         ensure!(readme.contains(&format!("`{name}")), "{name} is not in the README");
     }
+    Ok(())
+}
+
+/// The objects of a release `livecluster` with default values, as `operator manifests` has them:
+/// without the definition, which it makes itself, without hooks, and without Helm's labels.
+fn default_objects() -> Result<Vec<Value>> {
+    let program = HELM.build(&Toolchain::find()?)?.join(HELM.name);
+    let output = Command::new(program)
+        .args(["template", "livecluster"])
+        .arg(chart())
+        .args(["--namespace", "livecluster-system", "--no-hooks"])
+        .output()
+        .context("running helm")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut objects = documents(&String::from_utf8(output.stdout)?)?;
+    objects.retain(|object| object["kind"] != "CustomResourceDefinition");
+    for object in &mut objects {
+        for path in ["/metadata/labels", "/spec/template/metadata/labels"] {
+            if let Some(labels) = object.pointer_mut(path).and_then(Value::as_object_mut) {
+                labels.retain(|name, value| !name.starts_with("helm.sh/") && value != "Helm");
+            }
+        }
+    }
+    Ok(objects)
+}
+
+#[test]
+fn the_manifests_without_helm_are_those_of_the_chart() -> Result<()> {
+    let path = repository().join("operator/manifests/operator.yaml");
+    let expected = default_objects()?;
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        let texts: Vec<String> =
+            expected.iter().map(serde_saphyr::to_string).collect::<Result<_, _>>()?;
+        std::fs::write(&path, format!("{NOTICE}{}", texts.join("---\n")))?;
+    }
+    let found = documents(&std::fs::read_to_string(&path)?)?;
+    let kinds: BTreeSet<String> = found.iter().map(|object| object["kind"].to_string()).collect();
+    ensure!(kinds.len() >= 7, "only {kinds:?}");
+    for (found, expected) in found.iter().zip(&expected) {
+        ensure!(found == expected, "run this with UPDATE_EXPECT=1: {found} is {expected}");
+    }
+    ensure!(found.len() == expected.len(), "{} objects, not {}", found.len(), expected.len());
+    Ok(())
+}
+
+#[test]
+fn the_test_calls_through_what_it_is_told() -> Result<()> {
+    let call = |values: &[&str]| -> Result<(String, Value)> {
+        let objects = objects(values)?;
+        let pod = find(&objects, "Pod", "release-test-call")?;
+        let arguments = pod["spec"]["containers"][0]["args"].as_array().context("arguments")?;
+        let url = arguments[1].as_str().context("the address")?.to_owned();
+        ensure!(arguments[0] == "call", "{arguments:?}");
+        Ok((url, pod.clone()))
+    };
+    let (url, pod) = call(&[])?;
+    ensure!(url == "--url=http://release-test-signalling.system.svc:7880", "{url}");
+    let made = objects(&[])?;
+    let made = find(&made, "LiveCluster", "release-test")?;
+    ensure!(made["metadata"]["namespace"] == "system", "{made}");
+    let secret = |pod: &Value| pod["spec"]["volumes"][0]["secret"]["secretName"].clone();
+    ensure!(secret(&pod) == "release-test-keys", "{pod}");
+    // Nothing selects the pods of tests and guards as operators.
+    ensure!(pod["metadata"]["labels"]["app.kubernetes.io/component"] == "test", "{pod}");
+
+    let named = ["test.liveCluster=studio", "test.namespace=live", "test.keysSecret=mine"];
+    let (url, pod) = call(&named)?;
+    ensure!(url == "--url=http://studio-signalling.live.svc:7880", "{url}");
+    ensure!(secret(&pod) == "mine" && pod["metadata"]["namespace"] == "live", "{pod}");
+    ensure!(objects(&named)?.iter().all(|object| object["kind"] != "LiveCluster"));
+    let (url, _) = call(&["watchNamespace=rooms"])?;
+    ensure!(url == "--url=http://release-test-signalling.rooms.svc:7880", "{url}");
     Ok(())
 }
 

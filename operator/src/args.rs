@@ -1,5 +1,7 @@
 //! Arguments and environment of the operator.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::metrics_api::Settings;
@@ -35,6 +37,39 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Print the CustomResourceDefinition.
     Crd,
+    /// Print everything that the chart installs by default, or write it as a base of kustomize.
+    Manifests {
+        /// Where the base is written.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+    /// Print configuration of another program that sets the number of nodes.
+    Alternative {
+        /// Of which one; reads a LiveCluster from standard input where that says how many nodes.
+        #[command(subcommand)]
+        program: Alternative,
+    },
+    /// Fail while there are LiveClusters, which nobody would care for without the operator.
+    UninstallGuard {
+        /// Look into one namespace only; into all when absent.
+        #[arg(long, env = "WATCH_NAMESPACE")]
+        watch_namespace: Option<String>,
+    },
+}
+
+/// Another program that sets the number of nodes, or has a part in it.
+#[derive(Debug, Subcommand)]
+pub enum Alternative {
+    /// Rules of prometheus-adapter, as values of its chart; reads nothing.
+    PrometheusAdapter,
+    /// A HorizontalPodAutoscaler that asks prometheus-adapter.
+    Hpa,
+    /// A ScaledObject of KEDA.
+    Keda {
+        /// Address of Prometheus.
+        #[arg(long, value_name = "URL")]
+        prometheus: String,
+    },
 }
 
 impl Default for Command {

@@ -30,6 +30,7 @@ use crate::leader::Election;
 use crate::metrics::{Metrics, Outcome};
 use crate::metrics_api::registration::Registrar;
 use crate::metrics_api::{self, Registration, ServeError};
+use crate::ownership::own_lease;
 
 /// Reconciles at the same time; each holds a few objects and makes a few requests.
 const CONCURRENCY: u16 = 8;
@@ -132,6 +133,10 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let hosts = watch_hosts(client.clone());
     let mut serving =
         tokio::spawn(serve(admin.clone(), client.clone(), options.clone(), hosts.clone()));
+    // Without it the Lease outlives the operator, which harms nobody.
+    if let Err(error) = own_lease(&client, &options.lease_namespace).await {
+        warn!(%error, "The Lease belongs to nobody");
+    }
     let clusters = namespaced::<LiveCluster>(&client, &options);
     clusters.list(&Default::default()).await.map_err(|e| RunError::List(Box::new(e)))?;
     admin.set_ready();

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Name of the Lease.
-const LEASE: &str = "livecluster-operator";
+pub const LEASE: &str = "livecluster-operator";
 /// Seconds after which a leader that renews no more has lost.
 const DURATION_SECONDS: u64 = 15;
 /// Seconds before that end in which the leader renews; longer than clocks differ.

@@ -5,9 +5,13 @@
 //! function to Kubernetes objects, [`cluster::apply`] writes them, [`cluster::status`] reports.
 
 pub mod admin;
+pub mod alternative;
 pub mod args;
 pub mod cluster;
 pub mod controller;
 pub mod leader;
+pub mod manifests;
 pub mod metrics;
 pub mod metrics_api;
+pub mod ownership;
+pub mod uninstall;

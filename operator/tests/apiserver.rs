@@ -29,6 +29,8 @@ mod autoscaling;
 mod manifests;
 #[path = "apiserver/network.rs"]
 mod network;
+#[path = "apiserver/uninstall.rs"]
+mod uninstall;
 
 const KUBECONFIG: &str = "LIVECLUSTER_TEST_KUBECONFIG";
 const DEFINITION: &str = "liveclusters.livecluster.dev";

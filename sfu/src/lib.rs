@@ -1,6 +1,7 @@
 //! The media node: sockets, threads, HTTP and Redis around the decisions of `sfu-core`.
 
 pub mod agents;
+pub mod call;
 pub mod drain;
 pub mod forwards;
 pub mod http;

@@ -14,6 +14,8 @@ use livekit_protocol::IceServer;
 use sfu_core::room::is_known_codec;
 use thiserror::Error;
 
+use crate::call::CallArgs;
+
 /// The key pair of `--dev`.
 pub(crate) const DEV_KEY: (&str, &str) = ("devkey", "secret");
 
@@ -53,6 +55,9 @@ pub enum Mode {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
         flags: Vec<String>,
     },
+    /// Not a media node: two participants that call each other through a LiveCluster and say
+    /// whether it works.
+    Call(CallArgs),
 }
 
 /// Where the API keys are.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
@@ -113,7 +113,7 @@ impl Stored {
         Ok(next)
     }
 
-    fn secret(&self, namespace: &str, found: Option<&Secret>) -> Secret {
+    fn secret(&self, namespace: &str, owner: &OwnerReference, found: Option<&Secret>) -> Secret {
         let text = |text: &str| ByteString(text.as_bytes().to_vec());
         let entries = [
             (AUTHORITY_ENTRY, text(&self.bundle())),
@@ -126,6 +126,7 @@ impl Stored {
                 name: Some(SECRET.to_owned()),
                 namespace: Some(namespace.to_owned()),
                 labels: Some([(names::MANAGED_BY.to_owned(), names::MANAGER.to_owned())].into()),
+                owner_references: Some(vec![owner.clone()]),
                 // Whoever was faster wins.
                 resource_version: found.and_then(|found| found.resource_version()),
                 ..ObjectMeta::default()
@@ -136,11 +137,12 @@ impl Stored {
     }
 }
 
-/// Keeps authority and certificate good; returns the authorities for the API server. For the
-/// operator that leads.
+/// Keeps authority and certificate good; returns the authorities for the API server. The Secret
+/// goes with its owner. For the operator that leads.
 pub async fn keep(
     client: &Client,
     settings: &Settings,
+    owner: &OwnerReference,
     now: Timestamp,
 ) -> Result<String, CertificateError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &settings.namespace);
@@ -151,8 +153,9 @@ pub async fn keep(
         Some(before) => before.renewed(&host, now)?,
         None => Stored::new(&host, now)?,
     };
-    if before.as_ref() != Some(&after) {
-        let secret = after.secret(&settings.namespace, found.as_ref());
+    let is_owned = |secret: &Secret| secret.owner_references().iter().any(|o| o.uid == owner.uid);
+    if before.as_ref() != Some(&after) || !found.as_ref().is_some_and(is_owned) {
+        let secret = after.secret(&settings.namespace, owner, found.as_ref());
         let manager = Some(names::MANAGER.to_owned());
         let written = if found.is_some() {
             let params = PatchParams::apply(names::MANAGER).force();
@@ -162,7 +165,7 @@ pub async fn keep(
             secrets.create(&params, &secret).await
         };
         written.map_err(Box::new)?;
-        info!("Certificate of the metrics API renewed");
+        info!("Secret of the metrics API written");
     }
     Ok(after.bundle())
 }
@@ -214,7 +217,7 @@ mod tests {
         let stored = Stored::new(HOST, at(0)).unwrap();
         assert!(is_of(&stored, &stored.authorities[0]));
         assert!(stored.renewed(HOST, at(100 * DAY)).unwrap() == stored);
-        let read = Stored::read(&stored.secret("ns", None)).unwrap();
+        let read = Stored::read(&stored.secret("ns", &OwnerReference::default(), None)).unwrap();
         assert!(read == stored);
         assert!(Stored::read(&Secret::default()).is_none());
     }

@@ -97,7 +97,9 @@ impl Registrar {
             // The release is being uninstalled.
             return Ok(Registration::Off);
         };
-        let bundle = certificates::keep(&self.client, &self.settings, Timestamp::now()).await?;
+        let owner = owner_reference(&self.settings, &owner);
+        let now = Timestamp::now();
+        let bundle = certificates::keep(&self.client, &self.settings, &owner, now).await?;
         let wanted = api_service(&self.settings, &owner, &bundle);
         if !ours.is_some_and(|ours| is_as_wanted(ours, &wanted)) {
             let params = PatchParams::apply(names::MANAGER).force();
@@ -156,18 +158,23 @@ fn foreign_owner(found: &[APIService], settings: &Settings) -> Option<String> {
     })
 }
 
-fn api_service(settings: &Settings, owner_uid: &str, bundle: &str) -> APIService {
+/// The ClusterRole with which all of it goes.
+fn owner_reference(settings: &Settings, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: ClusterRole::api_version(&()).into_owned(),
+        kind: ClusterRole::kind(&()).into_owned(),
+        name: settings.owner.clone(),
+        uid: uid.to_owned(),
+        ..OwnerReference::default()
+    }
+}
+
+fn api_service(settings: &Settings, owner: &OwnerReference, bundle: &str) -> APIService {
     APIService {
         metadata: ObjectMeta {
             name: Some(name()),
             labels: Some([(names::MANAGED_BY.to_owned(), names::MANAGER.to_owned())].into()),
-            owner_references: Some(vec![OwnerReference {
-                api_version: ClusterRole::api_version(&()).into_owned(),
-                kind: ClusterRole::kind(&()).into_owned(),
-                name: settings.owner.clone(),
-                uid: owner_uid.to_owned(),
-                ..OwnerReference::default()
-            }]),
+            owner_references: Some(vec![owner.clone()]),
             ..ObjectMeta::default()
         },
         spec: Some(APIServiceSpec {
@@ -224,6 +231,10 @@ mod tests {
 
     use super::*;
 
+    fn of_uid(uid: &str, bundle: &str) -> APIService {
+        api_service(&settings(), &owner_reference(&settings(), uid), bundle)
+    }
+
     fn settings() -> Settings {
         Settings {
             namespace: "livecluster-system".to_owned(),
@@ -274,20 +285,20 @@ mod tests {
 
     #[test]
     fn it_is_written_again_only_when_it_differs() {
-        let wanted = api_service(&settings(), "uid", "pem");
+        let wanted = of_uid("uid", "pem");
         assert!(is_ours(&wanted, &settings()));
         let mut stored = wanted.clone();
         stored.spec.as_mut().unwrap().insecure_skip_tls_verify = Some(false);
         assert!(is_as_wanted(&stored, &wanted), "the API server wrote a default");
-        assert!(!is_as_wanted(&stored, &api_service(&settings(), "uid", "pem pem")));
-        assert!(!is_as_wanted(&stored, &api_service(&settings(), "another", "pem")));
+        assert!(!is_as_wanted(&stored, &of_uid("uid", "pem pem")));
+        assert!(!is_as_wanted(&stored, &of_uid("another", "pem")));
         stored.spec.as_mut().unwrap().insecure_skip_tls_verify = Some(true);
         assert!(!is_as_wanted(&stored, &wanted), "nobody may take the check away");
     }
 
     #[test]
     fn the_api_server_says_whether_it_reaches_us() {
-        let mut service = api_service(&settings(), "uid", "pem");
+        let mut service = of_uid("uid", "pem");
         assert_eq!(availability(&service), Registration::Unknown);
         for (status, message) in [("True", ""), ("False", "no endpoints")] {
             service.status = serde_json::from_value(json!({"conditions": [

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Tests may panic.
 
 mod agents;
+mod call;
 mod cluster;
 mod cost;
 mod forwarding;
