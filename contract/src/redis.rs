@@ -6,6 +6,7 @@
 //! | key | type | value | lifetime |
 //! |---|---|---|---|
 //! | `lc:{uid}:nodes` | sorted set | node ids by the end of their lease (ms since 1970) | [`NODE_MEMORY`] after that |
+//! | `lc:{uid}:gone` | sorted set | ids of nodes that are gone for certain, by when that was known (ms since 1970) | [`NODE_MEMORY`] after that |
 //! | `lc:{uid}:node:<id>` | hash | `record`: [`NodeRecord`] as JSON; `term`: which lease this is | [`NODE_LEASE`] |
 //! | `lc:{uid}:reserved:<id>` | integer | rooms claimed for the node since its last report | [`RESERVATION`] |
 //! | `lc:{uid}:room:<name>` | hash | `node`, `epoch`, `sid`, `metadata`, `state` | [`ROOM_ROW`] |
@@ -28,6 +29,8 @@ use crate::ids::{NodeId, RoomName};
 pub const NODE_LEASE: Duration = Duration::from_secs(4);
 /// How often a node renews.
 pub const NODE_RENEWAL: Duration = Duration::from_secs(1);
+/// A node that has not renewed for so long has missed a renewal.
+pub const NODE_MISSING: Duration = Duration::from_millis(1_200);
 /// How long a claim counts as load before the node's own report shows it.
 pub const RESERVATION: Duration = Duration::from_secs(3);
 /// How long a room's row outlives its last claim, so that rows of rooms whose node died do not
@@ -41,7 +44,8 @@ pub const POD_ROW: Duration = Duration::from_secs(60);
 /// without their nodes, or writes were lost, and rooms live at homes that Redis does not know. At a
 /// Redis that knows no node of the cluster it is counted from the start of Redis.
 pub const PULSE: Duration = Duration::from_secs(3);
-/// How long a node is remembered that is not seen any more: it may live all the same.
+/// How long a node is remembered that is not seen any more: it may live all the same, unless it is
+/// known to be gone.
 pub const NODE_MEMORY: Duration = Duration::from_secs(60);
 /// How long after it was sent a room may begin by a [`CLAIM_ROOM`].
 pub const CLAIM_LIFE: Duration = Duration::from_secs(1);
@@ -85,19 +89,26 @@ pub const RELEASE_ROOM: &str = include_str!("redis/release_room.lua");
 pub const UPDATE_ROOM: &str = include_str!("redis/update_room.lua");
 /// Renews a node's lease and forgets those that ended long ago.
 ///
-/// `KEYS`: set of nodes, node, pod, pulse, quiet. `ARGV`: id, record, lease (ms), prefix of node
-/// keys, prefix of reservations, `first` or `next`, pod row lifetime (ms), pulse (ms),
-/// [`NODE_MEMORY`] (ms), address, when the process started (ms since the machine did), number of the
-/// renewal. Answers `[term, time, follows, quiet, others, nodes]`: a name of the lease, another one
-/// whenever it had ended or Redis is another; the time (ms since 1970); 1 when the process follows
-/// an earlier one of its pod that others knew; milliseconds until rooms begin; nodes other than this
-/// that lived lately; the living ones, record and reservations in turn. The first renewal of a
-/// process ends the lease of the pod's earlier process at the same address, which is dead.
+/// `KEYS`: set of nodes, node, pod, pulse, quiet, nodes that are gone. `ARGV`: id, record, lease
+/// (ms), prefix of node keys, prefix of reservations, `first` or `next`, pod row lifetime (ms), pulse
+/// (ms), [`NODE_MEMORY`] (ms), address, when the process started (ms since the machine did), number
+/// of the renewal. Answers `[term, time, follows, quiet, others, nodes, gone]`: a name of the lease,
+/// another one whenever it had ended or Redis is another; the time (ms since 1970); 1 when the
+/// process follows an earlier one of its pod that others knew; milliseconds until rooms begin; nodes
+/// other than this that lived lately; the living ones, record and reservations in turn; those that
+/// are gone. The first renewal of a process ends the lease of the pod's earlier process at the same
+/// address, which is dead.
 pub const RENEW_NODE: &str = include_str!("redis/renew_node.lua");
-/// Ends a node's lease.
+/// Ends the lease of a node that leaves: it serves no more and begins no room.
 ///
-/// `KEYS`: set of nodes, node. `ARGV`: id.
+/// `KEYS`: set of nodes, node, nodes that are gone. `ARGV`: id.
 pub const RELEASE_NODE: &str = include_str!("redis/release_node.lua");
+/// Ends the lease of a node whose process is gone: its port refused the caller, and it has missed a
+/// renewal.
+///
+/// `KEYS`: set of nodes, node, nodes that are gone. `ARGV`: id, how long a lease lives at most after
+/// a renewal was missed (ms). Answers 1 when the node has no lease any more.
+pub const END_NODE: &str = include_str!("redis/end_node.lua");
 
 /// Builds the keys of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +125,11 @@ impl Keys {
     /// The set of nodes.
     pub fn nodes(&self) -> String {
         format!("{}nodes", self.prefix)
+    }
+
+    /// The nodes that are gone for certain.
+    pub fn gone(&self) -> String {
+        format!("{}gone", self.prefix)
     }
 
     /// What [`Self::node`] begins with.
@@ -222,6 +238,7 @@ mod tests {
         let room = RoomName::new("a room").unwrap();
         for key in [
             keys.nodes(),
+            keys.gone(),
             keys.node(&node),
             keys.room(&room),
             keys.node_prefix(),

@@ -19,6 +19,7 @@ if ARGV[6] == 'first' and pod[1] ~= ARGV[1] then
     if is_place then
       redis.call('ZREM', KEYS[1], pod[1])
       redis.call('DEL', ARGV[4] .. pod[1])
+      redis.call('ZADD', KEYS[6], string.format('%.0f', now), pod[1])
     end
     local follows = pod[1] and redis.call('ZCARD', KEYS[1]) > 0 and 1 or 0
     redis.call('HSET', KEYS[3], 'node', ARGV[1], 'address', ARGV[10], 'started', ARGV[11], 'follows', follows)
@@ -38,7 +39,10 @@ redis.call('HSET', KEYS[2], 'record', ARGV[2], 'term', term)
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('DEL', ARGV[5] .. ARGV[1])
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[3]), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - ARGV[9]))
+redis.call('ZREM', KEYS[6], ARGV[1])
+for _, key in ipairs({KEYS[1], KEYS[6]}) do
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - ARGV[9]))
+end
 local nodes, ids = {}, redis.call('ZRANGE', KEYS[1], 0, -1)
 for _, id in ipairs(ids) do
   local record = redis.call('HGET', ARGV[4] .. id, 'record')
@@ -47,4 +51,4 @@ for _, id in ipairs(ids) do
     nodes[#nodes + 1] = tonumber(redis.call('GET', ARGV[5] .. id) or '0')
   end
 end
-return {term, now, follows, math.max(redis.call('PTTL', KEYS[5]), 0), #ids - 1, nodes}
+return {term, now, follows, math.max(redis.call('PTTL', KEYS[5]), 0), #ids - 1, nodes, redis.call('ZRANGE', KEYS[6], 0, -1)}

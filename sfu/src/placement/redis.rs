@@ -11,8 +11,8 @@ use std::time::Duration;
 use ::redis::{RedisError, Script};
 use contract::ids::NodeId;
 use contract::redis::{
-    Keys, MediaAddresses, NODE_LEASE, NODE_MEMORY, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState,
-    POD_ROW, PULSE, RELEASE_NODE, RENEW_NODE,
+    END_NODE, Keys, MediaAddresses, NODE_LEASE, NODE_MEMORY, NODE_MISSING, NODE_RENEWAL, NodeLoad,
+    NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RENEW_NODE,
 };
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
@@ -235,6 +235,7 @@ impl RedisStore {
             .key(self.keys.pod(&self.name))
             .key(self.keys.pulse())
             .key(self.keys.quiet())
+            .key(self.keys.gone())
             .arg(self.id.as_str())
             .arg(serde_json::to_string(&record)?)
             .arg(millis(NODE_LEASE))
@@ -248,21 +249,22 @@ impl RedisStore {
             .arg(millis(self.started))
             .arg(self.renewals.fetch_add(1, Ordering::Relaxed));
         let mut connection = self.link.connection()?;
-        type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>);
-        let (term, store_time, follows, quiet, others, nodes): Said =
+        type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>, Vec<String>);
+        let (term, store_time, follows, quiet, others, nodes, gone): Said =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await??;
         let candidate = |(record, reservations): (String, u64)| {
             Ok(Candidate { record: serde_json::from_str(&record)?, reservations })
         };
         let nodes = nodes.into_iter().map(candidate).collect::<Result<Vec<_>, StoreError>>()?;
-        let addresses = nodes.iter().map(|node| node.record.address);
+        let living = nodes.iter().map(|node| (node.record.id.clone(), node.record.address));
         let renewal = Renewal {
             term,
             store_time,
             follows: follows == 1,
             quiet: Duration::from_millis(quiet),
             others,
-            addresses: addresses.filter(|address| *address != self.address).collect(),
+            living: living.filter(|(_, address)| *address != self.address).collect(),
+            gone: gone.into_iter().map(NodeId::from).collect(),
         };
         Ok((renewal, nodes))
     }
@@ -276,8 +278,24 @@ impl RedisStore {
         self.shared.lock().lease.leave();
         let script = Script::new(RELEASE_NODE);
         let mut call = script.prepare_invoke();
-        call.key(self.keys.nodes()).key(self.keys.node(&self.id)).arg(self.id.as_str());
+        call.key(self.keys.nodes())
+            .key(self.keys.node(&self.id))
+            .key(self.keys.gone())
+            .arg(self.id.as_str());
         self.write(&call, "end the lease").await;
+    }
+
+    /// Ends the lease of a node whose port refused us: its process is gone. Not before it missed a
+    /// renewal, so that two witnesses say so.
+    pub(super) async fn end_node(&self, node: &NodeId) -> bool {
+        let script = Script::new(END_NODE);
+        let mut call = script.prepare_invoke();
+        call.key(self.keys.nodes())
+            .key(self.keys.node(node))
+            .key(self.keys.gone())
+            .arg(node.as_str())
+            .arg(millis(NODE_LEASE - NODE_MISSING));
+        self.write(&call, "end the lease of a node that is gone").await == Some(1)
     }
 
     /// Runs a script whose failure costs nothing but time: leases and rows end by themselves.

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use contract::redis::{
-    CLAIM_LIFE, NODE_LEASE, NODE_MEMORY, NodeRecord, NodeState, POD_ROW, PULSE, RESERVATION,
-    ROOM_ROW,
+    CLAIM_LIFE, NODE_LEASE, NODE_MEMORY, NODE_MISSING, NodeRecord, NodeState, POD_ROW, PULSE,
+    RESERVATION, ROOM_ROW,
 };
 
 /// A room's row.
@@ -67,6 +67,7 @@ pub(crate) struct Renewed {
     pub(crate) quiet: u64,
     pub(crate) others: u64,
     pub(crate) nodes: Vec<(NodeRecord, u64)>,
+    pub(crate) gone: Vec<String>,
 }
 
 /// Who claims a room, and for whom.
@@ -109,6 +110,10 @@ pub(crate) enum Bug {
     LateClaims,
     /// A room begins anew under the epoch that it ended under.
     SameEpochAgain,
+    /// A node that does not answer is taken for dead.
+    SilentIsDead,
+    /// A node that is cut off is taken for one that left.
+    LostIsGone,
 }
 
 /// A value that ends by itself.
@@ -131,6 +136,7 @@ pub(crate) struct Store {
     pub(crate) run: u64,
     pub(crate) since: u64,
     nodes: BTreeMap<String, u64>,
+    gone: BTreeMap<String, u64>,
     leases: BTreeMap<String, Mortal<(NodeRecord, String)>>,
     reserved: BTreeMap<String, Mortal<u64>>,
     rooms: BTreeMap<String, Mortal<Row>>,
@@ -166,6 +172,13 @@ impl Store {
     pub(crate) fn forget(&mut self, run: u64) {
         *self = Self { now: self.now, ..Self::new(self.bug) };
         self.take_over(run);
+    }
+
+    /// Lets a lease grow old, as time would.
+    pub(crate) fn age_lease(&mut self, node: &str) {
+        if let Some((_, until)) = self.leases.get_mut(node) {
+            *until = self.now + 2_000;
+        }
     }
 
     /// Ends a lease, as time would.
@@ -225,20 +238,33 @@ impl Store {
         let term = term.unwrap_or_else(|| format!("{}:{now}:{}", self.run, renewer.number));
         self.leases.insert(id.clone(), ((record.clone(), term.clone()), now + lease));
         self.reserved.remove(&id);
+        self.gone.remove(&id);
         self.nodes.insert(id, now + lease);
-        self.nodes.retain(|_, until| *until + millis(NODE_MEMORY) > now);
+        for nodes in [&mut self.nodes, &mut self.gone] {
+            nodes.retain(|_, since| *since + millis(NODE_MEMORY) > now);
+        }
         let nodes = self.nodes.keys().filter_map(|id| {
             let reserved = self.reserved.get(id).map_or(0, |(count, _)| *count);
             Some((self.lives(id)?.clone(), reserved))
         });
+        let counts = |id: &&String| self.bug != Bug::LostIsGone || self.lives(id).is_some();
+        let others = self.nodes.keys().filter(counts).count() as u64 - 1;
         Renewed {
             term,
             time: now,
             follows,
             quiet: self.quiet_until.saturating_sub(now),
-            others: self.nodes.len() as u64 - 1,
+            others,
             nodes: nodes.collect(),
+            gone: self.gone_nodes(),
         }
+    }
+
+    fn gone_nodes(&self) -> Vec<String> {
+        if self.bug == Bug::LostIsGone {
+            return self.nodes.keys().filter(|id| self.lives(id).is_none()).cloned().collect();
+        }
+        self.gone.keys().cloned().collect()
     }
 
     /// Notes which process a pod has; whether it follows one that others knew.
@@ -252,6 +278,7 @@ impl Store {
             if let Some(earlier) = known.as_ref().filter(|pod| pod.address == address) {
                 self.nodes.remove(&earlier.node);
                 self.leases.remove(&earlier.node);
+                self.gone.insert(earlier.node.clone(), self.now);
             }
             let follows = known.is_some() && !self.nodes.is_empty();
             let pod = Pod { node: id.to_owned(), address, started: renewer.started, follows };
@@ -268,7 +295,20 @@ impl Store {
     /// `release_node.lua`.
     pub(crate) fn release_node(&mut self, node: &str) -> bool {
         self.nodes.remove(node);
+        self.gone.insert(node.to_owned(), self.now);
         self.leases.remove(node).is_some()
+    }
+
+    /// `end_node.lua`.
+    pub(crate) fn end_node(&mut self, node: &str) -> bool {
+        let left = self.leases.get(node).map_or(0, |(_, until)| until.saturating_sub(self.now));
+        if left > millis(NODE_LEASE - NODE_MISSING) && self.bug != Bug::SilentIsDead {
+            return false;
+        }
+        self.nodes.remove(node);
+        self.leases.remove(node);
+        self.gone.insert(node.to_owned(), self.now);
+        true
     }
 
     /// `claim_room.lua`.

@@ -41,6 +41,8 @@ pub(crate) enum Event {
     End { node: usize, room: String },
     /// A replica becomes Redis, with what was replicated.
     FailOver(Box<Store>),
+    /// Another process starts in the pod of one that died.
+    Start { earlier: usize },
 }
 
 /// A request that waits for its answer.
@@ -64,6 +66,8 @@ pub(crate) struct World {
     /// By how many milliseconds the clock of Redis is off.
     pub(crate) store_ahead: u64,
     runs: u64,
+    /// The number of the last pod.
+    pods: u8,
     /// Share of messages that are lost, and the longest that others take, in milliseconds.
     pub(crate) loss: f64,
     pub(crate) latest: u64,
@@ -90,6 +94,7 @@ impl World {
             is_checked: true,
             store_ahead: 100_000,
             runs: 0,
+            pods: nodes,
             loss: 0.0,
             latest: 20,
             nodes: Vec::new(),
@@ -135,6 +140,7 @@ impl World {
             reaches_peers: true,
             reaches_clients: true,
             is_dead: false,
+            has_left: false,
         });
         let offset = self.rng.random_range(0..1_000);
         self.at(offset, Event::Tick(index));
@@ -146,13 +152,26 @@ impl World {
         (0..self.nodes.len()).filter(|index| !self.nodes[*index].is_dead).collect()
     }
 
-    /// Kills a process and starts another in its pod, in place.
-    pub(crate) fn restart(&mut self, index: usize) {
-        let Node { is_dead, reaches_store, reaches_peers, record, .. } = &mut self.nodes[index];
+    /// Kills a process; another starts in its pod, in place, after so many milliseconds.
+    pub(crate) fn restart(&mut self, index: usize, after: u64) {
+        let Node { is_dead, rooms, .. } = &mut self.nodes[index];
         *is_dead = true;
+        rooms.clear();
+        self.at(after, Event::Start { earlier: index });
+    }
+
+    /// A process leaves in order, and a pod with another name and address takes its place.
+    pub(crate) fn replace(&mut self, index: usize) {
+        self.leave(index);
+        self.pods += 1;
+        self.start(self.pods);
+    }
+
+    /// The process that follows one that died.
+    fn follow(&mut self, earlier: usize) {
+        let Node { reaches_store, reaches_peers, record, .. } = &self.nodes[earlier];
         let (store, peers, pod) = (*reaches_store, *reaches_peers, record.address);
         let std::net::SocketAddr::V4(pod) = pod else { unreachable!("pods have IPv4") };
-        self.nodes[index].rooms.clear();
         self.start(pod.ip().octets()[3]);
         let node = self.nodes.last_mut().expect("one was started");
         (node.reaches_store, node.reaches_peers) = (store, peers);
@@ -270,6 +289,7 @@ impl World {
             Event::Forwarded { to, room } => self.seek(to, room, true)?,
             Event::MoveRooms(index) => self.move_rooms(index),
             Event::End { node, room } => self.end_room(node, &room),
+            Event::Start { earlier } => self.follow(earlier),
             Event::FailOver(replica) => {
                 self.store = *replica;
                 self.store.advance(self.now + self.store_ahead);
@@ -338,6 +358,8 @@ impl World {
                 store.release(&room, (&own, epoch));
                 Response::Written(true)
             }
+            Request::EndNode { node, .. } => Response::Written(store.end_node(&node)),
+            Request::Leave => Response::Written(store.release_node(&own)),
         };
         if !self.loses() {
             let delay = self.delay();
@@ -398,6 +420,8 @@ fn receiver(event: &Event) -> Option<usize> {
         | Event::Forwarded { to: node, .. }
         | Event::End { node, .. }
         | Event::MoveRooms(node) => Some(*node),
-        Event::Arrive { .. } | Event::Join { .. } | Event::FailOver(_) => None,
+        Event::Arrive { .. } | Event::Join { .. } | Event::FailOver(_) | Event::Start { .. } => {
+            None
+        }
     }
 }
