@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use contract::ids::NodeId;
-use contract::redis::{NODE_RENEWAL, NodeRecord, NodeState};
+use contract::redis::{NODE_RENEWAL, NodeLoad, NodeRecord, NodeState};
 use rand::seq::IndexedRandom as _;
 use sfu_core::placement::{
     Candidate, Hold, Kept, Lease, PledgeAnswer, Question, Renewal, Verdict, choose_home,
@@ -141,13 +141,15 @@ impl World {
         let now = self.clock(index);
         let node = &mut self.nodes[index];
         node.renewals += 1;
-        node.record.load.rooms = node.rooms.len() as u64;
         let mut record = node.record.clone();
         if record.state == NodeState::Open && node.lease.is_bound(now) {
             record.state = NodeState::Settling;
         }
         let (started, is_first) = (node.started, !node.lease.was_held());
-        let renewer = Renewer { record, is_first, started, number: node.renewals };
+        let load = NodeLoad { rooms: node.rooms.len() as u64, ..NodeLoad::default() };
+        let number = node.renewals;
+        let view_life = self.view_life;
+        let renewer = Renewer { record, load, is_first, started, number, view_life };
         self.send(index, Request::Renew(Box::new(renewer)), ANSWER_TIMEOUT);
     }
 
@@ -225,17 +227,17 @@ impl World {
         let node = &mut self.nodes[index];
         let Renewed { term, time, follows, quiet, others, nodes, gone } = renewed;
         let own = node.record.address;
-        let others_there = nodes.iter().filter(|(record, _)| record.address != own);
+        let others_there = nodes.iter().filter(|(record, ..)| record.address != own);
         let renewal = Renewal {
             term: if bug == Bug::RenewAfterExpiry { String::new() } else { term },
             store_time: time,
             follows,
             quiet: Duration::from_millis(quiet),
             others,
-            living: others_there.map(|(record, _)| (record.id.clone(), record.address)).collect(),
+            living: others_there.map(|(record, ..)| (record.id.clone(), record.address)).collect(),
             gone: gone.into_iter().map(NodeId::from).collect(),
         };
-        let candidate = |(record, reservations)| Candidate { record, reservations };
+        let candidate = |(record, load, reservations)| Candidate { record, load, reservations };
         node.known = nodes.into_iter().map(candidate).collect();
         if node.lease.renewed(sent_at, now, &renewal) {
             let rooms: Vec<String> = node.rooms.keys().cloned().collect();

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use contract::redis::{
-    CLAIM_LIFE, NODE_LEASE, NODE_MEMORY, NODE_MISSING, NodeRecord, NodeState, POD_ROW, PULSE,
-    RESERVATION, ROOM_ROW,
+    CLAIM_LIFE, NODE_LEASE, NODE_MEMORY, NODE_MISSING, NodeLoad, NodeRecord, NodeState, POD_ROW,
+    PULSE, RESERVATION, ROOM_ROW,
 };
 
 /// A room's row.
@@ -51,11 +51,14 @@ pub(crate) enum KeepAnswer {
 #[derive(Debug, Clone)]
 pub(crate) struct Renewer {
     pub(crate) record: NodeRecord,
+    pub(crate) load: NodeLoad,
     pub(crate) is_first: bool,
     /// When it started.
     pub(crate) started: u64,
     /// Which of its renewals this is.
     pub(crate) number: u64,
+    /// For how long it takes what was read of all nodes, in milliseconds for each of them.
+    pub(crate) view_life: u64,
 }
 
 /// What `renew_node.lua` says.
@@ -66,7 +69,7 @@ pub(crate) struct Renewed {
     pub(crate) follows: bool,
     pub(crate) quiet: u64,
     pub(crate) others: u64,
-    pub(crate) nodes: Vec<(NodeRecord, u64)>,
+    pub(crate) nodes: View,
     pub(crate) gone: Vec<String>,
 }
 
@@ -116,8 +119,18 @@ pub(crate) enum Bug {
     LostIsGone,
 }
 
+/// The living nodes: record, load, and rooms that each was given since.
+pub(crate) type View = Vec<(NodeRecord, NodeLoad, u64)>;
+
 /// A value that ends by itself.
 type Mortal<T> = (T, u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lease {
+    record: NodeRecord,
+    load: NodeLoad,
+    term: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pod {
@@ -137,7 +150,9 @@ pub(crate) struct Store {
     pub(crate) since: u64,
     nodes: BTreeMap<String, u64>,
     gone: BTreeMap<String, u64>,
-    leases: BTreeMap<String, Mortal<(NodeRecord, String)>>,
+    leases: BTreeMap<String, Mortal<Lease>>,
+    /// What was read of all nodes, and when.
+    view: Option<(u64, View)>,
     reserved: BTreeMap<String, Mortal<u64>>,
     rooms: BTreeMap<String, Mortal<Row>>,
     pods: BTreeMap<String, Mortal<Pod>>,
@@ -201,7 +216,7 @@ impl Store {
     }
 
     fn lives(&self, node: &str) -> Option<&NodeRecord> {
-        self.leases.get(node).map(|((record, _), _)| record)
+        self.leases.get(node).map(|(lease, _)| &lease.record)
     }
 
     fn has_pulse(&self) -> bool {
@@ -233,20 +248,19 @@ impl Store {
         self.pulse = (self.run, now + millis(PULSE));
         let follows = self.renew_pod(renewer, &id);
         let is_of_run = |term: &String| term.starts_with(&format!("{}:", self.run));
-        let term = self.leases.get(&id).map(|((_, term), _)| term.clone());
-        let term = term.filter(is_of_run);
+        let before = self.leases.get(&id).map(|(lease, _)| lease.clone());
+        let term = before.as_ref().map(|before| before.term.clone()).filter(is_of_run);
+        let is_same = term.is_some() && before.is_some_and(|before| before.record == *record);
         let term = term.unwrap_or_else(|| format!("{}:{now}:{}", self.run, renewer.number));
-        self.leases.insert(id.clone(), ((record.clone(), term.clone()), now + lease));
+        let made = Lease { record: record.clone(), load: renewer.load, term: term.clone() };
+        self.leases.insert(id.clone(), (made, now + lease));
         self.reserved.remove(&id);
         self.gone.remove(&id);
         self.nodes.insert(id, now + lease);
         for nodes in [&mut self.nodes, &mut self.gone] {
             nodes.retain(|_, since| *since + millis(NODE_MEMORY) > now);
         }
-        let nodes = self.nodes.keys().filter_map(|id| {
-            let reserved = self.reserved.get(id).map_or(0, |(count, _)| *count);
-            Some((self.lives(id)?.clone(), reserved))
-        });
+        let nodes = self.look(if is_same { renewer.view_life } else { 0 });
         let counts = |id: &&String| self.bug != Bug::LostIsGone || self.lives(id).is_some();
         let others = self.nodes.keys().filter(counts).count() as u64 - 1;
         Renewed {
@@ -255,9 +269,24 @@ impl Store {
             follows,
             quiet: self.quiet_until.saturating_sub(now),
             others,
-            nodes: nodes.collect(),
+            nodes,
             gone: self.gone_nodes(),
         }
+    }
+
+    /// The living nodes, as they were read lately or as they are.
+    fn look(&mut self, view_life: u64) -> View {
+        let life = view_life * self.nodes.len() as u64;
+        let view = self.view.take().filter(|(at, _)| *at <= self.now && self.now - at < life);
+        let view = view.unwrap_or_else(|| {
+            let nodes = self.nodes.keys().filter_map(|id| {
+                let reserved = self.reserved.get(id).map_or(0, |(count, _)| *count);
+                let (lease, _) = self.leases.get(id)?;
+                Some((lease.record.clone(), lease.load, reserved))
+            });
+            (self.now, nodes.collect())
+        });
+        self.view.insert(view).1.clone()
     }
 
     fn gone_nodes(&self) -> Vec<String> {

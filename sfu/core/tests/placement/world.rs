@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use contract::ids::NodeId;
-use contract::redis::{MediaAddresses, NodeLoad, NodeRecord, NodeState};
+use contract::redis::{MediaAddresses, NodeRecord, NodeState, VIEW_LIFE};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sfu_core::placement::{Lease, PledgeAnswer};
@@ -63,6 +63,8 @@ pub(crate) struct World {
     pub(crate) is_store_up: bool,
     /// Whether homes are compared after each event.
     pub(crate) is_checked: bool,
+    /// For how long what was read of all nodes is told, in milliseconds for each of them.
+    pub(crate) view_life: u64,
     /// By how many milliseconds the clock of Redis is off.
     pub(crate) store_ahead: u64,
     runs: u64,
@@ -92,6 +94,7 @@ impl World {
             store: Store::new(bug),
             is_store_up: true,
             is_checked: true,
+            view_life: u64::try_from(VIEW_LIFE.as_millis()).unwrap(),
             store_ahead: 100_000,
             runs: 0,
             pods: nodes,
@@ -121,7 +124,6 @@ impl World {
             name: format!("pod-{pod}"),
             address: ([10, 0, 0, pod], 7890).into(),
             state: NodeState::Open,
-            load: NodeLoad::default(),
             media: MediaAddresses::default(),
         };
         // Clocks of machines begin when they will, and drift.
