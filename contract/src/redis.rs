@@ -6,7 +6,9 @@
 //! | key | type | value | lifetime |
 //! |---|---|---|---|
 //! | `lc:{uid}:nodes` | sorted set | node ids by the end of their lease (ms since 1970) | [`NODE_MEMORY`] after that |
-//! | `lc:{uid}:node:<id>` | hash | `record`: [`NodeRecord`] as JSON; `term`: which lease this is | [`NODE_LEASE`] |
+//! | `lc:{uid}:gone` | sorted set | ids of nodes that are gone for certain, by when that was known (ms since 1970) | [`NODE_MEMORY`] after that |
+//! | `lc:{uid}:node:<id>` | hash | `record`: [`NodeRecord`] as JSON; `load`: [`NodeLoad::report`]; `term`: which lease this is | [`NODE_LEASE`] |
+//! | `lc:{uid}:view` | hash | `records` and `loads` of the living nodes, read together `at` a time; `version` of the records | [`NODE_MEMORY`] |
 //! | `lc:{uid}:reserved:<id>` | integer | rooms claimed for the node since its last report | [`RESERVATION`] |
 //! | `lc:{uid}:room:<name>` | hash | `node`, `epoch`, `sid`, `metadata`, `state` | [`ROOM_ROW`] |
 //! | `lc:{uid}:pod:<name>` | hash | `node`, `address`, `started` of the pod's process; `follows` an earlier one | [`POD_ROW`] |
@@ -28,6 +30,8 @@ use crate::ids::{NodeId, RoomName};
 pub const NODE_LEASE: Duration = Duration::from_secs(4);
 /// How often a node renews.
 pub const NODE_RENEWAL: Duration = Duration::from_secs(1);
+/// A node that has not renewed for so long has missed a renewal.
+pub const NODE_MISSING: Duration = Duration::from_millis(1_200);
 /// How long a claim counts as load before the node's own report shows it.
 pub const RESERVATION: Duration = Duration::from_secs(3);
 /// How long a room's row outlives its last claim, so that rows of rooms whose node died do not
@@ -36,12 +40,16 @@ pub const ROOM_ROW: Duration = Duration::from_secs(24 * 3600);
 /// How long a pod's row outlives its last renewal: a lease that a process left behind is ended by
 /// the next process of the same pod.
 pub const POD_ROW: Duration = Duration::from_secs(60);
+/// How long, for each node there is, what was read of all nodes is told to whoever renews: 1,000
+/// nodes are read once a second, ten a hundred times, which costs Redis the same.
+pub const VIEW_LIFE: Duration = Duration::from_millis(1);
 /// How long Redis remembers that anybody renewed. Whoever renews after such a silence, or at a Redis
 /// that is not the one of the last renewal, begins a quiet time of [`NODE_LEASE`]: leases ended
 /// without their nodes, or writes were lost, and rooms live at homes that Redis does not know. At a
 /// Redis that knows no node of the cluster it is counted from the start of Redis.
 pub const PULSE: Duration = Duration::from_secs(3);
-/// How long a node is remembered that is not seen any more: it may live all the same.
+/// How long a node is remembered that is not seen any more: it may live all the same, unless it is
+/// known to be gone.
 pub const NODE_MEMORY: Duration = Duration::from_secs(60);
 /// How long after it was sent a room may begin by a [`CLAIM_ROOM`].
 pub const CLAIM_LIFE: Duration = Duration::from_secs(1);
@@ -85,19 +93,28 @@ pub const RELEASE_ROOM: &str = include_str!("redis/release_room.lua");
 pub const UPDATE_ROOM: &str = include_str!("redis/update_room.lua");
 /// Renews a node's lease and forgets those that ended long ago.
 ///
-/// `KEYS`: set of nodes, node, pod, pulse, quiet. `ARGV`: id, record, lease (ms), prefix of node
-/// keys, prefix of reservations, `first` or `next`, pod row lifetime (ms), pulse (ms),
-/// [`NODE_MEMORY`] (ms), address, when the process started (ms since the machine did), number of the
-/// renewal. Answers `[term, time, follows, quiet, others, nodes]`: a name of the lease, another one
-/// whenever it had ended or Redis is another; the time (ms since 1970); 1 when the process follows
-/// an earlier one of its pod that others knew; milliseconds until rooms begin; nodes other than this
-/// that lived lately; the living ones, record and reservations in turn. The first renewal of a
-/// process ends the lease of the pod's earlier process at the same address, which is dead.
+/// `KEYS`: set of nodes, node, pod, pulse, quiet, nodes that are gone, view. `ARGV`: id, record, lease
+/// (ms), prefix of node keys, prefix of reservations, `first` or `next`, pod row lifetime (ms), pulse
+/// (ms), [`NODE_MEMORY`] (ms), address, when the process started (ms since the machine did), number
+/// of the renewal, load, version of the records that the caller has, [`VIEW_LIFE`] (ms). Answers
+/// `[term, time, follows, quiet, others, gone, version, records, loads]`: a name of the lease,
+/// another one whenever it had ended or Redis is another; the time (ms since 1970); 1 when the
+/// process follows an earlier one of its pod that others knew; milliseconds until rooms begin; nodes
+/// other than this that lived lately; those that are gone; of the living ones the records as a JSON
+/// array, with its version, empty if the caller has them; a JSON array of their loads in the same
+/// order, each with how many rooms the node was given since. The first renewal of a process ends the
+/// lease of the pod's earlier process at the same address, which is dead.
 pub const RENEW_NODE: &str = include_str!("redis/renew_node.lua");
-/// Ends a node's lease.
+/// Ends the lease of a node that leaves: it serves no more and begins no room.
 ///
-/// `KEYS`: set of nodes, node. `ARGV`: id.
+/// `KEYS`: set of nodes, node, nodes that are gone. `ARGV`: id.
 pub const RELEASE_NODE: &str = include_str!("redis/release_node.lua");
+/// Ends the lease of a node whose process is gone: its port refused the caller, and it has missed a
+/// renewal.
+///
+/// `KEYS`: set of nodes, node, nodes that are gone. `ARGV`: id, how long a lease lives at most after
+/// a renewal was missed (ms). Answers 1 when the node has no lease any more.
+pub const END_NODE: &str = include_str!("redis/end_node.lua");
 
 /// Builds the keys of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +131,16 @@ impl Keys {
     /// The set of nodes.
     pub fn nodes(&self) -> String {
         format!("{}nodes", self.prefix)
+    }
+
+    /// The nodes that are gone for certain.
+    pub fn gone(&self) -> String {
+        format!("{}gone", self.prefix)
+    }
+
+    /// What was read of all nodes lately.
+    pub fn view(&self) -> String {
+        format!("{}view", self.prefix)
     }
 
     /// What [`Self::node`] begins with.
@@ -172,8 +199,7 @@ pub enum NodeState {
 }
 
 /// What a node says of its load at each renewal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeLoad {
     /// Rooms that have their home here.
     pub rooms: u64,
@@ -181,6 +207,14 @@ pub struct NodeLoad {
     pub subscriptions: u64,
     /// Media packets sent to subscribers in the last second.
     pub packets_per_second: u64,
+}
+
+impl NodeLoad {
+    /// As a node reports it.
+    pub fn report(self) -> String {
+        let Self { rooms, subscriptions, packets_per_second } = self;
+        format!("{rooms},{subscriptions},{packets_per_second}")
+    }
 }
 
 /// Where a node's media is received.
@@ -193,7 +227,7 @@ pub struct MediaAddresses {
     pub ports: Vec<u16>,
 }
 
-/// A node's lease.
+/// What a node's lease says, but for its load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     /// New at every process start.
@@ -204,8 +238,6 @@ pub struct NodeRecord {
     pub address: SocketAddr,
     /// Whether it takes new rooms.
     pub state: NodeState,
-    /// Its load.
-    pub load: NodeLoad,
     /// Where its media is received, which the TURN servers of the cluster pass on to.
     #[serde(default)]
     pub media: MediaAddresses,
@@ -222,6 +254,8 @@ mod tests {
         let room = RoomName::new("a room").unwrap();
         for key in [
             keys.nodes(),
+            keys.gone(),
+            keys.view(),
             keys.node(&node),
             keys.room(&room),
             keys.node_prefix(),

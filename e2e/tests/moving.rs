@@ -13,10 +13,9 @@ fn rooms_survive_what_happens_beneath_them() -> Result<()> {
     LiveCluster::run_with("moving", 2, 25_000, &addition, |live_cluster| {
         let room = WatchedRoom::start(live_cluster)?;
         cases::room_events(&room)?;
-        // Before any pod has gone: one that does not answer may live, and keeps the others from
-        // serving without Redis for a minute.
-        cases::redis_outage(&room)?;
         cases::pod_deletion(&room)?;
+        // Right after: the pod that left is not waited for.
+        cases::redis_outage(&room)?;
         cases::process_kill(&room)?;
         cases::cut_from_redis(&room)?;
         cases::rolling_change(&room)

@@ -27,7 +27,7 @@ use tower_http::cors::{Any, CorsLayer};
 pub use admin::router as admin_router;
 
 use crate::node::Node;
-use crate::peer::{FORWARDED_BY, PeerServer};
+use crate::peer::{FORWARDED_BY, PeerConnection, PeerError, PeerServer};
 use crate::{agents, forwards, lookup, placement, session};
 
 /// Most bytes of a request body (LiveKit's limit).
@@ -172,14 +172,45 @@ fn claims(node: &Node, headers: &HeaderMap, query: &[(String, String)]) -> Resul
     node.keys.verify(token).map_err(|error| format!("invalid authorization token: {error}"))
 }
 
+/// Whether a request may be passed on once more.
+fn may_pass_on(origin: Origin, headers: &HeaderMap) -> bool {
+    hops(origin, headers) < MAX_HOPS
+}
+
+/// The answer to a request that may not be passed on any more.
+fn moving(headers: &HeaderMap, home: &NodeRecord) -> Response {
+    let by = headers.get(FORWARDED_BY);
+    tracing::info!(home = home.name, ?by, "Request for a room that is not here");
+    text(503, "the room is moving, try again")
+}
+
 /// Passes a request on to the home of its room.
-async fn forward(node: &Node, origin: Origin, home: &NodeRecord, mut request: Request) -> Response {
-    let hops = hops(origin, request.headers());
-    let Some(peers) = node.peers.as_ref().filter(|_| hops < MAX_HOPS) else {
-        let by = request.headers().get(FORWARDED_BY);
-        tracing::info!(home = home.name, ?by, hops, "Request for a room that is not here");
-        return text(503, "the room is moving, try again");
+async fn forward(node: &Node, origin: Origin, home: &NodeRecord, request: Request) -> Response {
+    let may_pass_on = may_pass_on(origin, request.headers());
+    let Some(peers) = node.peers.as_ref().filter(|_| may_pass_on) else {
+        return moving(request.headers(), home);
     };
+    match peers.connect(home.address).await {
+        Ok(connection) => forward_by(node, origin, home, connection, request).await,
+        Err(error) => {
+            if error.is_gone() {
+                // The next try finds another home.
+                node.placement.end_node(&home.id).await;
+            }
+            unreached(home, &error)
+        }
+    }
+}
+
+/// Passes a request on by a connection to the home of its room.
+async fn forward_by(
+    node: &Node,
+    origin: Origin,
+    home: &NodeRecord,
+    connection: PeerConnection,
+    mut request: Request,
+) -> Response {
+    let hops = hops(origin, request.headers());
     if origin == Origin::Client {
         let client = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let client = client.and_then(|info| HeaderValue::try_from(info.0.to_string()).ok());
@@ -188,14 +219,16 @@ async fn forward(node: &Node, origin: Origin, home: &NodeRecord, mut request: Re
         request.headers_mut().extend(client.map(|client| (CLIENT, client)));
     }
     request.headers_mut().insert(HOPS, HeaderValue::from(hops + 1));
-    match peers.forward(home.address, &node.settings.node_name, request).await {
+    match connection.forward(&node.settings.node_name, request).await {
         Ok(response) => response,
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(home = home.name, error, "Home of a room not reached");
-            text(503, "the room's node does not answer, try again")
-        }
+        Err(error) => unreached(home, &error),
     }
+}
+
+fn unreached(home: &NodeRecord, error: &PeerError) -> Response {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(home = home.name, error, "Home of a room not reached");
+    text(503, "the room's node does not answer, try again")
 }
 
 /// How often a request was passed on already.

@@ -13,6 +13,7 @@ pub mod node;
 pub mod peer;
 pub mod placement;
 pub mod program;
+pub mod reach;
 pub mod room_events;
 pub mod rooms;
 pub mod rtc;

@@ -78,6 +78,15 @@ pub enum PeerError {
     Body(#[source] axum::Error),
 }
 
+impl PeerError {
+    /// Whether the node's process is gone: its port is open as long as it lives, and before it has
+    /// a lease.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+}
+
 /// Certificates as read from files that may change.
 struct Credentials {
     config: PeerConfig,
@@ -168,8 +177,7 @@ impl PeerClient {
         Ok(Self { credentials: Credentials::new(config)? })
     }
 
-    /// Passes a request on and its response back. An upgraded connection (WebSocket) is
-    /// carried byte for byte until either side ends it.
+    /// Passes a request on and its response back (see [`PeerConnection::forward`]).
     ///
     /// # Errors
     ///
@@ -178,25 +186,9 @@ impl PeerClient {
         &self,
         address: SocketAddr,
         from: &str,
-        mut request: Request,
+        request: Request,
     ) -> Result<Response, PeerError> {
-        let mut sender = self.connect(address).await?;
-        let upgrade = hyper::upgrade::on(&mut request);
-        let is_upgrade = request.headers().contains_key(header::UPGRADE);
-        prepare(request.headers_mut(), from);
-        let limit = if is_upgrade { UPGRADE_TIMEOUT } else { RESPONSE_TIMEOUT };
-        let mut response = timeout(limit, sender.send_request(request)).await??;
-        if is_upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let home = hyper::upgrade::on(&mut response);
-            tokio::spawn(async move {
-                if let (Ok(client), Ok(home)) = tokio::join!(upgrade, home) {
-                    let (mut client, mut home) = (TokioIo::new(client), TokioIo::new(home));
-                    // Either side may end at any moment: that is how such connections end.
-                    let _ended = tokio::io::copy_bidirectional(&mut client, &mut home).await;
-                }
-            });
-        }
-        Ok(response.map(Body::new))
+        self.connect(address).await?.forward(from, request).await
     }
 
     /// Asks a node something of ours; the body of its answer when it is a good one.
@@ -250,7 +242,7 @@ impl PeerClient {
         path: &str,
         protocol: &'static str,
     ) -> Result<TokioIo<Upgraded>, PeerError> {
-        let mut sender = self.connect(address).await?;
+        let PeerConnection(mut sender) = self.connect(address).await?;
         let mut request = Request::post(path)
             .header(header::HOST, PEER_NAME)
             .header(header::CONNECTION, "upgrade")
@@ -265,7 +257,12 @@ impl PeerClient {
         Ok(TokioIo::new(hyper::upgrade::on(&mut response).await?))
     }
 
-    async fn connect(&self, address: SocketAddr) -> Result<http1::SendRequest<Body>, PeerError> {
+    /// Connects to a node, for one request.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be reached, or is none.
+    pub async fn connect(&self, address: SocketAddr) -> Result<PeerConnection, PeerError> {
         let (config, _) = self.credentials.current()?;
         let connect = async {
             let stream = TcpStream::connect(address).await?;
@@ -280,7 +277,38 @@ impl PeerClient {
                 tracing::debug!(%error, "Connection to a node ended");
             }
         });
-        Ok(sender)
+        Ok(PeerConnection(sender))
+    }
+}
+
+/// A connection to a node.
+pub struct PeerConnection(http1::SendRequest<Body>);
+
+impl PeerConnection {
+    /// Passes a request on and its response back. An upgraded connection (WebSocket) is
+    /// carried byte for byte until either side ends it.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not answer.
+    pub async fn forward(self, from: &str, mut request: Request) -> Result<Response, PeerError> {
+        let Self(mut sender) = self;
+        let upgrade = hyper::upgrade::on(&mut request);
+        let is_upgrade = request.headers().contains_key(header::UPGRADE);
+        prepare(request.headers_mut(), from);
+        let limit = if is_upgrade { UPGRADE_TIMEOUT } else { RESPONSE_TIMEOUT };
+        let mut response = timeout(limit, sender.send_request(request)).await??;
+        if is_upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let home = hyper::upgrade::on(&mut response);
+            tokio::spawn(async move {
+                if let (Ok(client), Ok(home)) = tokio::join!(upgrade, home) {
+                    let (mut client, mut home) = (TokioIo::new(client), TokioIo::new(home));
+                    // Either side may end at any moment: that is how such connections end.
+                    let _ended = tokio::io::copy_bidirectional(&mut client, &mut home).await;
+                }
+            });
+        }
+        Ok(response.map(Body::new))
     }
 }
 

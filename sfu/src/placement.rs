@@ -259,6 +259,15 @@ impl Placement {
         }
     }
 
+    /// Ends the lease of a node whose port refused us, so that its rooms find another home at once;
+    /// `false` while it may live all the same.
+    pub async fn end_node(&self, node: &NodeId) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(store) => store.end_node(node).await,
+        }
+    }
+
     /// This node's id.
     pub fn node_id(&self) -> NodeId {
         match self {

@@ -6,7 +6,7 @@ mod lease;
 mod store_clock;
 
 use contract::ids::NodeId;
-use contract::redis::{NodeRecord, NodeState};
+use contract::redis::{NodeLoad, NodeRecord, NodeState};
 use rand::{Rng, RngExt as _};
 
 pub use drain::{closing_rate, pause_between_moves};
@@ -21,8 +21,10 @@ const SUBSCRIPTIONS_A_ROOM: u64 = 12;
 /// A node as a claimer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its last report.
+    /// Who it is.
     pub record: NodeRecord,
+    /// Its last report.
+    pub load: NodeLoad,
     /// Rooms claimed for it since, which the report does not show yet.
     pub reservations: u64,
 }
@@ -31,7 +33,7 @@ impl Candidate {
     /// Load in rooms. What a node forwards counts most, but a room that was claimed a moment
     /// ago counts before it forwards anything, so that a burst does not pile onto one node.
     fn weight(&self) -> u64 {
-        let load = self.record.load;
+        let load = self.load;
         let media = (load.packets_per_second / PACKETS_A_ROOM)
             .max(load.subscriptions / SUBSCRIPTIONS_A_ROOM);
         load.rooms + self.reservations + media
@@ -44,16 +46,30 @@ pub fn choose_home<'a, R: Rng + ?Sized>(
     nodes: &'a [Candidate],
     rng: &mut R,
 ) -> Option<&'a Candidate> {
-    let open: Vec<&Candidate> =
-        nodes.iter().filter(|node| node.record.state == NodeState::Open).collect();
-    let index = rng.random_range(0..open.len().max(1));
-    let first = *open.get(index)?;
-    let others = open.len() - 1;
-    if others == 0 {
-        return Some(first);
+    let is_open = |node: &&Candidate| node.record.state == NodeState::Open;
+    // Mostly all are open: then nobody looks at all of them.
+    if let Some([first, second]) = two_of(nodes, rng).filter(|two| two.iter().all(is_open)) {
+        return Some(lighter(first, second));
     }
-    let second = open[(index + 1 + rng.random_range(0..others)) % open.len()];
-    Some(if second.weight() < first.weight() { second } else { first })
+    let open: Vec<&Candidate> = nodes.iter().filter(is_open).collect();
+    match two_of(&open, rng) {
+        Some([&first, &second]) => Some(lighter(first, second)),
+        None => open.first().copied(),
+    }
+}
+
+/// Two different ones by chance; `None` when there are fewer.
+fn two_of<'a, T, R: Rng + ?Sized>(all: &'a [T], rng: &mut R) -> Option<[&'a T; 2]> {
+    if all.len() < 2 {
+        return None;
+    }
+    let first = rng.random_range(0..all.len());
+    let second = (first + rng.random_range(1..all.len())) % all.len();
+    Some([&all[first], &all[second]])
+}
+
+fn lighter<'a>(first: &'a Candidate, second: &'a Candidate) -> &'a Candidate {
+    if second.weight() < first.weight() { second } else { first }
 }
 
 /// Counts a room that was given to `home`, which has so many now that its report does not show.
@@ -70,7 +86,7 @@ pub fn find<'a>(nodes: &'a [Candidate], id: &NodeId) -> Option<&'a Candidate> {
 
 #[cfg(test)]
 mod tests {
-    use contract::redis::{MediaAddresses, NodeLoad};
+    use contract::redis::MediaAddresses;
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;
 
@@ -83,9 +99,9 @@ mod tests {
                 name: format!("node-{id}"),
                 address: ([10, 0, 0, 1], 7890).into(),
                 state,
-                load: NodeLoad { rooms, ..NodeLoad::default() },
                 media: MediaAddresses::default(),
             },
+            load: NodeLoad { rooms, ..NodeLoad::default() },
             reservations: 0,
         }
     }
@@ -121,7 +137,7 @@ mod tests {
     #[test]
     fn forwarding_weighs_more_than_quiet_rooms() {
         let mut busy = node(0, NodeState::Open, 1);
-        busy.record.load.packets_per_second = 50_000;
+        busy.load.packets_per_second = 50_000;
         assert!(busy.weight() > node(1, NodeState::Open, 20).weight());
     }
 }

@@ -16,8 +16,11 @@ use sfu_core::signal::codec::{self, Frame, FrameFormat, MAX_FRAME_BYTES};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use tokio::sync::mpsc;
 
-use super::{Origin, claims, client_address, forward, query, text, token};
+use super::{
+    Origin, claims, client_address, forward, forward_by, may_pass_on, moving, query, text, token,
+};
 use crate::node::{Joined, Node, Route};
+use crate::reach::Reached;
 use crate::session::{Outgoing, RoomHandle};
 
 /// Bytes that a connection reads at once. Messages are small, connections are many, and the
@@ -27,6 +30,8 @@ pub(super) const READ_BUFFER: usize = 4096;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A client that sent nothing for this long is gone: it answers pings and sends its own.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the way of a join is changed at most.
+const MAX_TURNS: u32 = 4;
 /// Time a client gets to answer a closing frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -137,21 +142,39 @@ async fn join(node: Arc<Node>, origin: Origin, version: Version, request: Reques
         return text(404, "");
     }
     let (parts, body) = request.into_parts();
-    match route(&node, origin, version, &parts).await {
-        Ok((params, Route::Local(handle))) => match node.join(params, handle).await {
-            Ok(Joined::Here(handle, session, messages)) => {
-                admit(handle, session, messages, parts).await
+    let (params, mut to) = match route(&node, origin, version, &parts).await {
+        Ok(routed) => routed,
+        Err(error) => return text(error.status, error.message),
+    };
+    // A room may move while somebody is on the way to it, but not for ever.
+    for _ in 0..MAX_TURNS {
+        let turned = match to {
+            Route::Local(handle) => node.join(params.clone(), handle).await.map(Turn::Joined),
+            Route::Remote(home) if !may_pass_on(origin, &parts.headers) => {
+                return moving(&parts.headers, &home);
             }
-            Ok(Joined::Elsewhere(home)) => {
-                forward(&node, origin, &home, Request::from_parts(parts, body)).await
+            Route::Remote(home) => node.reach(&params.room, home).await.map(Turn::Reached),
+        };
+        to = match turned {
+            Ok(Turn::Joined(Joined::Here(handle, session, messages))) => {
+                return admit(handle, session, messages, parts).await;
             }
-            Err(error) => text(error.status, error.message),
-        },
-        Ok((_, Route::Remote(home))) => {
-            forward(&node, origin, &home, Request::from_parts(parts, body)).await
-        }
-        Err(error) => text(error.status, error.message),
+            Ok(Turn::Joined(Joined::Elsewhere(home))) => Route::Remote(home),
+            Ok(Turn::Reached(Reached::Here(handle))) => Route::Local(handle),
+            Ok(Turn::Reached(Reached::There(home, connection))) => {
+                let request = Request::from_parts(parts, body);
+                return forward_by(&node, origin, &home, connection, request).await;
+            }
+            Err(error) => return text(error.status, error.message),
+        };
     }
+    text(503, "the room is moving, try again")
+}
+
+/// What a join came to.
+enum Turn {
+    Joined(Joined),
+    Reached(Reached),
 }
 
 async fn route(

@@ -28,7 +28,6 @@ impl MemoryStore {
             name: name.to_owned(),
             address: ([127, 0, 0, 1], 0).into(),
             state: NodeState::Open,
-            load: NodeLoad::default(),
             media: MediaAddresses::default(),
         };
         let (returned, has_left) = (watch::channel(()).0, AtomicBool::new(false));
@@ -63,6 +62,6 @@ impl MemoryStore {
     }
 
     pub(super) fn node(&self) -> Candidate {
-        Candidate { record: self.record.clone(), reservations: 0 }
+        Candidate { record: self.record.clone(), load: NodeLoad::default(), reservations: 0 }
     }
 }

@@ -13,7 +13,7 @@ use sfu_core::placement::PledgeAnswer;
 
 use super::RedisStore;
 use super::redis::boot_time;
-use crate::peer::{PeerClient, PeerError};
+use crate::peer::PeerClient;
 
 /// Path by which nodes ask each other for pledges.
 pub const PLEDGE: &str = "/peer/pledge";
@@ -59,10 +59,7 @@ async fn ask(
     let answer = match peers.try_post(address, own_name, PLEDGE, Bytes::new(), TIMEOUT).await {
         Ok(answer) if answer == PLEDGED.as_bytes() => Some(PledgeAnswer::Pledged),
         Ok(_) => Some(PledgeAnswer::Refused),
-        Err(PeerError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            Some(PledgeAnswer::Gone)
-        }
-        Err(_) => None,
+        Err(error) => error.is_gone().then_some(PledgeAnswer::Gone),
     };
     (address, asked_at, answer)
 }

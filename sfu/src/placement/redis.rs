@@ -11,8 +11,8 @@ use std::time::Duration;
 use ::redis::{RedisError, Script};
 use contract::ids::NodeId;
 use contract::redis::{
-    Keys, MediaAddresses, NODE_LEASE, NODE_MEMORY, NODE_RENEWAL, NodeLoad, NodeRecord, NodeState,
-    POD_ROW, PULSE, RELEASE_NODE, RENEW_NODE,
+    END_NODE, Keys, MediaAddresses, NODE_LEASE, NODE_MEMORY, NODE_MISSING, NODE_RENEWAL, NodeLoad,
+    NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RENEW_NODE, VIEW_LIFE,
 };
 use contract::sfu_config::RedisConfig;
 use parking_lot::Mutex;
@@ -47,11 +47,16 @@ pub enum StoreError {
     /// A value in Redis has a wrong form.
     #[error("a value in Redis has a wrong form")]
     Form(#[from] serde_json::Error),
+    /// Loads that are not those of the nodes.
+    #[error("what Redis says of the nodes does not fit together")]
+    View,
 }
 
 /// What the other tasks of the process know of this node.
 struct Shared {
     nodes: Vec<Candidate>,
+    /// Which records of the nodes these are.
+    version: String,
     state: NodeState,
     lease: Lease,
 }
@@ -72,6 +77,9 @@ pub struct RedisStore {
     returned: watch::Sender<()>,
     stop: Stop,
 }
+
+/// Version of the nodes' records, and the living nodes.
+type View = (String, Vec<Candidate>);
 
 /// Time since boot, suspension included.
 pub(super) fn boot_time() -> Duration {
@@ -95,7 +103,12 @@ impl RedisStore {
         address: SocketAddr,
     ) -> Result<Self, StoreError> {
         let link = Link::new(config)?;
-        let shared = Shared { nodes: Vec::new(), state: NodeState::Open, lease: Lease::default() };
+        let shared = Shared {
+            nodes: Vec::new(),
+            version: String::new(),
+            state: NodeState::Open,
+            lease: Lease::default(),
+        };
         Ok(Self {
             link,
             keys: Keys::new(cluster_uid),
@@ -184,7 +197,7 @@ impl RedisStore {
             }
             let sent_at = boot_time();
             match self.renew(report()).await {
-                Ok((renewal, nodes)) => self.renewed(sent_at, &renewal, nodes),
+                Ok((renewal, view)) => self.renewed(sent_at, &renewal, view),
                 Err(error) => {
                     if self.shared.lock().lease.missed() {
                         let error = &error as &dyn std::error::Error;
@@ -195,10 +208,10 @@ impl RedisStore {
         }
     }
 
-    fn renewed(&self, sent_at: Duration, renewal: &Renewal, nodes: Vec<Candidate>) {
+    fn renewed(&self, sent_at: Duration, renewal: &Renewal, (version, nodes): View) {
         let mut shared = self.shared.lock();
         let is_back = shared.lease.renewed(sent_at, boot_time(), renewal);
-        shared.nodes = nodes;
+        (shared.version, shared.nodes) = (version, nodes);
         if is_back {
             let (nodes, term) = (shared.nodes.len(), shared.lease.term());
             tracing::info!(nodes, term, "Redis answers");
@@ -208,7 +221,7 @@ impl RedisStore {
     }
 
     /// The record of this node, and whether no renewal has succeeded yet.
-    fn record(&self, (load, media): (NodeLoad, MediaAddresses)) -> (NodeRecord, bool) {
+    fn record(&self, media: MediaAddresses) -> (NodeRecord, bool) {
         let shared = self.shared.lock();
         let is_settling = shared.state == NodeState::Open && shared.lease.is_bound(boot_time());
         let record = NodeRecord {
@@ -216,7 +229,6 @@ impl RedisStore {
             name: self.name.clone(),
             address: self.address,
             state: if is_settling { NodeState::Settling } else { shared.state },
-            load,
             media,
         };
         (record, !shared.lease.was_held())
@@ -225,9 +237,10 @@ impl RedisStore {
     /// Renews the lease; answers what Redis said, and the living nodes.
     async fn renew(
         &self,
-        report: (NodeLoad, MediaAddresses),
-    ) -> Result<(Renewal, Vec<Candidate>), StoreError> {
-        let (record, is_first) = self.record(report);
+        (load, media): (NodeLoad, MediaAddresses),
+    ) -> Result<(Renewal, View), StoreError> {
+        let (record, is_first) = self.record(media);
+        let known = self.shared.lock().version.clone();
         let script = Script::new(RENEW_NODE);
         let mut call = script.prepare_invoke();
         call.key(self.keys.nodes())
@@ -235,6 +248,8 @@ impl RedisStore {
             .key(self.keys.pod(&self.name))
             .key(self.keys.pulse())
             .key(self.keys.quiet())
+            .key(self.keys.gone())
+            .key(self.keys.view())
             .arg(self.id.as_str())
             .arg(serde_json::to_string(&record)?)
             .arg(millis(NODE_LEASE))
@@ -246,25 +261,45 @@ impl RedisStore {
             .arg(millis(NODE_MEMORY))
             .arg(self.address.to_string())
             .arg(millis(self.started))
-            .arg(self.renewals.fetch_add(1, Ordering::Relaxed));
+            .arg(self.renewals.fetch_add(1, Ordering::Relaxed))
+            .arg(load.report())
+            .arg(known)
+            .arg(millis(VIEW_LIFE));
         let mut connection = self.link.connection()?;
-        type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>);
-        let (term, store_time, follows, quiet, others, nodes): Said =
+        type Said = (String, u64, u64, u64, u64, Vec<String>, String, String, String);
+        let (term, store_time, follows, quiet, others, gone, version, records, loads): Said =
             timeout(ANSWER_TIMEOUT, call.invoke_async(&mut connection)).await??;
-        let candidate = |(record, reservations): (String, u64)| {
-            Ok(Candidate { record: serde_json::from_str(&record)?, reservations })
-        };
-        let nodes = nodes.into_iter().map(candidate).collect::<Result<Vec<_>, StoreError>>()?;
-        let addresses = nodes.iter().map(|node| node.record.address);
+        let nodes = self.candidates(&records, &loads)?;
+        let living = nodes.iter().map(|node| (node.record.id.clone(), node.record.address));
         let renewal = Renewal {
             term,
             store_time,
             follows: follows == 1,
             quiet: Duration::from_millis(quiet),
             others,
-            addresses: addresses.filter(|address| *address != self.address).collect(),
+            living: living.filter(|(_, address)| *address != self.address).collect(),
+            gone: gone.into_iter().map(NodeId::from).collect(),
         };
-        Ok((renewal, nodes))
+        Ok((renewal, (version, nodes)))
+    }
+
+    /// The living nodes by their records, if those are others than at the last renewal, and loads.
+    fn candidates(&self, records: &str, loads: &str) -> Result<Vec<Candidate>, StoreError> {
+        let records: Vec<NodeRecord> = if records.is_empty() {
+            self.nodes().into_iter().map(|node| node.record).collect()
+        } else {
+            serde_json::from_str(records)?
+        };
+        let loads: Vec<[u64; 4]> = serde_json::from_str(loads)?;
+        if records.len() != loads.len() {
+            return Err(StoreError::View);
+        }
+        let candidate = |(record, load): (NodeRecord, [u64; 4])| {
+            let [rooms, subscriptions, packets_per_second, reservations] = load;
+            let load = NodeLoad { rooms, subscriptions, packets_per_second };
+            Candidate { record, load, reservations }
+        };
+        Ok(records.into_iter().zip(loads).map(candidate).collect())
     }
 
     pub(super) fn returns(&self) -> watch::Receiver<()> {
@@ -276,8 +311,24 @@ impl RedisStore {
         self.shared.lock().lease.leave();
         let script = Script::new(RELEASE_NODE);
         let mut call = script.prepare_invoke();
-        call.key(self.keys.nodes()).key(self.keys.node(&self.id)).arg(self.id.as_str());
+        call.key(self.keys.nodes())
+            .key(self.keys.node(&self.id))
+            .key(self.keys.gone())
+            .arg(self.id.as_str());
         self.write(&call, "end the lease").await;
+    }
+
+    /// Ends the lease of a node whose port refused us: its process is gone. Not before it missed a
+    /// renewal, so that two witnesses say so.
+    pub(super) async fn end_node(&self, node: &NodeId) -> bool {
+        let script = Script::new(END_NODE);
+        let mut call = script.prepare_invoke();
+        call.key(self.keys.nodes())
+            .key(self.keys.node(node))
+            .key(self.keys.gone())
+            .arg(node.as_str())
+            .arg(millis(NODE_LEASE - NODE_MISSING));
+        self.write(&call, "end the lease of a node that is gone").await == Some(1)
     }
 
     /// Runs a script whose failure costs nothing but time: leases and rows end by themselves.

@@ -68,7 +68,7 @@ async fn racing_claims_agree() {
     let (files, redis) = (Files::new(), Redis::start().await);
     let nodes = two_nodes(&files, &redis).await;
     let rooms: Vec<RoomName> =
-        (0..500).map(|number| RoomName::new(format!("race {number}")).unwrap()).collect();
+        (0..5_000).map(|number| RoomName::new(format!("race {number}")).unwrap()).collect();
     let claim_all = |node: usize| {
         let placement = std::sync::Arc::clone(&nodes[node].running.node.placement);
         let rooms = rooms.clone();

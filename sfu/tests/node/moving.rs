@@ -10,7 +10,7 @@ use contract::node_state::NodeState;
 use livekit_protocol::{leave_request, signal_response};
 use serde_json::json;
 use sfu::peer::{FORWARDED_BY, PeerClient};
-use sfu::placement::RedisStore;
+use sfu::placement::{Placement, RedisStore};
 
 use crate::cluster::two_nodes;
 use crate::support::{
@@ -190,6 +190,56 @@ async fn a_process_that_restarts_in_place_ends_the_lease_of_the_one_before() {
     .await;
     assert_eq!(second.running.node.placement.term(), 0);
     renews.abort();
+}
+
+/// Leaves of a node nothing but its lease and its room, as `kill -9` does.
+async fn leave_a_dead_home(files: &Files, redis: &Redis, room: &str) {
+    let settings = files.settings("killed", "u1", redis.port);
+    let redis_config = settings.config.redis.as_ref().unwrap();
+    // Nobody listens there.
+    let address = (settings.pod_ip, settings.config.peer.as_ref().unwrap().port).into();
+    let store = RedisStore::new(redis_config, "u1", "killed", address).unwrap();
+    let placement = Arc::new(Placement::Redis(Box::new(store)));
+    let renewing = Arc::clone(&placement);
+    let renews = tokio::spawn(async move {
+        if let Placement::Redis(store) = &*renewing {
+            store.run(Default::default).await;
+        }
+    });
+    let room = RoomName::new(room).unwrap();
+    eventually("the room begins", || async { placement.claim_here(&room).await.is_ok() }).await;
+    renews.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_to_a_room_whose_home_was_killed_waits_until_it_has_another() {
+    let (files, redis) = (Files::new(), Redis::start().await);
+    let node = ClusterNode::start(files.settings("a", "u1", redis.port)).await;
+    leave_a_dead_home(&files, &redis, "orphan").await;
+    let (_anna, at) = join(&node.base, "orphan", "anna").await;
+    assert_eq!(at, node.id());
+    eventually("nobody waits for the dead node", || async {
+        node.running.node.placement.nodes().len() == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_left_does_not_keep_the_others_from_serving_without_redis() {
+    let (files, mut redis) = (Files::new(), Redis::start().await);
+    let [first, second] = two_nodes(&files, &redis).await;
+    let (_anna, home) = join(&first.base, "living", "anna").await;
+    let (home, other) = if first.id() == home { (first, second) } else { (second, first) };
+    other.running.stop().await;
+    eventually("the node is known to have left", || async {
+        home.running.node.placement.nodes().len() == 1
+    })
+    .await;
+    redis.stop();
+    // Longer than a lease: nobody is there who could pledge.
+    tokio::time::sleep(2 * contract::redis::NODE_LEASE).await;
+    let (_bob, at) = join(&home.base, "living", "bob").await;
+    assert_eq!(at, home.id());
 }
 
 #[tokio::test(flavor = "multi_thread")]

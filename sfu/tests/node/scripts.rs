@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use contract::ids::{NodeId, RoomName};
 use contract::redis::{
-    CLAIM_LIFE, CLAIM_ROOM, KEEP_ROOM, Keys, MOVE_ROOM, MediaAddresses, NODE_LEASE, NODE_MEMORY,
-    NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM, RENEW_NODE,
-    RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    CLAIM_LIFE, CLAIM_ROOM, END_NODE, KEEP_ROOM, Keys, MOVE_ROOM, MediaAddresses, NODE_LEASE,
+    NODE_MEMORY, NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM,
+    RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands as _, Script, ScriptInvocation};
-use store::{Answer, Bug, Claim, Keep, KeepAnswer, Renewer, Row, Store};
+use store::{Answer, Bug, Claim, Keep, KeepAnswer, Renewer, Row, Store, View};
 
-use crate::support::{Redis, unix_time};
+use crate::support::{HOUR, Redis, unix_time};
 
 const SEEDS: u64 = 300;
 const STEPS: usize = 40;
@@ -36,7 +36,16 @@ struct Pair {
     renewals: u64,
     /// The names that the real one and the model gave the leases of nodes last.
     terms: BTreeMap<String, (String, String)>,
+    /// The nodes' records that the real one told last, with their version.
+    known: (String, Vec<NodeRecord>),
 }
+
+/// What `renew_node.lua` says.
+pub(crate) type Renewal = (String, u64, u64, u64, u64, Vec<String>, String, String, String);
+
+/// How long a lease lives on, in milliseconds, whose node has missed a renewal in this test: shorter
+/// than any other, however slow the machine.
+const MISSED: i64 = 500;
 
 /// The time of the model, which stands still.
 const NOW: u64 = 1_000_000;
@@ -61,6 +70,8 @@ pub(crate) fn renewal<'script>(
         .key(keys.pod(&record.name))
         .key(keys.pulse())
         .key(keys.quiet())
+        .key(keys.gone())
+        .key(keys.view())
         .arg(record.id.as_str())
         .arg(serde_json::to_string(record).unwrap())
         .arg(millis(lease))
@@ -87,7 +98,6 @@ impl Pair {
             // At its own address, or where the pod's other process was.
             address: ([10, 0, 0, number / self.rng.random_range(1..=2)], 7890).into(),
             state: states[self.rng.random_range(0..states.len())],
-            load: NodeLoad { rooms: u64::from(number), ..NodeLoad::default() },
             media: MediaAddresses::default(),
         }
     }
@@ -148,34 +158,48 @@ impl Pair {
 
     async fn renew(&mut self) {
         self.renewals += 1;
+        let load = NodeLoad { rooms: self.renewals, ..NodeLoad::default() };
+        // What was read of the nodes is not told any more, or as long as nothing changes.
+        let view_life = if self.rng.random_bool(0.5) { 0 } else { HOUR.as_millis() as u64 };
         let renewer = Renewer {
             record: self.record(),
+            load,
+            view_life,
             is_first: self.rng.random_bool(0.3),
             started: self.rng.random_range(1..4),
             number: self.renewals,
         };
-        let Renewer { record, is_first, started, number } = &renewer;
+        let Renewer { record, is_first, started, number, .. } = &renewer;
         let up = self.uptime().await;
         let keys = &self.keys;
         let script = Script::new(RENEW_NODE);
         let which = if *is_first { "first" } else { "next" };
         let lives = [NODE_LEASE, POD_ROW, PULSE, NODE_MEMORY];
-        let call = renewal(&script, keys, record, which, lives, [*started, *number]);
-        type Said = (String, u64, u64, u64, u64, Vec<(String, u64)>);
-        let (term, time, follows, quiet, others, nodes): Said =
-            call.invoke_async(&mut self.connection).await.unwrap();
+        let mut call = renewal(&script, keys, record, which, lives, [*started, *number]);
+        let known = if self.rng.random_bool(0.8) { self.known.0.as_str() } else { "" };
+        call.arg(load.report()).arg(known).arg(view_life);
+        let said: Renewal = call.invoke_async(&mut self.connection).await.unwrap();
+        let (term, time, follows, quiet, others, mut gone, version, records, loads) = said;
         assert!(time.abs_diff(millis(unix_time())) < 1_000);
-        let mut real: Vec<(NodeRecord, u64)> = nodes
-            .into_iter()
-            .map(|(record, reserved)| (serde_json::from_str(&record).unwrap(), reserved))
+        assert_eq!(records.is_empty(), known == version);
+        if !records.is_empty() {
+            self.known = (version, serde_json::from_str(&records).unwrap());
+        }
+        let loads: Vec<[u64; 4]> = serde_json::from_str(&loads).unwrap();
+        assert_eq!(loads.len(), self.known.1.len());
+        let real: View = std::iter::zip(self.known.1.clone(), loads)
+            .map(|(record, [rooms, _, _, reserved])| {
+                (record, NodeLoad { rooms, ..NodeLoad::default() }, reserved)
+            })
             .collect();
-        real.sort_by(|(a, _), (b, _)| a.id.as_str().cmp(b.id.as_str()));
         // Which second it was when the script ran is seen by the quiet time that it began.
         let was_next = quiet > 0 && quiet + (up + 1) * 1_000 <= millis(NODE_LEASE);
         let was_last = quiet == 0 && (up + 1) * 1_000 == millis(NODE_LEASE);
         self.model.since = NOW - (up + u64::from(was_next || was_last)) * 1_000;
         let model = self.model.renew(&renewer);
         assert_eq!((follows == 1, others, real), (model.follows, model.others, model.nodes));
+        gone.sort();
+        assert_eq!(gone, model.gone);
         assert_eq!(quiet > 0, model.quiet > 0, "{quiet} after {up} s, {}", model.quiet);
         let before = self.terms.insert(record.id.to_string(), (term.clone(), model.term.clone()));
         let (real, modelled) = before.unwrap_or_default();
@@ -305,12 +329,8 @@ impl Pair {
 
     async fn release(&mut self) {
         let ((name, key), node) = (self.room(), self.node());
-        if self.rng.random_bool(0.3) {
-            let script = Script::new(RELEASE_NODE);
-            let mut call = script.prepare_invoke();
-            call.key(self.keys.nodes()).key(self.keys.node(&NodeId::from(node.clone()))).arg(&node);
-            let real: u64 = call.invoke_async(&mut self.connection).await.unwrap();
-            assert_eq!(real == 1, self.model.release_node(&node));
+        if self.rng.random_bool(0.5) {
+            self.end_node(&node).await;
             return;
         }
         let (epoch, model_epoch) = self.epochs(&name, &key).await;
@@ -319,6 +339,23 @@ impl Pair {
         call.key(&key).arg(&node).arg(&epoch);
         let real: u64 = call.invoke_async(&mut self.connection).await.unwrap();
         assert_eq!(real == 1, self.model.release(&name, (&node, model_epoch)));
+    }
+
+    /// A node leaves, or is found to be gone.
+    async fn end_node(&mut self, node: &str) {
+        let leaves = self.rng.random_bool(0.5);
+        let has_missed = !leaves && self.rng.random_bool(0.5);
+        let key = self.keys.node(&NodeId::from(node.to_owned()));
+        if has_missed {
+            self.model.age_lease(node);
+            let _old: u64 = self.connection.pexpire(&key, MISSED).await.unwrap();
+        }
+        let script = Script::new(if leaves { RELEASE_NODE } else { END_NODE });
+        let mut call = script.prepare_invoke();
+        call.key(self.keys.nodes()).key(key).key(self.keys.gone()).arg(node).arg(MISSED);
+        let real: u64 = call.invoke_async(&mut self.connection).await.unwrap();
+        let model = if leaves { self.model.release_node(node) } else { self.model.end_node(node) };
+        assert_eq!(real == 1, model);
     }
 
     /// Something ends by itself; the real one is told so, since nobody waits for it.
@@ -363,7 +400,9 @@ async fn scripts_and_their_model_agree() {
         model.advance(NOW);
         let (keys, rng) = (Keys::new(&format!("seed-{seed}")), StdRng::seed_from_u64(seed));
         let (renewals, terms) = (0, BTreeMap::new());
-        let mut pair = Pair { model, connection: connection.clone(), keys, rng, renewals, terms };
+        let connection = connection.clone();
+        let known = (String::new(), Vec::new());
+        let mut pair = Pair { model, connection, keys, rng, renewals, terms, known };
         let steps = tokio::spawn(async move {
             for _ in 0..STEPS {
                 pair.step().await;

@@ -23,8 +23,9 @@ const FLAGS = [
   '--autoplay-policy=no-user-gesture-required',
   '--use-fake-device-for-media-stream',
   '--use-fake-ui-for-media-stream',
-  // The test page and the cluster are in different address spaces in the eyes of the browser.
-  '--disable-features=LocalNetworkAccessChecks',
+  // The test page and the cluster are in different address spaces in the eyes of the browser. Its own
+  // resolver waits seconds for servers that are not there before it reads /etc/hosts.
+  '--disable-features=LocalNetworkAccessChecks,AsyncDns',
 ];
 
 /** How to start the browser. */

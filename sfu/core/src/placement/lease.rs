@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use contract::redis::{NODE_LEASE, NODE_MEMORY};
+use contract::ids::NodeId;
+use contract::redis::{NODE_LEASE, NODE_MEMORY, NODE_MISSING};
 
 use super::store_clock::StoreClock;
 
@@ -17,8 +18,6 @@ use super::store_clock::StoreClock;
 const FENCE_MARGIN: Duration = Duration::from_secs(1);
 /// How long after it was asked for a pledge is relied on.
 const RELIANCE: Duration = NODE_LEASE.saturating_sub(FENCE_MARGIN);
-/// A node that has not renewed for so long asks for pledges, and gives them.
-const MISSING: Duration = Duration::from_millis(1_200);
 /// A node that has not renewed for so long begins no rooms.
 const CANNOT_BEGIN: Duration = Duration::from_secs(2);
 /// A pledge is asked for again after so long.
@@ -37,8 +36,10 @@ pub struct Renewal {
     pub quiet: Duration,
     /// Nodes other than this one that have lived lately.
     pub others: u64,
-    /// Where those of them that live are reached.
-    pub addresses: Vec<SocketAddr>,
+    /// Those of them that live, and where they are reached.
+    pub living: Vec<(NodeId, SocketAddr)>,
+    /// Nodes that are gone for certain: they left, or their processes are dead.
+    pub gone: Vec<NodeId>,
 }
 
 /// What came of asking another node for a pledge.
@@ -53,8 +54,9 @@ pub enum PledgeAnswer {
 }
 
 /// Another node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Neighbour {
+    id: NodeId,
     seen_at: Duration,
     /// When the pledge was asked for that it gave last.
     pledged: Option<Duration>,
@@ -97,7 +99,7 @@ impl Lease {
             self.fenced_term = self.term;
         }
         self.renewed_at = Some(sent_at);
-        self.see(sent_at, &renewal.addresses);
+        self.see(sent_at, renewal);
         // In the quiet time others may not have come back yet.
         let is_quiet = !renewal.quiet.is_zero();
         let is_alone = self.neighbours.is_empty() && renewal.others == 0 && !is_quiet;
@@ -112,14 +114,17 @@ impl Lease {
         std::mem::replace(&mut self.is_away, false) || is_new_term
     }
 
-    /// Notes who is there. Whoever is not seen any more may live all the same for a while.
-    fn see(&mut self, sent_at: Duration, addresses: &[SocketAddr]) {
-        for address in addresses {
-            let pledged = None;
-            self.neighbours.insert(*address, Neighbour { seen_at: sent_at, pledged });
+    /// Notes who is there. Whoever is not seen any more, and not known to be gone, may live all the
+    /// same for a while.
+    fn see(&mut self, sent_at: Duration, renewal: &Renewal) {
+        self.neighbours.retain(|_, neighbour| {
+            let is_remembered = sent_at.saturating_sub(neighbour.seen_at) < NODE_MEMORY;
+            is_remembered && !renewal.gone.contains(&neighbour.id)
+        });
+        for (id, address) in &renewal.living {
+            let neighbour = Neighbour { id: id.clone(), seen_at: sent_at, pledged: None };
+            self.neighbours.insert(*address, neighbour);
         }
-        self.neighbours
-            .retain(|_, neighbour| sent_at.saturating_sub(neighbour.seen_at) < NODE_MEMORY);
     }
 
     fn learn_time(&mut self, sent_at: Duration, now: Duration, store_time: u64) -> bool {
@@ -152,7 +157,7 @@ impl Lease {
     /// Whose pledges are wanted now.
     pub fn wants_pledges(&self, now: Duration) -> Vec<SocketAddr> {
         let Some(renewed_at) = self.renewed_at else { return Vec::new() };
-        if now.saturating_sub(renewed_at) < MISSING || !self.may_serve(now) {
+        if now.saturating_sub(renewed_at) < NODE_MISSING || !self.may_serve(now) {
             return Vec::new();
         }
         let is_old = |neighbour: &Neighbour| {
@@ -189,7 +194,7 @@ impl Lease {
 
     /// Another node asks for a pledge: whether it is given.
     pub fn pledge(&mut self, now: Duration) -> bool {
-        if self.renewed_at.is_some_and(|at| now.saturating_sub(at) < MISSING) {
+        if self.renewed_at.is_some_and(|at| now.saturating_sub(at) < NODE_MISSING) {
             return false;
         }
         self.bound_until = self.bound_until.max(now + NODE_LEASE);

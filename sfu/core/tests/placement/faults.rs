@@ -14,8 +14,11 @@ pub(crate) fn strike(world: &mut World, rooms: usize) {
     let living = world.living();
     let index = living[world.rng.random_range(0..living.len())];
     let has_forgotten = world.lost_at.is_some_and(|at| world.now - at < NO_STARTS);
-    match world.rng.random_range(0..24) {
-        0 if !has_forgotten => world.restart(index),
+    match world.rng.random_range(0..25) {
+        0 if !has_forgotten && living.len() > 1 => {
+            let after = world.rng.random_range(0..3_000);
+            world.restart(index, after);
+        }
         1 | 2 => {
             let pause = world.rng.random_range(500..15_000);
             world.nodes[index].frozen_until = world.now + pause;
@@ -50,6 +53,8 @@ pub(crate) fn strike(world: &mut World, rooms: usize) {
             // Somebody is at the door.
             world.join(&room, 5);
         }
+        // A pod is deleted, and another comes.
+        21 if !has_forgotten && living.len() > 1 => world.replace(index),
         _ => world.heal(),
     }
 }

@@ -86,10 +86,40 @@ fn known_bugs_are_caught() {
         Bug::PledgeNotKept,
         Bug::LateClaims,
         Bug::SameEpochAgain,
+        Bug::SilentIsDead,
     ];
     for bug in bugs {
         let caught = (0..SEEDS).find(|seed| run(*seed, bug).is_err());
         assert!(caught.is_some(), "{bug:?} goes unnoticed");
+    }
+}
+
+/// All other nodes lose Redis until their leases end; once they have it again, the home loses it and
+/// everybody.
+fn cut_off_in_turn(seed: u64, bug: Bug) -> Result<(), String> {
+    let mut world = World::new(seed, 2, bug);
+    world.run_until(world.now + 6_000)?;
+    world.join("room", 0);
+    world.run_until(world.now + 2_000)?;
+    let home = world.living().into_iter().find(|index| world.rooms_of(*index) > 0).unwrap();
+    let other = 1 - home;
+    world.nodes[other].reaches_store = false;
+    world.run_until(world.now + 6_000)?;
+    (world.nodes[home].reaches_store, world.nodes[home].reaches_peers) = (false, false);
+    world.nodes[home].reaches_clients = false;
+    world.nodes[other].reaches_store = true;
+    for _ in 0..20 {
+        world.join("room", 0);
+        world.run_until(world.now + 1_000)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn who_is_lost_may_live() {
+    for seed in 0..50 {
+        cut_off_in_turn(seed, Bug::None).unwrap();
+        assert!(cut_off_in_turn(seed, Bug::LostIsGone).is_err(), "seed {seed}: goes unnoticed");
     }
 }
 
@@ -108,6 +138,45 @@ fn nobody_notices_that_redis_is_away() {
             let serving = (0..4).filter(|index| world.may_serve(*index)).count();
             assert_eq!(serving, 4, "seed {seed} at {}", world.now);
         }
+    }
+}
+
+#[test]
+fn nobody_notices_that_redis_is_away_after_a_node_left() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, 4, Bug::None);
+        world.run_until(world.now + 6_000).unwrap();
+        for room in 0..ROOMS {
+            world.join(&format!("room-{room}"), 0);
+        }
+        world.run_until(world.now + 2_000).unwrap();
+        world.leave(0);
+        // Everybody has renewed since.
+        world.run_until(world.now + 1_500).unwrap();
+        world.is_store_up = false;
+        for _ in 0..60 {
+            world.run_until(world.now + 1_000).unwrap();
+            let serving = (1..4).filter(|index| world.may_serve(*index)).count();
+            assert_eq!(serving, 3, "seed {seed} at {}", world.now);
+        }
+    }
+}
+
+#[test]
+fn a_room_whose_home_was_killed_has_another_within_two_seconds() {
+    for seed in 0..200 {
+        let mut world = World::new(seed, 4, Bug::None);
+        world.run_until(world.now + 6_000).unwrap();
+        world.join("room", 0);
+        world.run_until(world.now + 2_000).unwrap();
+        let home = world.living().into_iter().find(|index| world.rooms_of(*index) > 0).unwrap();
+        let after = world.rng.random_range(0..1_000);
+        world.run_until(world.now + after).unwrap();
+        let killed = world.now;
+        world.restart(home, 10_000);
+        world.join("room", 0);
+        world.run_until(killed + 2_000).unwrap();
+        assert!(world.admitted["room"] >= killed, "seed {seed}: nobody is let in again");
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use contract::redis::{NODE_RENEWAL, NodeRecord, NodeState};
+use contract::ids::NodeId;
+use contract::redis::{NODE_RENEWAL, NodeLoad, NodeRecord, NodeState};
 use rand::seq::IndexedRandom as _;
 use sfu_core::placement::{
     Candidate, Hold, Kept, Lease, PledgeAnswer, Question, Renewal, Verdict, choose_home,
@@ -20,6 +21,8 @@ const CLAIM_TIMEOUT: u64 = 3_000;
 const PEERS_INTERVAL: u64 = 250;
 /// Wait before an unconfirmed room is asked for again.
 const KEEP_PAUSE: u64 = 1_000;
+/// Wait before the home of a room that refused is looked for again, as in the shell.
+const REACH_PAUSE: u64 = 100;
 /// When who was refused comes again.
 const RETRY: u64 = 500;
 
@@ -62,16 +65,42 @@ pub(crate) struct Node {
     pub(crate) reaches_peers: bool,
     pub(crate) reaches_clients: bool,
     pub(crate) is_dead: bool,
+    /// It ended in order, and its pod with it: nothing is at its address any more.
+    pub(crate) has_left: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
     Renew(Box<Renewer>),
-    Claim { room: String, claim: Claim },
-    Keep { room: String, keep: Keep, question: Question },
-    Move { room: String, epoch: u64, candidate: String },
-    Write { room: String, epoch: u64 },
-    Release { room: String, epoch: u64 },
+    Claim {
+        room: String,
+        claim: Claim,
+    },
+    Keep {
+        room: String,
+        keep: Keep,
+        question: Question,
+    },
+    Move {
+        room: String,
+        epoch: u64,
+        candidate: String,
+    },
+    Write {
+        room: String,
+        epoch: u64,
+    },
+    Release {
+        room: String,
+        epoch: u64,
+    },
+    /// A node's process is gone, as somebody saw who wants to join a room there.
+    EndNode {
+        node: String,
+        room: String,
+    },
+    /// This node leaves.
+    Leave,
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +123,15 @@ impl World {
         self.nodes[index].lease.may_serve(self.clock(index))
     }
 
+    /// A process leaves for good: it gives its lease back.
+    pub(crate) fn leave(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        node.lease.leave();
+        node.rooms.clear();
+        self.send(index, Request::Leave, ANSWER_TIMEOUT);
+        (self.nodes[index].is_dead, self.nodes[index].has_left) = (true, true);
+    }
+
     fn is_awake(&self, index: usize) -> bool {
         !self.nodes[index].is_dead && self.nodes[index].frozen_until <= self.now
     }
@@ -103,13 +141,15 @@ impl World {
         let now = self.clock(index);
         let node = &mut self.nodes[index];
         node.renewals += 1;
-        node.record.load.rooms = node.rooms.len() as u64;
         let mut record = node.record.clone();
         if record.state == NodeState::Open && node.lease.is_bound(now) {
             record.state = NodeState::Settling;
         }
         let (started, is_first) = (node.started, !node.lease.was_held());
-        let renewer = Renewer { record, is_first, started, number: node.renewals };
+        let load = NodeLoad { rooms: node.rooms.len() as u64, ..NodeLoad::default() };
+        let number = node.renewals;
+        let view_life = self.view_life;
+        let renewer = Renewer { record, load, is_first, started, number, view_life };
         self.send(index, Request::Renew(Box::new(renewer)), ANSWER_TIMEOUT);
     }
 
@@ -119,11 +159,25 @@ impl World {
         for address in self.nodes[index].lease.wants_pledges(asked_at) {
             let at_address = self.nodes.iter().rposition(|node| node.record.address == address);
             let Some(to) = at_address else { continue };
+            if self.refuses(index, to) {
+                let (now, gone) = (self.clock(index), PledgeAnswer::Gone);
+                self.nodes[index].lease.heard(address, asked_at, now, gone);
+                continue;
+            }
             if self.nodes[index].reaches_peers && self.nodes[to].reaches_peers && !self.loses() {
                 let delay = self.delay();
                 self.at(delay, Event::PledgeAsked { to, from: index, asked_at });
             }
         }
+    }
+
+    /// Whether a process that is asked by another refuses the connection: it is dead, and the
+    /// machine that it was on says so.
+    fn refuses(&self, from: usize, to: usize) -> bool {
+        let (from, to) = (&self.nodes[from], &self.nodes[to]);
+        let is_seen = from.reaches_peers && to.reaches_peers && !to.has_left;
+        let is_silent = to.is_dead || self.bug == Bug::SilentIsDead && to.frozen_until > self.now;
+        is_seen && is_silent
     }
 
     pub(crate) fn pledge_asked(&mut self, index: usize, from: usize, asked_at: Duration) {
@@ -159,7 +213,8 @@ impl World {
                     self.keep(index, &room);
                 }
             }
-            (Request::Release { .. }, Response::Written(_)) => {}
+            (Request::EndNode { room, .. }, Response::Written(_)) => self.join(&room, REACH_PAUSE),
+            (Request::Release { .. } | Request::Leave, Response::Written(_)) => {}
             (request, response) => unreachable!("{response:?} to {request:?}"),
         }
         Ok(())
@@ -170,18 +225,19 @@ impl World {
         let sent_at = now.saturating_sub(Duration::from_millis(self.now - sent_at));
         let bug = self.bug;
         let node = &mut self.nodes[index];
-        let Renewed { term, time, follows, quiet, others, nodes } = renewed;
+        let Renewed { term, time, follows, quiet, others, nodes, gone } = renewed;
         let own = node.record.address;
-        let addresses = nodes.iter().map(|(record, _)| record.address);
+        let others_there = nodes.iter().filter(|(record, ..)| record.address != own);
         let renewal = Renewal {
             term: if bug == Bug::RenewAfterExpiry { String::new() } else { term },
             store_time: time,
             follows,
             quiet: Duration::from_millis(quiet),
             others,
-            addresses: addresses.filter(|address| *address != own).collect(),
+            living: others_there.map(|(record, ..)| (record.id.clone(), record.address)).collect(),
+            gone: gone.into_iter().map(NodeId::from).collect(),
         };
-        let candidate = |(record, reservations)| Candidate { record, reservations };
+        let candidate = |(record, load, reservations)| Candidate { record, load, reservations };
         node.known = nodes.into_iter().map(candidate).collect();
         if node.lease.renewed(sent_at, now, &renewal) {
             let rooms: Vec<String> = node.rooms.keys().cloned().collect();
@@ -200,8 +256,8 @@ impl World {
             Request::Keep { room, question, .. } => self.kept(index, question, &room, None),
             // It may have moved all the same.
             Request::Move { room, .. } => self.doubt(index, &room),
-            Request::Claim { room, .. } => self.join(&room, RETRY),
-            Request::Write { .. } | Request::Release { .. } => {}
+            Request::Claim { room, .. } | Request::EndNode { room, .. } => self.join(&room, RETRY),
+            Request::Write { .. } | Request::Release { .. } | Request::Leave => {}
         }
     }
 
@@ -337,6 +393,10 @@ impl World {
             return self.begin(index, (term, sent_at), &room, &row);
         }
         let home = self.nodes.iter().position(|node| node.record.id.as_str() == row.node);
+        if home.is_some_and(|home| self.refuses(index, home)) {
+            self.send(index, Request::EndNode { node: row.node, room }, ANSWER_TIMEOUT);
+            return Ok(());
+        }
         let Some(home) = home.filter(|home| self.is_awake(*home)) else {
             self.join(&room, RETRY);
             return Ok(());

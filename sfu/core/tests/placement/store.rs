@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use contract::redis::{
-    CLAIM_LIFE, NODE_LEASE, NODE_MEMORY, NodeRecord, NodeState, POD_ROW, PULSE, RESERVATION,
-    ROOM_ROW,
+    CLAIM_LIFE, NODE_LEASE, NODE_MEMORY, NODE_MISSING, NodeLoad, NodeRecord, NodeState, POD_ROW,
+    PULSE, RESERVATION, ROOM_ROW,
 };
 
 /// A room's row.
@@ -51,11 +51,14 @@ pub(crate) enum KeepAnswer {
 #[derive(Debug, Clone)]
 pub(crate) struct Renewer {
     pub(crate) record: NodeRecord,
+    pub(crate) load: NodeLoad,
     pub(crate) is_first: bool,
     /// When it started.
     pub(crate) started: u64,
     /// Which of its renewals this is.
     pub(crate) number: u64,
+    /// For how long it takes what was read of all nodes, in milliseconds for each of them.
+    pub(crate) view_life: u64,
 }
 
 /// What `renew_node.lua` says.
@@ -66,7 +69,8 @@ pub(crate) struct Renewed {
     pub(crate) follows: bool,
     pub(crate) quiet: u64,
     pub(crate) others: u64,
-    pub(crate) nodes: Vec<(NodeRecord, u64)>,
+    pub(crate) nodes: View,
+    pub(crate) gone: Vec<String>,
 }
 
 /// Who claims a room, and for whom.
@@ -109,10 +113,24 @@ pub(crate) enum Bug {
     LateClaims,
     /// A room begins anew under the epoch that it ended under.
     SameEpochAgain,
+    /// A node that does not answer is taken for dead.
+    SilentIsDead,
+    /// A node that is cut off is taken for one that left.
+    LostIsGone,
 }
+
+/// The living nodes: record, load, and rooms that each was given since.
+pub(crate) type View = Vec<(NodeRecord, NodeLoad, u64)>;
 
 /// A value that ends by itself.
 type Mortal<T> = (T, u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lease {
+    record: NodeRecord,
+    load: NodeLoad,
+    term: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pod {
@@ -131,7 +149,10 @@ pub(crate) struct Store {
     pub(crate) run: u64,
     pub(crate) since: u64,
     nodes: BTreeMap<String, u64>,
-    leases: BTreeMap<String, Mortal<(NodeRecord, String)>>,
+    gone: BTreeMap<String, u64>,
+    leases: BTreeMap<String, Mortal<Lease>>,
+    /// What was read of all nodes, and when.
+    view: Option<(u64, View)>,
     reserved: BTreeMap<String, Mortal<u64>>,
     rooms: BTreeMap<String, Mortal<Row>>,
     pods: BTreeMap<String, Mortal<Pod>>,
@@ -168,6 +189,13 @@ impl Store {
         self.take_over(run);
     }
 
+    /// Lets a lease grow old, as time would.
+    pub(crate) fn age_lease(&mut self, node: &str) {
+        if let Some((_, until)) = self.leases.get_mut(node) {
+            *until = self.now + 2_000;
+        }
+    }
+
     /// Ends a lease, as time would.
     pub(crate) fn end_lease(&mut self, node: &str) {
         self.leases.remove(node);
@@ -188,7 +216,7 @@ impl Store {
     }
 
     fn lives(&self, node: &str) -> Option<&NodeRecord> {
-        self.leases.get(node).map(|((record, _), _)| record)
+        self.leases.get(node).map(|(lease, _)| &lease.record)
     }
 
     fn has_pulse(&self) -> bool {
@@ -220,25 +248,52 @@ impl Store {
         self.pulse = (self.run, now + millis(PULSE));
         let follows = self.renew_pod(renewer, &id);
         let is_of_run = |term: &String| term.starts_with(&format!("{}:", self.run));
-        let term = self.leases.get(&id).map(|((_, term), _)| term.clone());
-        let term = term.filter(is_of_run);
+        let before = self.leases.get(&id).map(|(lease, _)| lease.clone());
+        let term = before.as_ref().map(|before| before.term.clone()).filter(is_of_run);
+        let is_same = term.is_some() && before.is_some_and(|before| before.record == *record);
         let term = term.unwrap_or_else(|| format!("{}:{now}:{}", self.run, renewer.number));
-        self.leases.insert(id.clone(), ((record.clone(), term.clone()), now + lease));
+        let made = Lease { record: record.clone(), load: renewer.load, term: term.clone() };
+        self.leases.insert(id.clone(), (made, now + lease));
         self.reserved.remove(&id);
+        self.gone.remove(&id);
         self.nodes.insert(id, now + lease);
-        self.nodes.retain(|_, until| *until + millis(NODE_MEMORY) > now);
-        let nodes = self.nodes.keys().filter_map(|id| {
-            let reserved = self.reserved.get(id).map_or(0, |(count, _)| *count);
-            Some((self.lives(id)?.clone(), reserved))
-        });
+        for nodes in [&mut self.nodes, &mut self.gone] {
+            nodes.retain(|_, since| *since + millis(NODE_MEMORY) > now);
+        }
+        let nodes = self.look(if is_same { renewer.view_life } else { 0 });
+        let counts = |id: &&String| self.bug != Bug::LostIsGone || self.lives(id).is_some();
+        let others = self.nodes.keys().filter(counts).count() as u64 - 1;
         Renewed {
             term,
             time: now,
             follows,
             quiet: self.quiet_until.saturating_sub(now),
-            others: self.nodes.len() as u64 - 1,
-            nodes: nodes.collect(),
+            others,
+            nodes,
+            gone: self.gone_nodes(),
         }
+    }
+
+    /// The living nodes, as they were read lately or as they are.
+    fn look(&mut self, view_life: u64) -> View {
+        let life = view_life * self.nodes.len() as u64;
+        let view = self.view.take().filter(|(at, _)| *at <= self.now && self.now - at < life);
+        let view = view.unwrap_or_else(|| {
+            let nodes = self.nodes.keys().filter_map(|id| {
+                let reserved = self.reserved.get(id).map_or(0, |(count, _)| *count);
+                let (lease, _) = self.leases.get(id)?;
+                Some((lease.record.clone(), lease.load, reserved))
+            });
+            (self.now, nodes.collect())
+        });
+        self.view.insert(view).1.clone()
+    }
+
+    fn gone_nodes(&self) -> Vec<String> {
+        if self.bug == Bug::LostIsGone {
+            return self.nodes.keys().filter(|id| self.lives(id).is_none()).cloned().collect();
+        }
+        self.gone.keys().cloned().collect()
     }
 
     /// Notes which process a pod has; whether it follows one that others knew.
@@ -252,6 +307,7 @@ impl Store {
             if let Some(earlier) = known.as_ref().filter(|pod| pod.address == address) {
                 self.nodes.remove(&earlier.node);
                 self.leases.remove(&earlier.node);
+                self.gone.insert(earlier.node.clone(), self.now);
             }
             let follows = known.is_some() && !self.nodes.is_empty();
             let pod = Pod { node: id.to_owned(), address, started: renewer.started, follows };
@@ -268,7 +324,20 @@ impl Store {
     /// `release_node.lua`.
     pub(crate) fn release_node(&mut self, node: &str) -> bool {
         self.nodes.remove(node);
+        self.gone.insert(node.to_owned(), self.now);
         self.leases.remove(node).is_some()
+    }
+
+    /// `end_node.lua`.
+    pub(crate) fn end_node(&mut self, node: &str) -> bool {
+        let left = self.leases.get(node).map_or(0, |(_, until)| until.saturating_sub(self.now));
+        if left > millis(NODE_LEASE - NODE_MISSING) && self.bug != Bug::SilentIsDead {
+            return false;
+        }
+        self.nodes.remove(node);
+        self.leases.remove(node);
+        self.gone.insert(node.to_owned(), self.now);
+        true
     }
 
     /// `claim_room.lua`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use contract::ids::NodeId;
-use contract::redis::{MediaAddresses, NodeLoad, NodeRecord, NodeState};
+use contract::redis::{MediaAddresses, NodeRecord, NodeState, VIEW_LIFE};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sfu_core::placement::{Lease, PledgeAnswer};
@@ -41,6 +41,8 @@ pub(crate) enum Event {
     End { node: usize, room: String },
     /// A replica becomes Redis, with what was replicated.
     FailOver(Box<Store>),
+    /// Another process starts in the pod of one that died.
+    Start { earlier: usize },
 }
 
 /// A request that waits for its answer.
@@ -61,9 +63,13 @@ pub(crate) struct World {
     pub(crate) is_store_up: bool,
     /// Whether homes are compared after each event.
     pub(crate) is_checked: bool,
+    /// For how long what was read of all nodes is told, in milliseconds for each of them.
+    pub(crate) view_life: u64,
     /// By how many milliseconds the clock of Redis is off.
     pub(crate) store_ahead: u64,
     runs: u64,
+    /// The number of the last pod.
+    pods: u8,
     /// Share of messages that are lost, and the longest that others take, in milliseconds.
     pub(crate) loss: f64,
     pub(crate) latest: u64,
@@ -88,8 +94,10 @@ impl World {
             store: Store::new(bug),
             is_store_up: true,
             is_checked: true,
+            view_life: u64::try_from(VIEW_LIFE.as_millis()).unwrap(),
             store_ahead: 100_000,
             runs: 0,
+            pods: nodes,
             loss: 0.0,
             latest: 20,
             nodes: Vec::new(),
@@ -116,7 +124,6 @@ impl World {
             name: format!("pod-{pod}"),
             address: ([10, 0, 0, pod], 7890).into(),
             state: NodeState::Open,
-            load: NodeLoad::default(),
             media: MediaAddresses::default(),
         };
         // Clocks of machines begin when they will, and drift.
@@ -135,6 +142,7 @@ impl World {
             reaches_peers: true,
             reaches_clients: true,
             is_dead: false,
+            has_left: false,
         });
         let offset = self.rng.random_range(0..1_000);
         self.at(offset, Event::Tick(index));
@@ -146,13 +154,26 @@ impl World {
         (0..self.nodes.len()).filter(|index| !self.nodes[*index].is_dead).collect()
     }
 
-    /// Kills a process and starts another in its pod, in place.
-    pub(crate) fn restart(&mut self, index: usize) {
-        let Node { is_dead, reaches_store, reaches_peers, record, .. } = &mut self.nodes[index];
+    /// Kills a process; another starts in its pod, in place, after so many milliseconds.
+    pub(crate) fn restart(&mut self, index: usize, after: u64) {
+        let Node { is_dead, rooms, .. } = &mut self.nodes[index];
         *is_dead = true;
+        rooms.clear();
+        self.at(after, Event::Start { earlier: index });
+    }
+
+    /// A process leaves in order, and a pod with another name and address takes its place.
+    pub(crate) fn replace(&mut self, index: usize) {
+        self.leave(index);
+        self.pods += 1;
+        self.start(self.pods);
+    }
+
+    /// The process that follows one that died.
+    fn follow(&mut self, earlier: usize) {
+        let Node { reaches_store, reaches_peers, record, .. } = &self.nodes[earlier];
         let (store, peers, pod) = (*reaches_store, *reaches_peers, record.address);
         let std::net::SocketAddr::V4(pod) = pod else { unreachable!("pods have IPv4") };
-        self.nodes[index].rooms.clear();
         self.start(pod.ip().octets()[3]);
         let node = self.nodes.last_mut().expect("one was started");
         (node.reaches_store, node.reaches_peers) = (store, peers);
@@ -270,6 +291,7 @@ impl World {
             Event::Forwarded { to, room } => self.seek(to, room, true)?,
             Event::MoveRooms(index) => self.move_rooms(index),
             Event::End { node, room } => self.end_room(node, &room),
+            Event::Start { earlier } => self.follow(earlier),
             Event::FailOver(replica) => {
                 self.store = *replica;
                 self.store.advance(self.now + self.store_ahead);
@@ -338,6 +360,8 @@ impl World {
                 store.release(&room, (&own, epoch));
                 Response::Written(true)
             }
+            Request::EndNode { node, .. } => Response::Written(store.end_node(&node)),
+            Request::Leave => Response::Written(store.release_node(&own)),
         };
         if !self.loses() {
             let delay = self.delay();
@@ -398,6 +422,8 @@ fn receiver(event: &Event) -> Option<usize> {
         | Event::Forwarded { to: node, .. }
         | Event::End { node, .. }
         | Event::MoveRooms(node) => Some(*node),
-        Event::Arrive { .. } | Event::Join { .. } | Event::FailOver(_) => None,
+        Event::Arrive { .. } | Event::Join { .. } | Event::FailOver(_) | Event::Start { .. } => {
+            None
+        }
     }
 }

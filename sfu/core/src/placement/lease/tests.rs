@@ -8,6 +8,10 @@ fn address(number: u8) -> SocketAddr {
     ([10, 0, 0, number], 7890).into()
 }
 
+fn id(number: u8) -> NodeId {
+    NodeId::from(format!("ND_{number}"))
+}
+
 /// What Redis says at `at` in `term` where these others live.
 fn renewal(at: u64, term: &str, others: &[u8]) -> Renewal {
     Renewal {
@@ -16,7 +20,8 @@ fn renewal(at: u64, term: &str, others: &[u8]) -> Renewal {
         follows: false,
         quiet: Duration::ZERO,
         others: others.len() as u64,
-        addresses: others.iter().copied().map(address).collect(),
+        living: others.iter().map(|other| (id(*other), address(*other))).collect(),
+        gone: Vec::new(),
     }
 }
 
@@ -115,6 +120,31 @@ fn who_sees_nobody_is_the_only_one() {
     lease.renewed(millis(71_000), millis(71_000), &quiet);
     assert!(!lease.may_serve(millis(74_000)), "others may not have come back yet");
     lease.renewed(millis(72_000), millis(72_000), &renewal(72_000, "t", &[]));
+    assert!(lease.may_serve(millis(3_600_000)));
+}
+
+#[test]
+fn who_is_gone_for_certain_need_not_pledge() {
+    let mut lease = node_beside(&[1, 2]);
+    let left = Renewal { gone: vec![id(2)], ..renewal(11_000, "t", &[1]) };
+    lease.renewed(millis(11_000), millis(11_000), &left);
+    assert_eq!(lease.wants_pledges(millis(12_300)), [address(1)]);
+    lease.heard(address(1), millis(12_300), millis(12_400), PledgeAnswer::Pledged);
+    assert!(lease.may_serve(millis(15_299)));
+    // A process that began at the address of one that is gone lives.
+    let next = Renewal { gone: vec![id(2)], ..renewal(12_500, "t", &[1]) };
+    let next = Renewal { living: vec![(id(1), address(1)), (id(3), address(2))], ..next };
+    lease.renewed(millis(12_500), millis(12_500), &next);
+    let last = Renewal { gone: vec![id(2)], ..renewal(13_500, "t", &[1]) };
+    lease.renewed(millis(13_500), millis(13_500), &last);
+    assert_eq!(lease.wants_pledges(millis(14_800)), [address(1), address(2)]);
+}
+
+#[test]
+fn the_last_one_there_serves_on() {
+    let mut lease = node_beside(&[1]);
+    let left = Renewal { gone: vec![id(1)], ..renewal(11_000, "t", &[]) };
+    lease.renewed(millis(11_000), millis(11_000), &left);
     assert!(lease.may_serve(millis(3_600_000)));
 }
 
