@@ -23,7 +23,7 @@ use crate::controller::Context;
 mod routes;
 
 /// Objects that nobody touched are written again after this time all the same.
-const MAX_AGE: Duration = Duration::from_secs(600);
+pub const MAX_AGE: Duration = Duration::from_secs(600);
 /// The same where a kind of route was missing, which somebody may install.
 const MAX_AGE_INCOMPLETE: Duration = Duration::from_secs(30);
 /// Most LiveClusters whose last apply is remembered; beyond that all are forgotten.
@@ -113,18 +113,20 @@ pub async fn apply(
     let writer = Writer { context, cluster: Arc::clone(cluster) };
     // A Secret cannot be watched without reading all of them: what is absent is written at once.
     let is_absent = |secret: &&Secret| resources.absent_secrets.contains(&secret.name_any());
+    let mut unchanged = true;
     for secret in resources.secrets.iter().filter(is_absent) {
         writer.create(secret).await?;
+        unchanged = false;
     }
     if let Some(missing_route) = context.applied.last(&reference, &hash) {
-        return Ok(resources.applied(missing_route));
+        return Ok(resources.applied(missing_route, unchanged));
     }
     // Forgotten by a touch from here on, which comes after what is written below.
     context.applied.remember(reference.clone(), hash);
     match writer.apply_objects(&resources).await {
         Ok(missing_route) => {
             context.applied.remember_missing(&reference, missing_route);
-            Ok(resources.applied(missing_route))
+            Ok(resources.applied(missing_route, false))
         }
         Err(error) => {
             context.applied.forget(&reference);

@@ -72,6 +72,8 @@ pub struct KubernetesResources<State> {
     pub routes: Vec<DynamicObject>,
     /// A kind of route that is wanted and that the Kubernetes cluster does not have.
     pub missing_route: Option<TurnRouteKind>,
+    /// They were as they should be: nothing was written.
+    pub unchanged: bool,
     /// Who may reach the pods.
     pub network_policies: Vec<NetworkPolicy>,
     /// What keeps nodes with rooms from being evicted.
@@ -89,7 +91,11 @@ pub struct KubernetesResources<State> {
 impl KubernetesResources<Prepared> {
     /// The same objects, written but for routes of this kind.
     #[must_use]
-    pub fn applied(self, missing_route: Option<TurnRouteKind>) -> KubernetesResources<Applied> {
+    pub fn applied(
+        self,
+        missing_route: Option<TurnRouteKind>,
+        unchanged: bool,
+    ) -> KubernetesResources<Applied> {
         KubernetesResources {
             secrets: self.secrets,
             absent_secrets: self.absent_secrets,
@@ -99,6 +105,7 @@ impl KubernetesResources<Prepared> {
             ingresses: self.ingresses,
             routes: self.routes,
             missing_route,
+            unchanged,
             network_policies: self.network_policies,
             budgets: self.budgets,
             autoscalers: self.autoscalers,
@@ -138,6 +145,7 @@ pub fn build(
         ingresses: vec![ingress::ingress(valid)],
         routes: route::routes(valid),
         missing_route: None,
+        unchanged: false,
         network_policies: policy::policies(valid),
         budgets: vec![budget::occupied(valid)],
         autoscalers: match valid.scaler {

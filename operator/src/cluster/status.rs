@@ -107,6 +107,15 @@ pub async fn update_invalid(
     write(cluster, context, status).await
 }
 
+/// Whether `Degraded` gives this reason already: an Event is for what is new.
+#[must_use]
+pub fn is_told(cluster: &LiveCluster, reason: &str) -> bool {
+    let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|c| {
+        c.type_ == condition::DEGRADED && c.status == Truth::True.as_str() && c.reason == reason
+    })
+}
+
 async fn write(
     cluster: &Arc<LiveCluster>,
     context: &Context,
