@@ -24,7 +24,7 @@ pub use autoscaling::{AutoscalingMode, AutoscalingSpec, ScalingBehavior, Scaling
 pub use drain::DrainSpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
 pub use ingress::{IngressSpec, IngressTls};
-pub use media::{Exposure, MediaSpec, PortRange, RESERVED_PORTS};
+pub use media::{Exposure, MediaService, MediaSpec, PortRange, RESERVED_PORTS};
 pub use network_policy::NetworkPolicySpec;
 pub use node::{
     ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
@@ -86,6 +86,8 @@ use crate::status::LiveClusterStatus;
         .message("spec.media.exposure: TurnOnly needs spec.turn.enabled: true"),
     validation = Rule::new("!has(self.turn) || !has(self.turn.port) || !has(self.media) || !has(self.media.ports) || self.turn.port < self.media.ports.first || self.turn.port >= self.media.ports.first + self.media.ports.count")
         .message("spec.turn.port must not be one of spec.media.ports"),
+    validation = Rule::new("!has(self.turn) || !has(self.turn.port) || !has(self.media) || !(self.media.exposure in ['HostNetwork', 'NodePort'])")
+        .message("spec.turn.port must be absent with spec.media.exposure: HostNetwork, where TURN has 3478, and NodePort, where each media node has its own"),
     validation = Rule::new("!has(self.turn) || !has(self.turn.tls) || self.turn.tls.port != 443 || self.turn.tls.domain != self.domain")
         .message("spec.turn.tls.domain must differ from spec.domain: on port 443 the name tells TURN from the web"),
     validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || !has(self.autoscaling) || self.autoscaling.mode == 'None' || self.media.ports.count >= (self.autoscaling.maxNodes + 1) * (self.node.workers + 2)")

@@ -110,6 +110,12 @@ pub fn signalling(cluster: &str) -> String {
     format!("{cluster}-signalling")
 }
 
+/// Service for media of the slot alone.
+#[must_use]
+pub fn media(cluster: &str, slot: u16) -> String {
+    format!("{cluster}-media-{slot}")
+}
+
 /// HorizontalPodAutoscaler of the media nodes.
 #[must_use]
 pub fn autoscaler(cluster: &str) -> String {

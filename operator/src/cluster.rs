@@ -130,8 +130,18 @@ async fn act(
     let now = (context.clock)();
     let material = material::complete(&valid, found, now)?;
     let resources = build::build(&valid, &material)?;
-    let applied = apply::apply(resources, cluster, context).await?;
+    let applied = match apply::apply(resources, cluster, context).await {
+        Ok(applied) => applied,
+        Err(error) => {
+            if let Some(message) = error.refusal() {
+                status::update_stuck(cluster, context, "ObjectRefused", message).await?;
+            }
+            return Err(error.into());
+        }
+    };
     let mut pods = nodes::observe(&found.pods, &context.hosts);
+    let exposure = valid.spec.media.exposure;
+    nodes::discover(&mut pods, exposure, &found.media_services, &valid.name).await;
     let readings = context.poller.poll(&pods).await;
     nodes::count(&mut pods, &readings);
     let demand = Demand::of(&pods, &readings, valid.workers);

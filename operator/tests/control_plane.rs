@@ -8,6 +8,8 @@
 
 #[path = "control_plane/cases.rs"]
 mod cases;
+#[path = "control_plane/exposures.rs"]
+mod exposures;
 #[path = "control_plane/faults.rs"]
 mod faults;
 #[path = "control_plane/leaders.rs"]

@@ -3,10 +3,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("minimal", include_str!("../../examples/minimal.yaml")),
     ("development", include_str!("../../examples/development.yaml")),
     ("full", include_str!("../../examples/full.yaml")),
+    ("load-balancer", include_str!("../../examples/load-balancer.yaml")),
     ("turn-only", include_str!("../../examples/turn-only.yaml")),
 ];
 

@@ -29,6 +29,10 @@ const MAX_AGE_INCOMPLETE: Duration = Duration::from_secs(30);
 /// Most LiveClusters whose last apply is remembered; beyond that all are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
 
+/// What the API server answers to an object that it does not take: bad request, forbidden,
+/// unprocessable.
+const REFUSALS: [u16; 3] = [400, 403, 422];
+
 /// An object could not be written.
 #[derive(Debug, Error)]
 #[error("failed to write {kind} {name}")]
@@ -39,6 +43,18 @@ pub struct ApplyError {
 }
 
 impl ApplyError {
+    /// What the API server says where it refuses the object as it is: trying again changes nothing.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        match &*self.source {
+            kube::Error::Api(status) if REFUSALS.contains(&status.code) => {
+                let Self { kind, name, source: _ } = self;
+                Some(format!("the API server refuses {kind} {name}: {}", status.message))
+            }
+            _ => None,
+        }
+    }
+
     /// Names the object that could not be written.
     #[must_use]
     pub fn new(kind: &str, name: &str, source: kube::Error) -> Self {

@@ -22,6 +22,7 @@ use super::validate::{ValidCluster, ValidRedis};
 pub mod autoscaler;
 pub mod budget;
 pub mod config;
+pub mod exposure;
 pub mod ingress;
 pub mod node;
 pub mod policy;
@@ -136,6 +137,7 @@ pub fn build(
     let tls = valid.spec.turn.tls.as_ref().filter(|_| valid.turn.is_some());
     services.extend(tls.map(|tls| turn::service(valid, tls)));
     services.extend(route::services(valid));
+    services.extend(exposure::services(valid));
     Ok(KubernetesResources {
         secrets: secret::secrets(valid, material),
         absent_secrets: material.absent.clone(),

@@ -22,7 +22,7 @@ use super::nodes::{CarriedOut, NodePhase, NodePod, Placement, Plan};
 use super::poll::{Counts, Reading};
 use super::validate::{Invalid, ValidCluster, ValidRedis};
 use crate::controller::Context;
-use crds::live_cluster::TurnRouteKind;
+use crds::live_cluster::{Exposure, TurnRouteKind};
 
 /// Time in which Redis must take a connection.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -83,14 +83,23 @@ pub async fn update(
     Ok(settled)
 }
 
-/// Reports that the spec cannot be acted upon; what is there goes on, and stays counted.
+/// Reports that the spec cannot be acted upon.
 pub async fn update_invalid(
     cluster: &Arc<LiveCluster>,
     context: &Context,
     invalid: &Invalid,
 ) -> Result<(), ReconcileError> {
+    update_stuck(cluster, context, invalid.reason(), invalid.to_string()).await
+}
+
+/// Reports that a person must change something; what is there goes on, and stays counted.
+pub async fn update_stuck(
+    cluster: &Arc<LiveCluster>,
+    context: &Context,
+    reason: &str,
+    message: String,
+) -> Result<(), ReconcileError> {
     let mut status = cluster.status.clone().unwrap_or_default();
-    let (reason, message) = (invalid.reason(), invalid.to_string());
     let mut findings = vec![
         Finding::new(condition::READY, false, reason, message.clone()),
         Finding::new(condition::PROGRESSING, false, reason, message.clone()),
@@ -328,8 +337,11 @@ fn surroundings(view: &View<'_>) -> [Finding; 3] {
         (0, _) => Truth::Unknown,
         (alive, told) => Truth::from(alive == told),
     };
+    let waits = view.valid.spec.media.exposure == Exposure::LoadBalancer
+        && alive.iter().any(|pod| pod.host.is_some() && pod.addresses.is_none());
     let reason = match discovered {
         Truth::True => "NodeAddresses",
+        Truth::False | Truth::Unknown if waits => "LoadBalancerPending",
         Truth::False | Truth::Unknown => "NodesStarting",
     };
     let message = format!("{told} of {} nodes know their addresses", alive.len());

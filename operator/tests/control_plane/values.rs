@@ -53,6 +53,7 @@ fn besides(path: &str) -> Value {
         ("spec.ingress.tls", json!({"ingress": {"tls": {"secretName": "other"}}})),
         ("spec.media.ports.count", json!({"media": {"ports": {"first": 16384}}})),
         ("spec.media.ports.first", json!({"media": {"ports": {"count": 6}}})),
+        ("spec.media.service", json!({"media": {"exposure": "LoadBalancer"}})),
         ("spec.redis.external", json!({"redis": {"external": external}})),
         (
             "spec.redis.external.caSecretName",
@@ -122,7 +123,9 @@ fn examples(path: &str) -> Vec<Value> {
         | "spec.drain.timeout" => vec![json!("1m"), json!("30m")],
         "spec.domain" => vec![json!("other.example.com")],
         "spec.http.tokenSecretName" => vec![json!("token")],
-        "spec.ingress.annotations" | "spec.turn.tls.service.annotations" => {
+        "spec.ingress.annotations"
+        | "spec.media.service.annotations"
+        | "spec.turn.tls.service.annotations" => {
             vec![json!({"a.example.com/b": "c", "d": ""}), json!({"d": "e"})]
         }
         "spec.ingress.className" => vec![json!("nginx")],
@@ -130,6 +133,10 @@ fn examples(path: &str) -> Vec<Value> {
         "spec.keys.secretName" => vec![json!("keys")],
         // Its greatest leaves no room for the others.
         "spec.media.ports.first" => vec![json!(1024), json!(65_530)],
+        // As for that of TURN by TLS.
+        "spec.media.exposure" => {
+            ["HostNetwork", "LoadBalancer", "TurnOnly", "HostPort"].map(Value::from).to_vec()
+        }
         "spec.node.image" | "spec.turn.image" => vec![json!("example.invalid/other:2")],
         "spec.node.imagePullSecrets" => vec![json!([{"name": "a"}, {"name": "b"}])],
         "spec.node.resources.limits"

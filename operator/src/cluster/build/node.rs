@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use contract::sfu_config::env;
-use crds::live_cluster::{Resources, Toleration};
+use crds::live_cluster::{Exposure, Resources, Toleration};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
@@ -69,6 +69,7 @@ impl NodeTemplate {
         labels.insert(names::REVISION.to_owned(), revision.to_owned());
         metadata.annotations =
             Some(BTreeMap::from([(names::REVISION.to_owned(), revision.to_owned())]));
+        let is_on_host = valid.spec.media.exposure == Exposure::HostNetwork;
         let node = &valid.spec.node;
         let scheduling = &node.scheduling;
         let secrets = node.image_pull_secrets.iter();
@@ -83,6 +84,9 @@ impl NodeTemplate {
                 automount_service_account_token: Some(false),
                 enable_service_links: Some(false),
                 security_context: Some(pod_security()),
+                host_network: is_on_host.then_some(true),
+                // Names of Services mean nothing to the Kubernetes node's own resolver.
+                dns_policy: is_on_host.then(|| "ClusterFirstWithHostNet".to_owned()),
                 termination_grace_period_seconds: Some(config::GRACE_SECONDS.into()),
                 image_pull_secrets: non_empty(
                     secrets.map(|s| LocalObjectReference { name: s.name.clone() }).collect(),
@@ -138,10 +142,17 @@ impl NodeTemplate {
     }
 
     /// Signalling, administration, pod to pod, and the slot's media ports, which are ports of the
-    /// Kubernetes node too where clients reach them directly.
+    /// Kubernetes node too where clients reach them that way.
     fn ports(&self, slot: u16) -> Vec<ContainerPort> {
         let media = self.valid.media_config();
-        let on_host = |number: u16| media.direct.then_some(number);
+        let has_host_ports = match self.valid.spec.media.exposure {
+            Exposure::HostPort => true,
+            Exposure::HostNetwork
+            | Exposure::NodePort
+            | Exposure::LoadBalancer
+            | Exposure::TurnOnly => false,
+        };
+        let on_host = |number: u16| has_host_ports.then_some(number);
         let mut ports = vec![
             port(HTTP, HTTP_PORT, "TCP", None),
             port(ADMIN, ADMIN_PORT, "TCP", None),

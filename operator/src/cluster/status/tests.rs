@@ -13,7 +13,7 @@ fn pod(slot: u16, phase: NodePhase, revision: &str) -> NodePod {
         phase,
         host: Some("host".to_owned()),
         ip: Some("10.0.0.2".to_owned()),
-        host_addresses: Some("192.0.2.1".to_owned()),
+        addresses: Some("192.0.2.1".to_owned()),
         told_addresses: Some("192.0.2.1".to_owned()),
         ..NodePod::open(slot)
     }
@@ -256,6 +256,8 @@ fn every_condition_and_reason_is_on_the_page_for_trouble() {
         "TooFewPorts",
         "PodSecurityForbidsHostPorts",
         "PodsRefused",
+        "ObjectRefused",
+        "LoadBalancerPending",
         "SlotsExhausted",
         "RedisUnreachable",
         "NodesStarting",
