@@ -39,6 +39,10 @@ fn besides(path: &str) -> Value {
             json!({"autoscaling": {"mode": "BuiltIn"}, "media": {"ports": {"count": 4000}}}),
         ),
         (
+            "spec.autoscaling.loadPercent",
+            json!({"autoscaling": {"mode": "BuiltIn", "roomsPerNode": 10}}),
+        ),
+        (
             "spec.autoscaling.behavior.scaleIn",
             json!({"autoscaling": {"mode": "BuiltIn", "behavior": {"scaleIn": rule}}}),
         ),

@@ -47,27 +47,30 @@ async fn world(config: &Config) -> World {
     world
 }
 
-async fn walk(config: &Config, property: &Property) {
+/// Walks a property; says what is not as it must be.
+async fn walk(config: &Config, property: &Property) -> Result<(), String> {
     let path = &property.path;
     let walked = world(config).await;
     let base = values::surroundings(path);
-    walked.apply(&base).await.unwrap_or_else(|error| panic!("{path}: {base}: {error}"));
+    let refused = |spec: &Value, error: kube::Error| format!("{path}: {spec} is refused: {error}");
+    walked.apply(&base).await.map_err(|error| refused(&base, error))?;
     let installed = walked.comes_to_rest().await;
     for spec in values::good(property) {
-        walked.apply(&spec).await.unwrap_or_else(|error| panic!("{path}: {spec}: {error}"));
+        walked.apply(&spec).await.map_err(|error| refused(&spec, error))?;
         let found = walked.comes_to_rest().await;
         let fresh = world(config).await;
-        fresh.apply(&spec).await.unwrap();
+        fresh.apply(&spec).await.map_err(|error| refused(&spec, error))?;
         let expected = fresh.comes_to_rest().await;
         fresh.remove().await;
         let differs = difference(&expected, &found);
-        assert!(differs.is_empty(), "{path}: {spec} differs from fresh: {differs:#?}");
+        if !differs.is_empty() {
+            return Err(format!("{path}: {spec} differs from a fresh one: {differs:#?}"));
+        }
     }
-    walked.apply(&base).await.unwrap();
-    let back = walked.comes_to_rest().await;
-    let differs = difference(&installed, &back);
-    assert!(differs.is_empty(), "{path}: back to {base} differs: {differs:#?}");
+    walked.apply(&base).await.map_err(|error| refused(&base, error))?;
+    let differs = difference(&installed, &walked.comes_to_rest().await);
     walked.remove().await;
+    if differs.is_empty() { Ok(()) } else { Err(format!("{path}: not back: {differs:#?}")) }
 }
 
 #[tokio::test]
@@ -76,7 +79,9 @@ async fn every_property_leads_to_what_a_fresh_installation_has_and_back() {
     let properties = properties();
     assert!(properties.len() > 80, "{}", properties.len());
     let walks = futures::stream::iter(&properties).map(|property| walk(&config, property));
-    walks.buffer_unordered(CONCURRENCY).collect::<()>().await;
+    let walked: Vec<_> = walks.buffer_unordered(CONCURRENCY).collect().await;
+    let wrong: Vec<_> = walked.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "{} properties: {}", wrong.len(), wrong.join("\n"));
 }
 
 async fn refusal(client: &Client, spec: &Value) -> Option<String> {
