@@ -116,6 +116,12 @@ pub fn media(cluster: &str, slot: u16) -> String {
     format!("{cluster}-media-{slot}")
 }
 
+/// cert-manager's Certificate of the domain.
+#[must_use]
+pub fn certificate(cluster: &str) -> String {
+    format!("{cluster}-domain")
+}
+
 /// HorizontalPodAutoscaler of the media nodes.
 #[must_use]
 pub fn autoscaler(cluster: &str) -> String {

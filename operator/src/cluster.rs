@@ -161,7 +161,7 @@ async fn act(
         done: &done,
         readings: &readings,
         scaling: scaling.as_ref(),
-        missing_route: applied.missing_route,
+        missing: &applied.missing,
         redis_reachable: status::redis_reachable(&valid, found).await,
     };
     let settled = status::update(cluster, context, &view, now).await?;

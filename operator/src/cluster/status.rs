@@ -1,6 +1,6 @@
 //! Last step: reports what was found.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use tokio::net::TcpStream;
 
 use super::ReconcileError;
 use super::autoscaling::{self, Scaling};
-use super::build::turn;
+use super::build::{ForeignKind, turn};
 use super::conditions::{self, Finding, Truth};
 use super::dereference::Dereferenced;
 use super::nodes::{CarriedOut, NodePhase, NodePod, Placement, Plan};
 use super::poll::{Counts, Reading};
 use super::validate::{Invalid, ValidCluster, ValidRedis};
 use crate::controller::Context;
-use crds::live_cluster::{Exposure, TurnRouteKind};
+use crds::live_cluster::Exposure;
 
 /// Time in which Redis must take a connection.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,8 +48,8 @@ pub struct View<'a> {
     pub redis_reachable: bool,
     /// What autoscaling came to.
     pub scaling: Option<&'a Scaling>,
-    /// A kind of route that the Kubernetes cluster does not have.
-    pub missing_route: Option<TurnRouteKind>,
+    /// Kinds that are wanted and that the Kubernetes cluster does not have.
+    pub missing: &'a BTreeSet<ForeignKind>,
 }
 
 /// Whether Redis takes connections: the managed one says so itself, another is dialled.
@@ -285,6 +285,10 @@ fn trouble(view: &View<'_>) -> Option<(String, String)> {
     if let Some(refusal) = &view.done.refusal {
         return Some((refusal.reason().to_owned(), refusal.message(&view.valid.namespace)));
     }
+    if view.missing.contains(&ForeignKind::HTTPRoute) {
+        let message = "spec.gateway wants HTTPRoute, which the Kubernetes cluster does not have";
+        return Some(("GatewayKindMissing".to_owned(), message.to_owned()));
+    }
     if view.plan.slots_exhausted {
         let count = view.valid.spec.media.ports.count;
         let message = format!(
@@ -313,7 +317,8 @@ fn turn(view: &View<'_>) -> Option<Finding> {
         sidecars.any(|status| status.started == Some(true))
     };
     let (all, running) = (pods.clone().count(), pods.filter(|pod| running(pod)).count());
-    if let Some(kind) = view.missing_route {
+    let routes = [ForeignKind::IngressRouteTCP, ForeignKind::TLSRoute];
+    if let Some(kind) = routes.into_iter().find(|kind| view.missing.contains(kind)) {
         let kind = kind.as_str();
         let message =
             format!("spec.turn.tls.route wants {kind}, which the Kubernetes cluster does not have");
@@ -345,20 +350,32 @@ fn surroundings(view: &View<'_>) -> [Finding; 3] {
         Truth::False | Truth::Unknown => "NodesStarting",
     };
     let message = format!("{told} of {} nodes know their addresses", alive.len());
-    let tls = view.valid.spec.ingress.tls.is_some();
-    let (tls_reason, tls_message) = if tls {
-        ("SecretGiven", "")
-    } else {
-        (
-            "NoSecret",
-            "spec.ingress.tls is absent: browsers give camera and microphone over https only, *.localhost apart",
-        )
-    };
     [
         Finding::new(condition::REDIS_REACHABLE, view.redis_reachable, redis, ""),
         Finding::new(condition::ADDRESSES_DISCOVERED, discovered, reason, message),
-        Finding::new(condition::TLS_CONFIGURED, tls, tls_reason, tls_message),
+        tls(view),
     ]
+}
+
+/// Whether browsers find https at the domain.
+fn tls(view: &View<'_>) -> Finding {
+    let spec = &view.valid.spec;
+    let (holds, reason, message) = match (&spec.gateway, &spec.ingress.tls) {
+        (Some(gateway), _) if gateway.tls => (true, "Gateway", ""),
+        (None, Some(tls)) if tls.issuer_ref.is_none() => (true, "SecretGiven", ""),
+        (None, Some(_)) if view.missing.contains(&ForeignKind::Certificate) => (
+            false,
+            "CertificateKindMissing",
+            "spec.ingress.tls.issuerRef wants cert-manager, which the Kubernetes cluster does not have",
+        ),
+        (None, Some(_)) => (true, "Issuer", ""),
+        (Some(_), _) | (None, None) => (
+            false,
+            "NoSecret",
+            "spec.ingress.tls is absent: browsers give camera and microphone over https only, *.localhost apart",
+        ),
+    };
+    Finding::new(condition::TLS_CONFIGURED, holds, reason, message)
 }
 
 #[cfg(test)]

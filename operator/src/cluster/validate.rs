@@ -185,7 +185,9 @@ impl ValidCluster {
     /// Where clients connect.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.spec.ingress.tls.is_some() { "https" } else { "http" };
+        let by_gateway = self.spec.gateway.as_ref().is_some_and(|gateway| gateway.tls);
+        let has_tls = by_gateway || self.spec.ingress.tls.is_some();
+        let scheme = if has_tls { "https" } else { "http" };
         format!("{scheme}://{}", self.spec.domain)
     }
 

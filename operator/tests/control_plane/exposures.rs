@@ -2,8 +2,12 @@
 
 use crds::{LiveCluster, names};
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::ResourceExt as _;
-use kube::api::{ListParams, Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
+use kube::runtime::conditions::is_crd_established;
+use kube::runtime::wait::await_condition;
+use kube::{Api, ResourceExt as _};
+use operator::cluster::build::ForeignKind;
 use serde_json::{Value, json};
 
 use super::faults::Faults;
@@ -116,5 +120,74 @@ async fn a_node_in_the_network_of_its_kubernetes_node_is_what_the_api_server_tak
     world.comes_to_rest().await;
     let found = normal::objects(&world.client, &world.namespace).await;
     assert!(found.contains_key("NetworkPolicy c-node"), "{:?}", found.keys());
+    world.remove().await;
+}
+
+/// Installs a definition as far as our objects need it.
+async fn define(world: &World, kind: ForeignKind) {
+    let resource = kind.resource(kind.versions()[0]);
+    let name = format!("{}.{}", resource.plural, resource.group);
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": name, "annotations": {
+            "api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/2997",
+        }},
+        "spec": {
+            "group": resource.group,
+            "names": {"kind": resource.kind, "plural": resource.plural},
+            "scope": "Namespaced",
+            "versions": [{"name": resource.version, "served": true, "storage": true, "schema": {
+                "openAPIV3Schema": {"type": "object", "properties": {"spec": {
+                    "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+                }}},
+            }}],
+        },
+    });
+    let definitions: Api<CustomResourceDefinition> = Api::all(world.client.clone());
+    let params = PatchParams::apply("operator-test");
+    definitions.patch(&name, &params, &Patch::Apply(&definition)).await.unwrap();
+    await_condition(definitions, &name, is_crd_established()).await.unwrap();
+}
+
+/// The `spec` of an object of another's kind.
+async fn foreign(world: &World, kind: ForeignKind, name: &str) -> Option<Value> {
+    let resource = kind.resource(kind.versions()[0]);
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+    api.get_opt(name).await.unwrap().map(|object| object.data["spec"].clone())
+}
+
+#[tokio::test]
+async fn a_gateway_and_an_issuer_are_used_once_their_kinds_are_there() {
+    let Some(config) = plane::config().await else { return };
+    let world = World::new(&config, "gateway").await;
+    let by_gateway = json!({"domain": "live.example.com", "nodes": 1,
+        "gateway": {"parentRefs": [{"name": "public"}]}});
+    world.apply(&by_gateway).await.unwrap();
+    world.comes_to_rest().await;
+    assert_eq!(reason(&world, "Ready").await, "GatewayKindMissing");
+    for kind in [ForeignKind::HTTPRoute, ForeignKind::Certificate] {
+        define(&world, kind).await;
+    }
+    let found = world.comes_to_rest().await;
+    assert!(!found.contains_key("Ingress c-signalling"), "{:?}", found.keys());
+    assert_ne!(reason(&world, "Ready").await, "GatewayKindMissing");
+    assert_eq!(found["LiveCluster c"]["status"]["url"], "https://live.example.com");
+    let route = foreign(&world, ForeignKind::HTTPRoute, "c-signalling").await.unwrap();
+    assert_eq!(route["hostnames"], json!(["live.example.com"]));
+
+    let by_issuer = json!({"domain": "live.example.com", "nodes": 1,
+        "ingress": {"tls": {"secretName": "tls", "issuerRef": {"name": "ours"}}}});
+    world.apply(&by_issuer).await.unwrap();
+    let found = world.comes_to_rest().await;
+    assert!(found.contains_key("Ingress c-signalling"), "{:?}", found.keys());
+    assert_eq!(foreign(&world, ForeignKind::HTTPRoute, "c-signalling").await, None);
+    let certificate = foreign(&world, ForeignKind::Certificate, "c-domain").await.unwrap();
+    assert_eq!(certificate["secretName"], "tls");
+    assert_eq!(certificate["issuerRef"]["name"], "ours");
+    world.apply(&spec(1, json!({}))).await.unwrap();
+    world.comes_to_rest().await;
+    assert_eq!(foreign(&world, ForeignKind::Certificate, "c-domain").await, None);
     world.remove().await;
 }

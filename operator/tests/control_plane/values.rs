@@ -39,6 +39,10 @@ fn besides(path: &str) -> Value {
             json!({"autoscaling": {"mode": "BuiltIn"}, "media": {"ports": {"count": 4000}}}),
         ),
         (
+            "spec.autoscaling.freeSlots",
+            json!({"autoscaling": {"mode": "BuiltIn", "roomsPerNode": 10}}),
+        ),
+        (
             "spec.autoscaling.loadPercent",
             json!({"autoscaling": {"mode": "BuiltIn", "roomsPerNode": 10}}),
         ),
@@ -53,6 +57,11 @@ fn besides(path: &str) -> Value {
         (
             "spec.http.tokenSecretName",
             json!({"http": {"createRoom": "Token", "tokenSecretName": "token"}}),
+        ),
+        ("spec.gateway", json!({"gateway": {"parentRefs": [{"name": "other"}]}})),
+        (
+            "spec.ingress.tls.issuerRef",
+            json!({"ingress": {"tls": {"secretName": "other", "issuerRef": {"name": "other"}}}}),
         ),
         ("spec.ingress.tls", json!({"ingress": {"tls": {"secretName": "other"}}})),
         ("spec.media.ports.count", json!({"media": {"ports": {"first": 16384}}})),
@@ -168,7 +177,8 @@ fn examples(path: &str) -> Vec<Value> {
         "spec.turn.tls.domain" => vec![json!("relay.example.com")],
         "spec.turn.tls.proxyProtocol" => vec![json!(["10.0.0.0/8", "fd00::/8"])],
         "spec.turn.tls.route.entryPoints" => vec![json!(["turn"]), json!(["a", "b"])],
-        "spec.turn.tls.route.parentRefs" => {
+        "spec.ingress.tls.issuerRef.name" => vec![json!("letsencrypt")],
+        "spec.gateway.parentRefs" | "spec.turn.tls.route.parentRefs" => {
             vec![json!([{"name": "g", "namespace": "n", "sectionName": "s"}])]
         }
         // A port of all Kubernetes nodes is there once, the other installation wants it too.

@@ -26,6 +26,8 @@ pub const ADMIN_PORT: u16 = 9600;
 const ADMIN: &str = "admin";
 /// Nobody in particular, with no rights to any file.
 const NON_ROOT: i64 = 65_532;
+/// Requested of what the specification says nothing about.
+const REQUESTS: [(&str, &str); 2] = [("cpu", "250m"), ("memory", "128Mi")];
 /// Bytes of a revision's hash: short enough to read, long enough not to repeat.
 const REVISION_BYTES: usize = 8;
 
@@ -134,7 +136,7 @@ impl NodeTemplate {
             startup_probe: Some(probe("/healthz", ADMIN, 1, 60)),
             readiness_probe: Some(probe("/readyz", ADMIN, 2, 3)),
             liveness_probe: Some(probe("/healthz", ADMIN, 10, 3)),
-            resources: Some(requirements(&valid.spec.node.resources)),
+            resources: Some(requirements(&valid.spec.node.resources, REQUESTS)),
             security_context: Some(container_security()),
             volume_mounts: Some(mounts),
             ..Container::default()
@@ -247,17 +249,25 @@ fn non_empty<T>(items: Vec<T>) -> Option<Vec<T>> {
     (!items.is_empty()).then_some(items)
 }
 
-/// CPU and memory of a container.
-pub(super) fn requirements(resources: &Resources) -> ResourceRequirements {
+/// CPU and memory of a container; `defaults` of what has neither a request nor a limit.
+pub(super) fn requirements(
+    resources: &Resources,
+    defaults: [(&str, &str); 2],
+) -> ResourceRequirements {
     let amounts = |amounts: &BTreeMap<String, crds::quantity::Quantity>| {
         let amounts = amounts.iter();
-        let amounts: BTreeMap<_, _> =
-            amounts.map(|(name, q)| (name.clone(), Quantity(q.as_str().to_owned()))).collect();
-        (!amounts.is_empty()).then_some(amounts)
+        let amounts = amounts.map(|(name, q)| (name.clone(), Quantity(q.as_str().to_owned())));
+        amounts.collect::<BTreeMap<_, _>>()
     };
+    let (mut requests, limits) = (amounts(&resources.requests), amounts(&resources.limits));
+    for (name, amount) in defaults {
+        if !requests.contains_key(name) && !limits.contains_key(name) {
+            requests.insert(name.to_owned(), Quantity(amount.to_owned()));
+        }
+    }
     ResourceRequirements {
-        requests: amounts(&resources.requests),
-        limits: amounts(&resources.limits),
+        requests: (!requests.is_empty()).then_some(requests),
+        limits: (!limits.is_empty()).then_some(limits),
         claims: None,
     }
 }

@@ -69,7 +69,7 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
         .chain(json(&resources.services))
         .chain(json(&resources.stateful_sets))
         .chain(json(&resources.ingresses))
-        .chain(json(&resources.routes))
+        .chain(json(&resources.foreign))
         .chain(json(&resources.network_policies))
         .chain(json(&resources.budgets))
         .chain(json(&resources.autoscalers))

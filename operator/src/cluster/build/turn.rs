@@ -48,6 +48,8 @@ const PEERS_FILE: &str = "peers.json";
 /// Seconds that allocations may go on after the media node beside it ended: those of clients
 /// whose room is elsewhere. Short, since the pod's grace is the media node's first.
 const DRAIN_SECONDS: u32 = 5;
+/// Requested of what the specification says nothing about.
+const REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
 /// Below are the ports of our programs.
 const FIRST_FREE_PORT: u16 = 10_000;
 
@@ -162,7 +164,7 @@ pub fn container(valid: &ValidCluster, turn: &ValidTurn) -> Container {
         restart_policy: Some("Always".to_owned()),
         startup_probe: Some(probe("/healthz", ADMIN, 1, 60)),
         liveness_probe: Some(probe("/healthz", ADMIN, 10, 3)),
-        resources: Some(requirements(&spec.resources)),
+        resources: Some(requirements(&spec.resources, REQUESTS)),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![
             VolumeMount {
