@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::quantity::Quantity;
 
 /// The pods of media nodes.
-#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSpec {
     /// Image of the media node; the operator's own release when absent.
@@ -38,19 +38,6 @@ pub struct NodeSpec {
     #[schemars(range(min = 1, max = 64))]
     #[schemars(extend("format" = "int32"))]
     pub workers: Option<u16>,
-}
-
-impl Default for NodeSpec {
-    fn default() -> Self {
-        Self {
-            image: None,
-            image_pull_policy: ImagePullPolicy::default(),
-            image_pull_secrets: Vec::new(),
-            resources: Resources::default(),
-            scheduling: Scheduling::default(),
-            workers: None,
-        }
-    }
 }
 
 /// When an image is pulled.

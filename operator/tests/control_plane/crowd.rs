@@ -31,7 +31,7 @@ const MAX_RATE: f64 = 0.1;
 
 /// Places each pod and says that it is ready.
 async fn run_pods(pods: Api<Pod>) {
-    let config = watcher::Config::default().labels(&format!("{}", names::CLUSTER));
+    let config = watcher::Config::default().labels(names::CLUSTER);
     let started = watcher(pods.clone(), config).default_backoff().applied_objects();
     let starts = started.map(|pod| {
         let pods = pods.clone();
@@ -130,10 +130,10 @@ async fn two_hundred_liveclusters_of_ten_nodes_cost_next_to_nothing_at_rest() {
     let asked = requests("second", &world.namespace) - before;
     let rate = asked as f64 / REST.as_secs_f64() / CLUSTERS as f64;
     let [now, most] = memory(operator.pid());
-    println!(
+    plane::say(&format!(
         "{CLUSTERS} LiveClusters of {NODES} nodes in {installed} s; 99 % of reconciles in at most \
          {p99} s; at rest {rate:.3} requests/s for each; memory {now} KiB, at most {most} KiB"
-    );
+    ));
     assert!(rate <= MAX_RATE, "{rate} requests a second for each LiveCluster");
     kubelet.abort();
 }

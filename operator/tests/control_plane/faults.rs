@@ -215,7 +215,8 @@ async fn an_operator_killed_at_any_write_leaves_nothing_that_another_does_not_fi
     let Some(config) = plane::config().await else { return };
     let [install, scale_out, ..] = steps();
     // In turns; each fault at each write, and the other steps, are in `long`.
-    let alternate = |at: usize| vec![if at % 2 == 0 { Fault::Lost } else { Fault::Unanswered }];
+    let alternate =
+        |at: usize| vec![if at.is_multiple_of(2) { Fault::Lost } else { Fault::Unanswered }];
     let writes = strike_everywhere(&config, &install, alternate).await;
     assert!(writes >= 15, "install is {writes} writes");
     let writes = strike_everywhere(&config, &scale_out, alternate).await;

@@ -17,7 +17,7 @@ async fn each_fault_at_each_write_of_each_step_ends_as_if_nothing_had_been() {
     for step in steps() {
         let all = |_| vec![Fault::Lost, Fault::Unanswered, Fault::Broken];
         let writes = strike_everywhere(&config, &step, all).await;
-        println!("{}: {writes} writes", step.name);
+        plane::say(&format!("{}: {writes} writes", step.name));
         assert!(writes >= 4, "{} is {writes} writes", step.name);
     }
 }

@@ -22,11 +22,15 @@ pub const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
 
 static PREPARED: OnceCell<()> = OnceCell::const_new();
 
+/// Says something past the test harness, which would swallow it.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// A file of the control plane; `None` where there is none.
 pub fn file(name: &str) -> Option<PathBuf> {
     let Some(directory) = std::env::var_os(DIRECTORY) else {
-        // Past the test harness, which would swallow it.
-        let _ = writeln!(std::io::stderr(), "skipped: {DIRECTORY} is not set");
+        say(&format!("skipped: {DIRECTORY} is not set"));
         return None;
     };
     Some(PathBuf::from(directory).join(name))

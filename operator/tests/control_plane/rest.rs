@@ -40,7 +40,7 @@ async fn a_livecluster_at_rest_costs_a_request_in_ten_seconds() {
     let seconds = |age: std::time::Duration| age.as_secs_f64();
     let rate = (costs[0] - costs[1]) as f64 / seconds(apply::MAX_AGE)
         + costs[1] as f64 / seconds(looks::MAX_AGE);
-    println!("requests of a look: {costs:?}; {rate:.3} a second at rest");
+    plane::say(&format!("requests of a look: {costs:?}; {rate:.3} a second at rest"));
     assert!(rate <= MAX_RATE, "{rate} requests a second: {costs:?}");
     world.remove().await;
 }

@@ -30,79 +30,71 @@ fn collect(path: &str, schema: &Value, found: &mut Vec<Property>) {
 
 /// What must be said besides, by the longest beginning of the path.
 fn besides(path: &str) -> Value {
-    let rule = json!({"window": "5m", "nodes": 1, "period": "1m"});
-    let external = json!({"addresses": ["127.0.0.1:1"]});
-    let tls = json!({"domain": "turn.example.com", "secretName": "certificate"});
-    let all = [
-        (
-            "spec.autoscaling",
-            json!({"autoscaling": {"mode": "BuiltIn"}, "media": {"ports": {"count": 4000}}}),
-        ),
-        (
-            "spec.autoscaling.freeSlots",
-            json!({"autoscaling": {"mode": "BuiltIn", "roomsPerNode": 10}}),
-        ),
-        (
-            "spec.autoscaling.loadPercent",
-            json!({"autoscaling": {"mode": "BuiltIn", "roomsPerNode": 10}}),
-        ),
-        (
-            "spec.autoscaling.behavior.scaleIn",
-            json!({"autoscaling": {"mode": "BuiltIn", "behavior": {"scaleIn": rule}}}),
-        ),
-        (
-            "spec.autoscaling.behavior.scaleOut",
-            json!({"autoscaling": {"mode": "BuiltIn", "behavior": {"scaleOut": rule}}}),
-        ),
-        (
-            "spec.http.tokenSecretName",
-            json!({"http": {"createRoom": "Token", "tokenSecretName": "token"}}),
-        ),
+    let all = besides_ways_in().into_iter().chain(besides_others());
+    let fitting = all.filter(|(beginning, _)| path.starts_with(beginning));
+    let longest = fitting.max_by_key(|(beginning, _)| beginning.len());
+    longest.map_or_else(|| json!({}), |(_, spec)| spec)
+}
+
+/// Ingress, media and TURN.
+fn besides_ways_in() -> Vec<(&'static str, Value)> {
+    let tls = |more: Value| {
+        let mut tls = json!({"domain": "turn.example.com", "secretName": "certificate"});
+        tls.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"turn": {"tls": tls}})
+    };
+    let route = json!({"kind": "TLSRoute", "parentRefs": [{"name": "other"}]});
+    let issued = json!({"secretName": "other", "issuerRef": {"name": "other"}});
+    vec![
         ("spec.gateway", json!({"gateway": {"parentRefs": [{"name": "other"}]}})),
-        (
-            "spec.ingress.tls.issuerRef",
-            json!({"ingress": {"tls": {"secretName": "other", "issuerRef": {"name": "other"}}}}),
-        ),
         ("spec.ingress.tls", json!({"ingress": {"tls": {"secretName": "other"}}})),
+        ("spec.ingress.tls.issuerRef", json!({"ingress": {"tls": issued}})),
         ("spec.media.ports.count", json!({"media": {"ports": {"first": 16384}}})),
         ("spec.media.ports.first", json!({"media": {"ports": {"count": 6}}})),
         ("spec.media.service", json!({"media": {"exposure": "LoadBalancer"}})),
-        ("spec.redis.external", json!({"redis": {"external": external}})),
-        (
-            "spec.redis.external.caSecretName",
-            json!({"redis": {"external": {"addresses": ["127.0.0.1:1"], "tls": true}}}),
-        ),
+        ("spec.turn.tls", tls(json!({}))),
+        ("spec.turn.tls.route", tls(json!({"route": route}))),
+        ("spec.turn.tls.route.entryPoints", tls(json!({"route": {"kind": "IngressRouteTCP"}}))),
+        ("spec.turn.tls.service", tls(json!({"service": {"type": "LoadBalancer"}}))),
+    ]
+}
+
+/// Autoscaling, Redis, rooms.
+fn besides_others() -> Vec<(&'static str, Value)> {
+    let scaling = |more: Value| {
+        let mut autoscaling = json!({"mode": "BuiltIn"});
+        autoscaling.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"autoscaling": autoscaling, "media": {"ports": {"count": 4000}}})
+    };
+    let external = |more: Value| {
+        let mut external = json!({"addresses": ["127.0.0.1:1"]});
+        external.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"redis": {"external": external}})
+    };
+    let rule = json!({"window": "5m", "nodes": 1, "period": "1m"});
+    let by_token = json!({"createRoom": "Token", "tokenSecretName": "token"});
+    vec![
+        ("spec.autoscaling", scaling(json!({}))),
+        ("spec.autoscaling.freeSlots", scaling(json!({"roomsPerNode": 10}))),
+        ("spec.autoscaling.loadPercent", scaling(json!({"roomsPerNode": 10}))),
+        ("spec.autoscaling.behavior.scaleIn", scaling(json!({"behavior": {"scaleIn": rule}}))),
+        ("spec.autoscaling.behavior.scaleOut", scaling(json!({"behavior": {"scaleOut": rule}}))),
+        ("spec.http.tokenSecretName", json!({"http": by_token})),
+        ("spec.redis.external", external(json!({}))),
+        ("spec.redis.external.caSecretName", external(json!({"tls": true}))),
         (
             "spec.redis.external.masterName",
-            json!({"redis": {"external": {"addresses": ["127.0.0.1:1"], "mode": "Sentinel", "masterName": "other"}}}),
+            external(json!({"mode": "Sentinel", "masterName": "other"})),
         ),
         (
             "spec.rooms.playoutDelay.minMilliseconds",
             json!({"rooms": {"playoutDelay": {"maxMilliseconds": 40950}}}),
         ),
-        ("spec.turn.tls", json!({"turn": {"tls": tls}})),
-        (
-            "spec.turn.tls.service",
-            json!({"turn": {"tls": {"domain": "turn.example.com", "secretName": "certificate",
-                "service": {"type": "LoadBalancer"}}}}),
-        ),
-        (
-            "spec.turn.tls.route",
-            json!({"turn": {"tls": {"domain": "turn.example.com", "secretName": "certificate",
-                "route": {"kind": "TLSRoute", "parentRefs": [{"name": "other"}]}}}}),
-        ),
-        (
-            "spec.turn.tls.route.entryPoints",
-            json!({"turn": {"tls": {"domain": "turn.example.com", "secretName": "certificate",
-                "route": {"kind": "IngressRouteTCP"}}}}),
-        ),
         (
             "spec.webhooks",
             json!({"keys": {"secretName": "keys"}, "webhooks": {"urls": ["https://a.example.com"]}}),
         ),
-    ];
-    let fitting = all.into_iter().filter(|(beginning, _)| path.starts_with(beginning));
-    fitting.max_by_key(|(beginning, _)| beginning.len()).map_or(json!({}), |(_, spec)| spec)
+    ]
 }
 
 /// The specification in which a property is not set.
