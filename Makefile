@@ -129,6 +129,8 @@ fuzz: build-tools
 	done
 
 e2e-tests: images
+	@$(STAGE) "operator and control plane" $(CLUSTER) control-plane \
+		$(CARGO) test --package operator --test control_plane -- --skip long::
 	@$(STAGE) "cluster" $(CLUSTER) up
 	@$(STAGE) "load images" $(CLUSTER) load
 	@eval "$$($(CLUSTER) env)" && LIVECLUSTER_TEST_KUBECONFIG="$$KUBECONFIG" LIVECLUSTER_E2E=1 \
@@ -138,3 +140,5 @@ e2e-tests: images
 # On the cluster that the tests before have left.
 e2e-long: e2e-tests
 	@$(STAGE) "long end-to-end tests" $(CARGO) test --package e2e --features long --test long_faults
+	@$(STAGE) "operator and control plane, long" $(CLUSTER) control-plane \
+		$(CARGO) test --package operator --test control_plane -- --nocapture long::

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 mod autoscaling;
 mod drain;
+mod gateway;
 mod http;
 mod ingress;
 mod media;
@@ -22,9 +23,10 @@ mod turn_route;
 
 pub use autoscaling::{AutoscalingMode, AutoscalingSpec, ScalingBehavior, ScalingRule};
 pub use drain::DrainSpec;
+pub use gateway::GatewaySpec;
 pub use http::{CreateRoom, HttpSpec, LogFormat, LogLevel, LogSpec};
-pub use ingress::{IngressSpec, IngressTls};
-pub use media::{Exposure, MediaSpec, PortRange, RESERVED_PORTS};
+pub use ingress::{IngressSpec, IngressTls, IssuerKind, IssuerReference};
+pub use media::{Exposure, MediaService, MediaSpec, PortRange, RESERVED_PORTS};
 pub use network_policy::NetworkPolicySpec;
 pub use node::{
     ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
@@ -87,12 +89,16 @@ use crate::status::LiveClusterStatus;
         .message("spec.media.exposure: TurnOnly needs spec.turn.enabled: true"),
     validation = Rule::new("!has(self.turn) || !has(self.turn.port) || !has(self.media) || !has(self.media.ports) || self.turn.port < self.media.ports.first || self.turn.port >= self.media.ports.first + self.media.ports.count")
         .message("spec.turn.port must not be one of spec.media.ports"),
+    validation = Rule::new("!has(self.turn) || !has(self.turn.port) || !has(self.media) || !(self.media.exposure in ['HostNetwork', 'NodePort'])")
+        .message("spec.turn.port must be absent with spec.media.exposure: HostNetwork, where TURN has 3478, and NodePort, where each media node has its own"),
     validation = Rule::new("!has(self.turn) || !has(self.turn.tls) || self.turn.tls.port != 443 || self.turn.tls.domain != self.domain")
         .message("spec.turn.tls.domain must differ from spec.domain: on port 443 the name tells TURN from the web"),
     validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || !has(self.autoscaling) || self.autoscaling.mode == 'None' || self.media.ports.count >= (self.autoscaling.maxNodes + 1) * (self.node.workers + 2)")
         .message("spec.media.ports.count is too small: it must be at least (spec.autoscaling.maxNodes + 1) * (spec.node.workers + 2)"),
     validation = Rule::new("!has(self.autoscaling) || self.autoscaling.mode == 'None' || self.nodes == oldSelf.nodes || self.nodes == 2 || (self.nodes >= self.autoscaling.minNodes && self.nodes <= self.autoscaling.maxNodes)")
         .message("spec.nodes belongs to the autoscaler: it can be changed only to a number from spec.autoscaling.minNodes to maxNodes; leave it out, or set spec.autoscaling.mode: None"),
+    validation = Rule::new("!has(self.gateway) || !has(self.ingress) || (!has(self.ingress.className) && !has(self.ingress.annotations) && !has(self.ingress.tls))")
+        .message("spec.gateway takes the place of spec.ingress: set one of them"),
     validation = Rule::new("!has(self.webhooks) || !has(self.webhooks.apiKey) || (has(self.keys) && has(self.keys.secretName))")
         .message("spec.webhooks.apiKey names one of the keys of spec.keys.secretName, which must be given")
 )]
@@ -145,6 +151,9 @@ pub struct LiveClusterSpec {
     /// The Ingress for the domain.
     #[serde(default)]
     pub ingress: IngressSpec,
+    /// A gateway (Gateway API) in the place of the Ingress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewaySpec>,
     /// Who may reach the pods.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,

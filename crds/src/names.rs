@@ -110,6 +110,18 @@ pub fn signalling(cluster: &str) -> String {
     format!("{cluster}-signalling")
 }
 
+/// Service for media of the slot alone.
+#[must_use]
+pub fn media(cluster: &str, slot: u16) -> String {
+    format!("{cluster}-media-{slot}")
+}
+
+/// cert-manager's Certificate of the domain.
+#[must_use]
+pub fn certificate(cluster: &str) -> String {
+    format!("{cluster}-domain")
+}
+
 /// HorizontalPodAutoscaler of the media nodes.
 #[must_use]
 pub fn autoscaler(cluster: &str) -> String {

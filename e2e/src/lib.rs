@@ -9,6 +9,7 @@ pub mod bench;
 pub mod certificate;
 pub mod clients;
 pub mod cluster;
+pub mod control_plane;
 pub mod demo;
 pub mod dev_server;
 pub mod doctor;

@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use e2e::cluster::forward::Forward;
 use e2e::cluster::{Cluster, engine, forward, oci_runtime};
+use e2e::control_plane;
 use e2e::doctor;
 use e2e::images::programs;
 use e2e::plot;
@@ -58,6 +59,12 @@ enum Command {
         /// Domains that the command finds at the ingress.
         #[arg(long = "domain")]
         domains: Vec<String>,
+        /// The command.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Run a command beside a control plane of its own, which has no nodes.
+    ControlPlane {
         /// The command.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
@@ -125,6 +132,7 @@ fn run(command: Command) -> Result<()> {
         Command::Kubectl { arguments } => become_command(Cluster::attach()?.kubectl(), &arguments),
         Command::Helm { arguments } => become_command(Cluster::attach()?.helm(), &arguments),
         Command::Client { domains, command } => run_client(&domains, &command),
+        Command::ControlPlane { command } => beside_control_plane(&command),
         Command::Doctor => doctor::examine(),
         Command::Demo => demo(),
         Command::Plot { table, picture, title } => {
@@ -193,6 +201,13 @@ fn run_client(domains: &[String], words: &[OsString]) -> Result<()> {
     }
     let mappings: Vec<_> = domains.iter().map(|domain| cluster.host_mapping(domain)).collect();
     become_command(cluster.client_command_with_hosts(&program, &mappings)?, arguments)
+}
+
+fn beside_control_plane(words: &[OsString]) -> Result<()> {
+    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
+    let status = control_plane::run(std::process::Command::new(program).args(arguments))?;
+    anyhow::ensure!(status.success(), "{} ended with {status}", program.to_string_lossy());
+    Ok(())
 }
 
 /// The command takes the place of this process, with its input, output and exit status.

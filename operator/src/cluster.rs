@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::LiveCluster;
-use k8s_openapi::jiff::Timestamp;
 use kube::Resource as _;
+use kube::runtime::reflector::ObjectRef;
 use thiserror::Error;
 use tracing::info;
 
@@ -19,6 +19,7 @@ pub mod build;
 pub mod conditions;
 pub mod dereference;
 pub mod events;
+pub mod looks;
 pub mod material;
 pub mod nodes;
 pub mod occupancy;
@@ -41,6 +42,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// Time to the next one.
     pub again_in: Duration,
+    /// Everything is as it should be, and was so before.
+    pub at_rest: bool,
 }
 
 /// Why a reconcile failed; it is tried again.
@@ -71,40 +74,95 @@ pub async fn reconcile(
     if cluster.meta().deletion_timestamp.is_some() {
         // Owner references take everything along.
         context.histories.forget(cluster);
-        return Ok(Report { outcome: Outcome::Done, again_in: PERIOD });
+        context.looks.forget(&ObjectRef::from_obj(&**cluster));
+        return Ok(Report { outcome: Outcome::Done, again_in: PERIOD, at_rest: false });
     }
+    if let Some(found) = context.looks.recall(cluster, context)
+        && let Some(report) = act(&found, Sight::Remembered, context).await?
+        && report.at_rest
+    {
+        return Ok(report);
+    }
+    context.looks.begin(cluster);
     let found = dereference::dereference(cluster, context).await?;
-    let valid = match validate::validate(&found, &context.images) {
+    let report = act(&found, Sight::Fresh, context).await?;
+    let report = report.unwrap_or(Report {
+        outcome: Outcome::Done,
+        again_in: PERIOD_OF_CHANGE,
+        at_rest: false,
+    });
+    if report.at_rest {
+        context.looks.remember(found);
+    }
+    Ok(report)
+}
+
+/// Where what is known comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// Read just now.
+    Fresh,
+    /// Of the last look. Nobody makes or deletes media pods by that.
+    Remembered,
+}
+
+/// Acts by what was found; `None` where that must be read anew before.
+async fn act(
+    found: &dereference::Dereferenced,
+    sight: Sight,
+    context: &Context,
+) -> Result<Option<Report>, ReconcileError> {
+    let cluster = &found.cluster;
+    let valid = match validate::validate(found, &context.images) {
         Ok(valid) => valid,
         Err(invalid) => {
-            events::invalid(context, cluster, &invalid).await;
+            if !status::is_told(cluster, invalid.reason()) {
+                events::invalid(context, cluster, &invalid).await;
+            }
             status::update_invalid(cluster, context, &invalid).await?;
-            return Ok(Report { outcome: Outcome::Invalid, again_in: PERIOD });
+            return Ok(Some(Report {
+                outcome: Outcome::Invalid,
+                again_in: PERIOD,
+                at_rest: false,
+            }));
         }
     };
-    let now = Timestamp::now();
-    let material = material::complete(&valid, &found, now)?;
+    let now = (context.clock)();
+    let material = material::complete(&valid, found, now)?;
     let resources = build::build(&valid, &material)?;
-    let applied = apply::apply(resources, cluster, context).await?;
+    let applied = match apply::apply(resources, cluster, context).await {
+        Ok(applied) => applied,
+        Err(error) => {
+            if let Some(message) = error.refusal() {
+                status::update_stuck(cluster, context, "ObjectRefused", message).await?;
+            }
+            return Err(error.into());
+        }
+    };
     let mut pods = nodes::observe(&found.pods, &context.hosts);
+    let exposure = valid.spec.media.exposure;
+    nodes::discover(&mut pods, exposure, &found.media_services, &valid.name).await;
     let readings = context.poller.poll(&pods).await;
     nodes::count(&mut pods, &readings);
     let demand = Demand::of(&pods, &readings, valid.workers);
-    let scaling = autoscaling::scale(&found, &valid, &demand, context).await?;
+    let scaling = autoscaling::scale(found, &valid, &demand, context).await?;
     let plan = nodes::plan(&nodes::Desired::of(&valid, &applied.revision, now), &pods);
+    if sight == Sight::Remembered && !plan.actions.is_empty() {
+        return Ok(None);
+    }
     let done = nodes::carry_out(&plan, &applied, cluster, context).await?;
     occupancy::mark(&found.pods, &pods, cluster, context).await?;
     let view = status::View {
         valid: &valid,
-        found: &found,
+        found,
         revision: &applied.revision,
         pods: &pods,
         plan: &plan,
         done: &done,
         readings: &readings,
         scaling: scaling.as_ref(),
-        missing_route: applied.missing_route,
-        redis_reachable: status::redis_reachable(&valid, &found).await,
+        missing: &applied.missing,
+        redis_reachable: status::redis_reachable(&valid, found).await,
     };
     let settled = status::update(cluster, context, &view, now).await?;
     if done.changes > 0 {
@@ -112,5 +170,6 @@ pub async fn reconcile(
         info!(%namespace, name = %valid.name, changes = done.changes, "Media nodes changed");
     }
     let again_in = if settled { PERIOD } else { PERIOD_OF_CHANGE };
-    Ok(Report { outcome: Outcome::Done, again_in })
+    let at_rest = settled && applied.unchanged;
+    Ok(Some(Report { outcome: Outcome::Done, again_in, at_rest }))
 }

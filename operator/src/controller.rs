@@ -10,6 +10,8 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
+use k8s_openapi::jiff::Timestamp;
+use kube::client::ClientBuilder;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -23,10 +25,11 @@ use crate::admin::Admin;
 use crate::args::RunOptions;
 use crate::cluster::apply::AppliedCache;
 use crate::cluster::autoscaling::Histories;
+use crate::cluster::looks::Looks;
 use crate::cluster::poll::Poller;
 use crate::cluster::validate::Images;
 use crate::cluster::{self, ReconcileError};
-use crate::leader::Election;
+use crate::leader::{Election, Fence};
 use crate::metrics::{Metrics, Outcome};
 use crate::metrics_api::registration::Registrar;
 use crate::metrics_api::{self, Registration, ServeError};
@@ -53,9 +56,6 @@ pub enum RunError {
     /// Metrics clash.
     #[error("failed to register metrics")]
     Metrics(#[from] prometheus::Error),
-    /// The Lease is not to be had.
-    #[error("failed to stand for election")]
-    Election(#[from] kube_lease_manager::LeaseManagerError),
     /// The admin port is taken.
     #[error("failed to serve the admin port")]
     Admin(#[source] std::io::Error),
@@ -63,6 +63,9 @@ pub enum RunError {
     #[error("failed to serve the metrics API")]
     MetricsApi(#[from] ServeError),
 }
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What every reconcile needs.
 pub struct Context {
@@ -78,10 +81,14 @@ pub struct Context {
     pub poller: Poller,
     /// What was applied last.
     pub applied: AppliedCache,
+    /// What was found last.
+    pub looks: Looks,
     /// What the built-in scaler remembers.
     pub histories: Histories,
     /// What became of the metrics API.
     pub metrics_api: watch::Receiver<Registration>,
+    /// Tells the time of a look.
+    pub clock: Clock,
     /// The operator's own metrics.
     pub metrics: Metrics,
     failures: Mutex<HashMap<ObjectRef<LiveCluster>, u32>>,
@@ -97,11 +104,13 @@ impl Context {
             client,
             images,
             hosts,
-            poller: Poller::new(),
+            poller: Poller::default(),
             applied: AppliedCache::default(),
+            looks: Looks::default(),
             histories: Histories::default(),
             // A receiver keeps its last value when nobody sends any more.
             metrics_api: watch::channel(Registration::Off).1,
+            clock: Arc::new(Timestamp::now),
             metrics,
             failures: Mutex::default(),
         }
@@ -127,7 +136,7 @@ fn hostname() -> Option<String> {
 
 /// Runs until a signal, the loss of the lead, or an error.
 pub async fn run(options: RunOptions) -> Result<(), RunError> {
-    let client = Client::try_default().await.map_err(|e| RunError::Client(Box::new(e)))?;
+    let (client, leading, fence) = clients().await.map_err(|e| RunError::Client(Box::new(e)))?;
     let metrics = Metrics::new()?;
     let admin = Admin::new(metrics.clone());
     let hosts = watch_hosts(client.clone());
@@ -143,15 +152,15 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
 
     let identity = options.identity.clone().or_else(hostname);
     let identity = identity.unwrap_or_else(|| names::MANAGER.to_owned());
-    let mut election = Election::join(client.clone(), &options.lease_namespace, &identity).await?;
+    let mut election = Election::new(client, &options.lease_namespace, &identity, fence);
     tokio::select! {
-        won = election.won() => info!(won, %identity, "Election"),
+        () = election.won() => info!(%identity, "This operator leads"),
         result = &mut serving => return serving_ended(result),
         () = signalled() => { election.leave().await; return Ok(()); }
     }
     metrics.set_leader(true);
     tokio::select! {
-        () = lead(client, options, hosts, metrics.clone()) => {}
+        () = lead(leading, options, hosts, metrics.clone()) => {}
         () = election.lost() => warn!("Another operator leads"),
         result = &mut serving => return serving_ended(result),
         () = signalled() => info!("Ending by signal"),
@@ -159,6 +168,14 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     metrics.set_leader(false);
     election.leave().await;
     Ok(())
+}
+
+/// A client for everybody, and one of which writes go out only while this operator leads.
+async fn clients() -> Result<(Client, Client, Fence), kube::Error> {
+    let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    let fence = Fence::default();
+    let leading = ClientBuilder::try_from(config.clone())?.with_layer(&fence).build();
+    Ok((Client::try_from(config)?, leading, fence))
 }
 
 /// Serves the admin port and the metrics API, whether this operator leads or not.
@@ -267,9 +284,8 @@ async fn control(client: Client, options: RunOptions, context: Context) {
         watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
     let controller = Controller::new(namespaced(&client, &options), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE));
-    // Pods never change by us once they are made; their state is read in every reconcile.
     controller
-        .watches(namespaced::<Pod>(&client, &options), ours.clone(), |pod| owner(&pod))
+        .watches(namespaced::<Pod>(&client, &options), ours.clone(), seen(&context))
         .watches(namespaced::<ConfigMap>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<Service>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<StatefulSet>(&client, &options), ours.clone(), touched(&context))
@@ -295,6 +311,18 @@ fn owner<K: Resource>(object: &K) -> Option<ObjectRef<LiveCluster>> {
     Some(ObjectRef::new(&owner.name).within(meta.namespace.as_deref()?))
 }
 
+/// A media pod changed: the next reconcile reads all of them.
+fn seen<K: Resource>(
+    context: &Arc<Context>,
+) -> impl Fn(K) -> Option<ObjectRef<LiveCluster>> + Send + Sync + 'static {
+    let context = Arc::clone(context);
+    move |object| {
+        let owner = owner(&object)?;
+        context.looks.forget(&owner);
+        Some(owner)
+    }
+}
+
 /// Somebody changed an object of ours: the next reconcile writes all of them anew.
 fn touched<K: Resource>(
     context: &Arc<Context>,
@@ -303,6 +331,7 @@ fn touched<K: Resource>(
     move |object| {
         let owner = owner(&object)?;
         context.applied.forget(&owner);
+        context.looks.forget(&owner);
         Some(owner)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SECRET_NAME;
@@ -31,4 +32,40 @@ pub struct IngressTls {
     /// Secret of type `kubernetes.io/tls` with the certificate of the domain.
     #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
     pub secret_name: String,
+    /// cert-manager's issuer, which is asked for the certificate and writes the Secret. Without it
+    /// the Secret is yours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<IssuerReference>,
+}
+
+/// An issuer of cert-manager.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerReference {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
+    pub name: String,
+    /// `Issuer`, of the same namespace, or `ClusterIssuer`.
+    #[serde(default)]
+    pub kind: IssuerKind,
+}
+
+/// Where an issuer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum IssuerKind {
+    /// In the namespace.
+    #[default]
+    Issuer,
+    /// In the Kubernetes cluster.
+    ClusterIssuer,
+}
+
+impl IssuerKind {
+    /// The word of the Kubernetes API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Issuer => "Issuer",
+            Self::ClusterIssuer => "ClusterIssuer",
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! How media packets reach the nodes.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,12 +12,21 @@ pub const RESERVED_PORTS: [u16; 7] = [3478, 5349, 7880, 7881, 7890, 9600, 9601];
 
 /// How media packets reach the nodes.
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.service) || !has(self.service.annotations) || self.exposure in ['NodePort', 'LoadBalancer']")
+        .message("spec.media.service is for spec.media.exposure: NodePort and LoadBalancer only")
+)]
 pub struct MediaSpec {
     /// `HostPort`: ports of the Kubernetes node lead to the media node. The namespace must allow
     /// it (label `pod-security.kubernetes.io/enforce: privileged`, where pod security is
-    /// enforced), and a firewall must let the ports through. `TurnOnly`: no media port is open,
-    /// clients come in by `spec.turn` alone; with `udp: false`, `tcp: false` and `tls` no port of
-    /// a Kubernetes node is used at all.
+    /// enforced), and a firewall must let the ports through. `HostNetwork`: media nodes have the
+    /// network of their Kubernetes node, which saves a step for each packet; one on each at most,
+    /// and one Kubernetes node must be free while they are replaced. `NodePort`: a Service for
+    /// each media node, whose node ports have the numbers of `spec.media.ports`; these must be
+    /// node ports of the Kubernetes cluster, usually 30000 to 32767. `LoadBalancer`: a Service
+    /// with a load balancer for each media node. `TurnOnly`: no media port is open, clients come
+    /// in by `spec.turn` alone; with `udp: false`, `tcp: false` and `tls` no port of a Kubernetes
+    /// node is used at all.
     #[serde(default)]
     pub exposure: Exposure,
     /// Ports for media. A media node takes one for each worker (UDP), one for ICE over TCP and one
@@ -27,6 +38,18 @@ pub struct MediaSpec {
     /// Accept media over TCP, for clients whose network lets no UDP through.
     #[serde(default = "default_tcp")]
     pub tcp: bool,
+    /// The Services of `NodePort` and `LoadBalancer`.
+    #[serde(default)]
+    pub service: MediaService,
+}
+
+/// The Service of each media node.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaService {
+    /// Annotations for who makes the load balancer, or for external-dns.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
 }
 
 fn default_tcp() -> bool {
@@ -35,7 +58,12 @@ fn default_tcp() -> bool {
 
 impl Default for MediaSpec {
     fn default() -> Self {
-        Self { exposure: Exposure::default(), ports: PortRange::default(), tcp: default_tcp() }
+        Self {
+            exposure: Exposure::default(),
+            ports: PortRange::default(),
+            tcp: default_tcp(),
+            service: MediaService::default(),
+        }
     }
 }
 
@@ -45,6 +73,12 @@ pub enum Exposure {
     /// By ports of the Kubernetes node.
     #[default]
     HostPort,
+    /// In the network of the Kubernetes node.
+    HostNetwork,
+    /// By a Service for each media node, at ports of its Kubernetes node.
+    NodePort,
+    /// By a Service for each media node, with a load balancer.
+    LoadBalancer,
     /// By TURN alone.
     TurnOnly,
 }

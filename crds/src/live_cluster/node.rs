@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::quantity::Quantity;
 
 /// The pods of media nodes.
-#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSpec {
     /// Image of the media node; the operator's own release when absent.
@@ -25,8 +25,9 @@ pub struct NodeSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalSecret>,
-    /// CPU and memory of a media node. Without a CPU limit bursts are not throttled.
-    #[serde(default = "default_resources")]
+    /// CPU and memory of a media node. Of what has neither a request nor a limit, 250m and 128Mi are
+    /// requested. Without a CPU limit bursts are not throttled.
+    #[serde(default)]
     pub resources: Resources,
     /// Where Kubernetes may place media nodes. They are spread over Kubernetes nodes anyhow.
     #[serde(default)]
@@ -37,19 +38,6 @@ pub struct NodeSpec {
     #[schemars(range(min = 1, max = 64))]
     #[schemars(extend("format" = "int32"))]
     pub workers: Option<u16>,
-}
-
-impl Default for NodeSpec {
-    fn default() -> Self {
-        Self {
-            image: None,
-            image_pull_policy: ImagePullPolicy::default(),
-            image_pull_secrets: Vec::new(),
-            resources: default_resources(),
-            scheduling: Scheduling::default(),
-            workers: None,
-        }
-    }
 }
 
 /// When an image is pulled.
@@ -95,14 +83,6 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
-}
-
-fn default_resources() -> Resources {
-    let request = |name: &str, value: &str| (name.to_owned(), Quantity::from(value));
-    Resources {
-        requests: BTreeMap::from([request("cpu", "250m"), request("memory", "128Mi")]),
-        limits: BTreeMap::new(),
-    }
 }
 
 /// Where Kubernetes may place media nodes.

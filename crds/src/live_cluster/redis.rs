@@ -24,7 +24,7 @@ pub struct RedisSpec {
 /// A Redis that the operator runs.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedRedis {
-    /// CPU and memory of Redis.
+    /// CPU and memory of Redis. Of what has neither a request nor a limit, 50m and 64Mi are requested.
     #[serde(default)]
     pub resources: Resources,
 }

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::SECRET_NAME;
 use super::node::Resources;
 use super::turn_route::TurnRoute;
-use crate::quantity::Quantity;
 
 /// The TURN server beside every media node: the way in for clients whose network lets nothing
 /// through to media ports. Clients get its addresses and credentials when they join.
@@ -51,8 +50,9 @@ pub struct TurnSpec {
     /// What a client may use.
     #[serde(default)]
     pub limits: TurnLimits,
-    /// CPU and memory of the TURN server. Without a CPU limit bursts are not throttled.
-    #[serde(default = "default_resources")]
+    /// CPU and memory of the TURN server. Of what has neither a request nor a limit, 50m and 64Mi are
+    /// requested. Without a CPU limit bursts are not throttled.
+    #[serde(default)]
     pub resources: Resources,
 }
 
@@ -66,21 +66,13 @@ impl Default for TurnSpec {
             port: None,
             tls: None,
             limits: TurnLimits::default(),
-            resources: default_resources(),
+            resources: Resources::default(),
         }
     }
 }
 
 fn yes() -> bool {
     true
-}
-
-fn default_resources() -> Resources {
-    let request = |name: &str, value: &str| (name.to_owned(), Quantity::from(value));
-    Resources {
-        requests: BTreeMap::from([request("cpu", "50m"), request("memory", "64Mi")]),
-        limits: BTreeMap::new(),
-    }
 }
 
 /// TURN by TLS. Any media node serves any client: the Service may lead to all of them.

@@ -1,11 +1,10 @@
 //! Fourth step: writes the objects by server-side apply and removes those that no longer belong.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crds::live_cluster::TurnRouteKind;
 use crds::{LiveCluster, names};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Secret;
@@ -17,17 +16,21 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use super::build::{Applied, KubernetesResources, Prepared};
+use super::build::{Applied, ForeignKind, KubernetesResources, Prepared};
 use crate::controller::Context;
 
-mod routes;
+mod foreign;
 
 /// Objects that nobody touched are written again after this time all the same.
-const MAX_AGE: Duration = Duration::from_secs(600);
-/// The same where a kind of route was missing, which somebody may install.
+pub const MAX_AGE: Duration = Duration::from_secs(600);
+/// The same where a kind was missing, which somebody may install.
 const MAX_AGE_INCOMPLETE: Duration = Duration::from_secs(30);
 /// Most LiveClusters whose last apply is remembered; beyond that all are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
+
+/// What the API server answers to an object that it does not take: bad request, forbidden,
+/// unprocessable.
+const REFUSALS: [u16; 3] = [400, 403, 422];
 
 /// An object could not be written.
 #[derive(Debug, Error)]
@@ -39,6 +42,18 @@ pub struct ApplyError {
 }
 
 impl ApplyError {
+    /// What the API server says where it refuses the object as it is: trying again changes nothing.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        match &*self.source {
+            kube::Error::Api(status) if REFUSALS.contains(&status.code) => {
+                let Self { kind, name, source: _ } = self;
+                Some(format!("the API server refuses {kind} {name}: {}", status.message))
+            }
+            _ => None,
+        }
+    }
+
     /// Names the object that could not be written.
     #[must_use]
     pub fn new(kind: &str, name: &str, source: kube::Error) -> Self {
@@ -52,12 +67,12 @@ struct LastApply {
     /// Of the objects.
     hash: [u8; 32],
     at: Instant,
-    missing_route: Option<TurnRouteKind>,
+    missing: BTreeSet<ForeignKind>,
 }
 
 impl LastApply {
     fn is_fresh(&self) -> bool {
-        let max_age = if self.missing_route.is_some() { MAX_AGE_INCOMPLETE } else { MAX_AGE };
+        let max_age = if self.missing.is_empty() { MAX_AGE } else { MAX_AGE_INCOMPLETE };
         self.at.elapsed() < max_age
     }
 }
@@ -74,22 +89,22 @@ impl AppliedCache {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster);
     }
 
-    /// The kind of route that was missing, where these objects were written a short time ago.
+    /// The kinds that were missing, where these objects were written a short time ago.
     fn last(
         &self,
         cluster: &ObjectRef<LiveCluster>,
         hash: &[u8; 32],
-    ) -> Option<Option<TurnRouteKind>> {
+    ) -> Option<BTreeSet<ForeignKind>> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.get(cluster).filter(|last| last.hash == *hash && last.is_fresh())?;
-        Some(last.missing_route)
+        Some(last.missing.clone())
     }
 
-    /// A kind of route was missing when these objects were written.
-    fn remember_missing(&self, cluster: &ObjectRef<LiveCluster>, kind: Option<TurnRouteKind>) {
+    /// Kinds were missing when these objects were written.
+    fn remember_missing(&self, cluster: &ObjectRef<LiveCluster>, kinds: BTreeSet<ForeignKind>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = last.get_mut(cluster) {
-            last.missing_route = kind;
+            last.missing = kinds;
         }
     }
 
@@ -98,7 +113,7 @@ impl AppliedCache {
         if last.len() >= MAX_REMEMBERED {
             last.clear();
         }
-        last.insert(cluster, LastApply { hash, at: Instant::now(), missing_route: None });
+        last.insert(cluster, LastApply { hash, at: Instant::now(), missing: BTreeSet::new() });
     }
 }
 
@@ -113,18 +128,20 @@ pub async fn apply(
     let writer = Writer { context, cluster: Arc::clone(cluster) };
     // A Secret cannot be watched without reading all of them: what is absent is written at once.
     let is_absent = |secret: &&Secret| resources.absent_secrets.contains(&secret.name_any());
+    let mut unchanged = true;
     for secret in resources.secrets.iter().filter(is_absent) {
         writer.create(secret).await?;
+        unchanged = false;
     }
-    if let Some(missing_route) = context.applied.last(&reference, &hash) {
-        return Ok(resources.applied(missing_route));
+    if let Some(missing) = context.applied.last(&reference, &hash) {
+        return Ok(resources.applied(missing, unchanged));
     }
     // Forgotten by a touch from here on, which comes after what is written below.
     context.applied.remember(reference.clone(), hash);
     match writer.apply_objects(&resources).await {
-        Ok(missing_route) => {
-            context.applied.remember_missing(&reference, missing_route);
-            Ok(resources.applied(missing_route))
+        Ok(missing) => {
+            context.applied.remember_missing(&reference, missing.clone());
+            Ok(resources.applied(missing, false))
         }
         Err(error) => {
             context.applied.forget(&reference);
@@ -135,7 +152,7 @@ pub async fn apply(
 
 fn hash(resources: &KubernetesResources<Prepared>) -> [u8; 32] {
     let KubernetesResources { secrets, config_maps, services, stateful_sets, .. } = resources;
-    let ways_in = (&resources.ingresses, &resources.routes, &resources.network_policies);
+    let ways_in = (&resources.ingresses, &resources.foreign, &resources.network_policies);
     let scaling = (&resources.budgets, &resources.autoscalers);
     let all = (secrets, config_maps, services, stateful_sets, ways_in, scaling);
     Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()).into()
@@ -156,11 +173,11 @@ impl Writer<'_> {
         Api::namespaced(self.context.client.clone(), &namespace)
     }
 
-    /// Writes everything but Secrets that were absent; says which kind of route is missing.
+    /// Writes everything but Secrets that were absent; says which kinds are missing.
     async fn apply_objects(
         &self,
         resources: &KubernetesResources<Prepared>,
-    ) -> Result<Option<TurnRouteKind>, ApplyError> {
+    ) -> Result<BTreeSet<ForeignKind>, ApplyError> {
         let secrets = &resources.secrets;
         let is_absent = |secret: &Secret| resources.absent_secrets.contains(&secret.name_any());
         for secret in secrets.iter().filter(|secret| !is_absent(secret)) {
@@ -175,7 +192,7 @@ impl Writer<'_> {
         self.apply_all(&resources.ingresses).await?;
         self.apply_all(&resources.budgets).await?;
         self.apply_all(&resources.autoscalers).await?;
-        self.apply_routes(&resources.routes).await
+        self.apply_foreign(&resources.foreign).await
     }
 
     /// Writes every object, then removes ours of the same kind that are not among them.

@@ -1,10 +1,9 @@
 //! Third step: from a valid cluster to Kubernetes objects. Pure: the same input gives the same
 //! objects, whatever is in the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 
-use crds::live_cluster::TurnRouteKind;
 use crds::names::{self, component};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -22,6 +21,9 @@ use super::validate::{ValidCluster, ValidRedis};
 pub mod autoscaler;
 pub mod budget;
 pub mod config;
+pub mod exposure;
+pub mod foreign;
+pub mod gateway;
 pub mod ingress;
 pub mod node;
 pub mod policy;
@@ -32,6 +34,7 @@ pub mod service;
 pub mod turn;
 pub mod volume;
 
+pub use foreign::ForeignKind;
 pub use node::NodeTemplate;
 
 /// Why objects could not be built.
@@ -59,7 +62,7 @@ pub struct KubernetesResources<State> {
     /// Secrets that the operator makes.
     pub secrets: Vec<Secret>,
     /// Names of Secrets that were not there.
-    pub absent_secrets: std::collections::BTreeSet<String>,
+    pub absent_secrets: BTreeSet<String>,
     /// Configuration of media nodes.
     pub config_maps: Vec<ConfigMap>,
     /// Services.
@@ -68,10 +71,12 @@ pub struct KubernetesResources<State> {
     pub stateful_sets: Vec<StatefulSet>,
     /// The way of signalling.
     pub ingresses: Vec<Ingress>,
-    /// Routes of TURN by TLS.
-    pub routes: Vec<DynamicObject>,
-    /// A kind of route that is wanted and that the Kubernetes cluster does not have.
-    pub missing_route: Option<TurnRouteKind>,
+    /// Routes and certificates, of kinds of others.
+    pub foreign: Vec<DynamicObject>,
+    /// Those of these kinds that the Kubernetes cluster does not have.
+    pub missing: BTreeSet<ForeignKind>,
+    /// They were as they should be: nothing was written.
+    pub unchanged: bool,
     /// Who may reach the pods.
     pub network_policies: Vec<NetworkPolicy>,
     /// What keeps nodes with rooms from being evicted.
@@ -87,9 +92,13 @@ pub struct KubernetesResources<State> {
 }
 
 impl KubernetesResources<Prepared> {
-    /// The same objects, written but for routes of this kind.
+    /// The same objects, written but for those of these kinds.
     #[must_use]
-    pub fn applied(self, missing_route: Option<TurnRouteKind>) -> KubernetesResources<Applied> {
+    pub fn applied(
+        self,
+        missing: BTreeSet<ForeignKind>,
+        unchanged: bool,
+    ) -> KubernetesResources<Applied> {
         KubernetesResources {
             secrets: self.secrets,
             absent_secrets: self.absent_secrets,
@@ -97,8 +106,9 @@ impl KubernetesResources<Prepared> {
             services: self.services,
             stateful_sets: self.stateful_sets,
             ingresses: self.ingresses,
-            routes: self.routes,
-            missing_route,
+            foreign: self.foreign,
+            missing,
+            unchanged,
             network_policies: self.network_policies,
             budgets: self.budgets,
             autoscalers: self.autoscalers,
@@ -129,15 +139,21 @@ pub fn build(
     let tls = valid.spec.turn.tls.as_ref().filter(|_| valid.turn.is_some());
     services.extend(tls.map(|tls| turn::service(valid, tls)));
     services.extend(route::services(valid));
+    services.extend(exposure::services(valid));
     Ok(KubernetesResources {
         secrets: secret::secrets(valid, material),
         absent_secrets: material.absent.clone(),
         config_maps: vec![config::config_map(valid, files)],
         services,
         stateful_sets,
-        ingresses: vec![ingress::ingress(valid)],
-        routes: route::routes(valid),
-        missing_route: None,
+        ingresses: ingress::ingress(valid).into_iter().collect(),
+        foreign: route::routes(valid)
+            .into_iter()
+            .chain(gateway::http_route(valid))
+            .chain(gateway::certificate(valid))
+            .collect(),
+        missing: BTreeSet::new(),
+        unchanged: false,
         network_policies: policy::policies(valid),
         budgets: vec![budget::occupied(valid)],
         autoscalers: match valid.scaler {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crds::live_cluster::Exposure;
 use crds::{LiveCluster, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use thiserror::Error;
@@ -32,6 +33,9 @@ pub enum DereferenceError {
     /// The media pods could not be listed.
     #[error("failed to list media pods")]
     Pods(#[source] Box<kube::Error>),
+    /// The Services of media nodes could not be listed.
+    #[error("failed to list the Services of media nodes")]
+    Services(#[source] Box<kube::Error>),
     /// The managed Redis could not be read.
     #[error("failed to read the StatefulSet of Redis")]
     Redis(#[source] Box<kube::Error>),
@@ -64,6 +68,8 @@ pub struct Dereferenced {
     pub turn_tls: Option<Secret>,
     /// The managed Redis.
     pub redis_set: Option<StatefulSet>,
+    /// The Services of media nodes, where these have load balancers.
+    pub media_services: Vec<Service>,
     /// The media pods that this LiveCluster controls.
     pub pods: Vec<Pod>,
     /// What became of the metrics API.
@@ -106,8 +112,9 @@ pub async fn dereference(
         secret(Some(names::turn(&name))),
         secret(turn_tls),
     )?;
-    let (redis_set, pods) = futures::try_join!(
+    let (redis_set, media_services, pods) = futures::try_join!(
         redis_set(context, &namespace, &name),
+        media_services(context, &namespace, cluster),
         pods(&context.client, &namespace, &name, &uid)
     )?;
     let cluster = Arc::clone(cluster);
@@ -124,6 +131,7 @@ pub async fn dereference(
         turn,
         turn_tls,
         redis_set,
+        media_services,
         pods,
         metrics_api: context.metrics_api.borrow().clone(),
     })
@@ -136,6 +144,21 @@ async fn redis_set(
 ) -> Result<Option<StatefulSet>, DereferenceError> {
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
     sets.get_opt(&names::redis(name)).await.map_err(|e| DereferenceError::Redis(Box::new(e)))
+}
+
+/// Load balancers tell their addresses there; others need not be asked.
+async fn media_services(
+    context: &Context,
+    namespace: &str,
+    cluster: &LiveCluster,
+) -> Result<Vec<Service>, DereferenceError> {
+    if cluster.spec.media.exposure != Exposure::LoadBalancer {
+        return Ok(Vec::new());
+    }
+    let services: Api<Service> = Api::namespaced(context.client.clone(), namespace);
+    let list = ListParams::default().labels(&names::node_selector(&cluster.name_any()));
+    let found = services.list(&list).await;
+    Ok(found.map_err(|error| DereferenceError::Services(Box::new(error)))?.items)
 }
 
 /// Pods with our labels that another object controls, or none, are neither counted nor touched.

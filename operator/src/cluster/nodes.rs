@@ -11,14 +11,16 @@ use std::fmt;
 use contract::node_state::NodeState;
 use k8s_openapi::jiff::Timestamp;
 
+mod addresses;
 mod carry_out;
 mod desired;
 mod observe;
 mod plan;
 
+pub use addresses::discover;
 pub use carry_out::{CarriedOut, Refusal, carry_out};
 pub use desired::Desired;
-pub use observe::{count, observe};
+pub use observe::{count, observe, slot_of};
 pub use plan::{Plan, plan};
 
 /// A media pod as the plan sees it.
@@ -46,8 +48,9 @@ pub struct NodePod {
     pub zone: Option<String>,
     /// Its address in the pod network.
     pub ip: Option<String>,
-    /// Addresses of the Kubernetes node, best first, separated by commas.
-    pub host_addresses: Option<String>,
+    /// Where clients reach it, separated by commas: addresses of the Kubernetes node, or of its load
+    /// balancer.
+    pub addresses: Option<String>,
     /// The addresses that the pod was told.
     pub told_addresses: Option<String>,
     /// How many pods ended early, one after the other, before this one.
@@ -76,7 +79,7 @@ impl NodePod {
             host_state: HostState::Up,
             zone: None,
             ip: None,
-            host_addresses: None,
+            addresses: None,
             told_addresses: None,
             attempt: 0,
             created: None,

@@ -107,26 +107,27 @@ impl Busy {
 #[derive(Debug)]
 pub struct Poller {
     client: Client<HttpConnector, Body>,
+    port: u16,
     known: Mutex<HashMap<String, Known>>,
 }
 
 impl Default for Poller {
     fn default() -> Self {
-        Self::new()
+        Self::new(ADMIN_PORT)
     }
 }
 
 impl Poller {
-    /// Knows nothing yet.
+    /// Knows nothing yet, and asks the nodes at this port.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(TIMEOUT));
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(1)
             .pool_idle_timeout(Duration::from_secs(30))
             .build(connector);
-        Self { client, known: Mutex::default() }
+        Self { client, port, known: Mutex::default() }
     }
 
     /// Counts of the pods by their unique id; pods never heard of are absent.
@@ -177,7 +178,7 @@ impl Poller {
     }
 
     async fn read(&self, address: IpAddr) -> Option<Answer> {
-        let url = format!("http://{}/metrics", SocketAddr::new(address, ADMIN_PORT));
+        let url = format!("http://{}/metrics", SocketAddr::new(address, self.port));
         let request = Request::get(url).body(Body::empty()).ok()?;
         let answer = async {
             let answer = self.client.request(request).await.ok()?;

@@ -1,6 +1,6 @@
 //! Last step: reports what was found.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use tokio::net::TcpStream;
 
 use super::ReconcileError;
 use super::autoscaling::{self, Scaling};
-use super::build::turn;
+use super::build::{ForeignKind, turn};
 use super::conditions::{self, Finding, Truth};
 use super::dereference::Dereferenced;
 use super::nodes::{CarriedOut, NodePhase, NodePod, Placement, Plan};
 use super::poll::{Counts, Reading};
 use super::validate::{Invalid, ValidCluster, ValidRedis};
 use crate::controller::Context;
-use crds::live_cluster::TurnRouteKind;
+use crds::live_cluster::Exposure;
 
 /// Time in which Redis must take a connection.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,8 +48,8 @@ pub struct View<'a> {
     pub redis_reachable: bool,
     /// What autoscaling came to.
     pub scaling: Option<&'a Scaling>,
-    /// A kind of route that the Kubernetes cluster does not have.
-    pub missing_route: Option<TurnRouteKind>,
+    /// Kinds that are wanted and that the Kubernetes cluster does not have.
+    pub missing: &'a BTreeSet<ForeignKind>,
 }
 
 /// Whether Redis takes connections: the managed one says so itself, another is dialled.
@@ -83,14 +83,23 @@ pub async fn update(
     Ok(settled)
 }
 
-/// Reports that the spec cannot be acted upon; what is there goes on, and stays counted.
+/// Reports that the spec cannot be acted upon.
 pub async fn update_invalid(
     cluster: &Arc<LiveCluster>,
     context: &Context,
     invalid: &Invalid,
 ) -> Result<(), ReconcileError> {
+    update_stuck(cluster, context, invalid.reason(), invalid.to_string()).await
+}
+
+/// Reports that a person must change something; what is there goes on, and stays counted.
+pub async fn update_stuck(
+    cluster: &Arc<LiveCluster>,
+    context: &Context,
+    reason: &str,
+    message: String,
+) -> Result<(), ReconcileError> {
     let mut status = cluster.status.clone().unwrap_or_default();
-    let (reason, message) = (invalid.reason(), invalid.to_string());
     let mut findings = vec![
         Finding::new(condition::READY, false, reason, message.clone()),
         Finding::new(condition::PROGRESSING, false, reason, message.clone()),
@@ -105,6 +114,15 @@ pub async fn update_invalid(
     status.conditions.extend(merged);
     status.observed_generation = generation;
     write(cluster, context, status).await
+}
+
+/// Whether `Degraded` gives this reason already: an Event is for what is new.
+#[must_use]
+pub fn is_told(cluster: &LiveCluster, reason: &str) -> bool {
+    let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|c| {
+        c.type_ == condition::DEGRADED && c.status == Truth::True.as_str() && c.reason == reason
+    })
 }
 
 async fn write(
@@ -267,6 +285,10 @@ fn trouble(view: &View<'_>) -> Option<(String, String)> {
     if let Some(refusal) = &view.done.refusal {
         return Some((refusal.reason().to_owned(), refusal.message(&view.valid.namespace)));
     }
+    if view.missing.contains(&ForeignKind::HTTPRoute) {
+        let message = "spec.gateway wants HTTPRoute, which the Kubernetes cluster does not have";
+        return Some(("GatewayKindMissing".to_owned(), message.to_owned()));
+    }
     if view.plan.slots_exhausted {
         let count = view.valid.spec.media.ports.count;
         let message = format!(
@@ -295,7 +317,8 @@ fn turn(view: &View<'_>) -> Option<Finding> {
         sidecars.any(|status| status.started == Some(true))
     };
     let (all, running) = (pods.clone().count(), pods.filter(|pod| running(pod)).count());
-    if let Some(kind) = view.missing_route {
+    let routes = [ForeignKind::IngressRouteTCP, ForeignKind::TLSRoute];
+    if let Some(kind) = routes.into_iter().find(|kind| view.missing.contains(kind)) {
         let kind = kind.as_str();
         let message =
             format!("spec.turn.tls.route wants {kind}, which the Kubernetes cluster does not have");
@@ -319,25 +342,40 @@ fn surroundings(view: &View<'_>) -> [Finding; 3] {
         (0, _) => Truth::Unknown,
         (alive, told) => Truth::from(alive == told),
     };
+    let waits = view.valid.spec.media.exposure == Exposure::LoadBalancer
+        && alive.iter().any(|pod| pod.host.is_some() && pod.addresses.is_none());
     let reason = match discovered {
         Truth::True => "NodeAddresses",
+        Truth::False | Truth::Unknown if waits => "LoadBalancerPending",
         Truth::False | Truth::Unknown => "NodesStarting",
     };
     let message = format!("{told} of {} nodes know their addresses", alive.len());
-    let tls = view.valid.spec.ingress.tls.is_some();
-    let (tls_reason, tls_message) = if tls {
-        ("SecretGiven", "")
-    } else {
-        (
-            "NoSecret",
-            "spec.ingress.tls is absent: browsers give camera and microphone over https only, *.localhost apart",
-        )
-    };
     [
         Finding::new(condition::REDIS_REACHABLE, view.redis_reachable, redis, ""),
         Finding::new(condition::ADDRESSES_DISCOVERED, discovered, reason, message),
-        Finding::new(condition::TLS_CONFIGURED, tls, tls_reason, tls_message),
+        tls(view),
     ]
+}
+
+/// Whether browsers find https at the domain.
+fn tls(view: &View<'_>) -> Finding {
+    let spec = &view.valid.spec;
+    let (holds, reason, message) = match (&spec.gateway, &spec.ingress.tls) {
+        (Some(gateway), _) if gateway.tls => (true, "Gateway", ""),
+        (None, Some(tls)) if tls.issuer_ref.is_none() => (true, "SecretGiven", ""),
+        (None, Some(_)) if view.missing.contains(&ForeignKind::Certificate) => (
+            false,
+            "CertificateKindMissing",
+            "spec.ingress.tls.issuerRef wants cert-manager, which the Kubernetes cluster does not have",
+        ),
+        (None, Some(_)) => (true, "Issuer", ""),
+        (Some(_), _) | (None, None) => (
+            false,
+            "NoSecret",
+            "spec.ingress.tls is absent: browsers give camera and microphone over https only, *.localhost apart",
+        ),
+    };
+    Finding::new(condition::TLS_CONFIGURED, holds, reason, message)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The API server has already refused what a rule of the schema can see; here is what needs other
 //! objects, or arithmetic on quantities.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use contract::access_token::ApiKeys;
@@ -18,6 +19,7 @@ use super::autoscaling::Scaler;
 use super::autoscaling::scaler::Policy;
 use super::dereference::Dereferenced;
 use super::material::{AUTHORITY_ENTRY, CERTIFICATE_ENTRY, KEY_ENTRY};
+use super::nodes;
 
 /// Most workers of a node, as the schema says; what a CPU request is cut down to.
 const MAX_WORKERS: u128 = 64;
@@ -163,6 +165,8 @@ pub struct ValidCluster {
     pub workers: u16,
     /// Slots that the port range has room for.
     pub slots: u16,
+    /// Slots that pods have, those that leave among them.
+    pub slots_in_use: BTreeSet<u16>,
     /// Who sets the number of nodes.
     pub scaler: Scaler,
     /// What is wanted of whoever does.
@@ -181,7 +185,9 @@ impl ValidCluster {
     /// Where clients connect.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.spec.ingress.tls.is_some() { "https" } else { "http" };
+        let by_gateway = self.spec.gateway.as_ref().is_some_and(|gateway| gateway.tls);
+        let has_tls = by_gateway || self.spec.ingress.tls.is_some();
+        let scheme = if has_tls { "https" } else { "http" };
         format!("{scheme}://{}", self.spec.domain)
     }
 
@@ -193,7 +199,10 @@ impl ValidCluster {
             first_port: self.spec.media.ports.first,
             tcp: self.spec.media.tcp,
             direct: match self.spec.media.exposure {
-                Exposure::HostPort => true,
+                Exposure::HostPort
+                | Exposure::HostNetwork
+                | Exposure::NodePort
+                | Exposure::LoadBalancer => true,
                 Exposure::TurnOnly => false,
             },
             ..MediaConfig::default()
@@ -260,6 +269,7 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
         image: spec.node.image.clone().unwrap_or_else(|| images.sfu.clone()),
         workers,
         slots,
+        slots_in_use: found.pods.iter().filter_map(nodes::slot_of).collect(),
         scaler: Scaler::of(spec.autoscaling.mode, &found.metrics_api),
         policy: Policy::of(&spec.autoscaling).ok_or(Invalid::ScalingBehavior)?,
         drain_timeout,

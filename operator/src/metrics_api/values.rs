@@ -96,7 +96,7 @@ impl Values {
     /// Has not looked yet; `hosts` are the Kubernetes nodes.
     #[must_use]
     pub fn new(client: Client, hosts: Store<Node>) -> Self {
-        Self { client, hosts, poller: Poller::new(), looks: Mutex::default() }
+        Self { client, hosts, poller: Poller::default(), looks: Mutex::default() }
     }
 
     async fn look(&self, namespace: &str, name: &str) -> Result<Seen, ValueError> {

@@ -89,8 +89,17 @@ fn bad_foundations() -> Vec<(Value, &'static str)> {
 fn bad_details() -> Vec<(Value, &'static str)> {
     vec![
         (
-            changed("media.exposure", json!("NodePort")),
-            "supported values: \"HostPort\", \"TurnOnly\"",
+            changed("media.exposure", json!("Nowhere")),
+            "supported values: \"HostPort\", \"HostNetwork\", \"NodePort\", \"LoadBalancer\"",
+        ),
+        (
+            changed("media.service.annotations", json!({"a": "b"})),
+            "spec.media.service is for spec.media.exposure: NodePort and LoadBalancer only",
+        ),
+        (
+            json!({"domain": "live.example.com", "media": {"exposure": "NodePort"},
+                "turn": {"port": 3478}}),
+            "spec.turn.port must be absent with spec.media.exposure: HostNetwork",
         ),
         (
             changed("node.workers", json!(0)),
@@ -258,6 +267,12 @@ async fn good_manifests_are_taken_with_the_same_defaults_as_our_types() {
         ),
         changed("media.ports", json!({"first": 65530, "count": 6})),
         changed("media.exposure", json!("TurnOnly")),
+        changed("media.exposure", json!("HostNetwork")),
+        changed("media", json!({"exposure": "NodePort", "ports": {"first": 30000}})),
+        changed(
+            "media",
+            json!({"exposure": "LoadBalancer", "service": {"annotations": {"a": "b"}}}),
+        ),
         changed(
             "turn",
             json!({"port": 3478, "tls": {"domain": "turn.example.com",

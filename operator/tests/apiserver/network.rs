@@ -1,6 +1,5 @@
 //! NetworkPolicies and routes by name: made, written again, and taken away where nobody wants them.
 
-use crds::live_cluster::TurnRouteKind;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use operator::cluster::build;
 
@@ -124,7 +123,7 @@ async fn routes_are_made_where_their_kind_exists_and_told_where_not() {
         "stringData": {"tls.crt": "certificate", "tls.key": "key"}});
     let certificate = serde_json::from_value(certificate).unwrap();
     scene.api::<Secret>().create(&PostParams::default(), &certificate).await.unwrap();
-    let resource = build::route::resource(TurnRouteKind::IngressRouteTCP, "v1alpha1");
+    let resource = build::ForeignKind::IngressRouteTCP.resource("v1alpha1");
     let routes: Api<DynamicObject> =
         Api::namespaced_with(scene.client.clone(), &scene.namespace, &resource);
     let services = scene.api::<Service>();

@@ -21,9 +21,12 @@ const TIMEOUTS: [(&str, &str); 4] = [
     ("nginx.ingress.kubernetes.io/proxy-send-timeout", "3600"),
 ];
 
-/// Leads the domain to the Service for signalling.
-pub fn ingress(valid: &ValidCluster) -> Ingress {
+/// Leads the domain to the Service for signalling; `None` where a gateway does.
+pub fn ingress(valid: &ValidCluster) -> Option<Ingress> {
     let spec = &valid.spec;
+    if spec.gateway.is_some() {
+        return None;
+    }
     let mut metadata = cluster_metadata(valid, names::signalling(&valid.name));
     let mut annotations: BTreeMap<String, String> =
         TIMEOUTS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -35,7 +38,7 @@ pub fn ingress(valid: &ValidCluster) -> Ingress {
             secret_name: Some(tls.secret_name.clone()),
         }]
     });
-    Ingress {
+    Some(Ingress {
         metadata,
         spec: Some(IngressSpec {
             ingress_class_name: spec.ingress.class_name.clone(),
@@ -47,7 +50,7 @@ pub fn ingress(valid: &ValidCluster) -> Ingress {
             ..IngressSpec::default()
         }),
         ..Ingress::default()
-    }
+    })
 }
 
 fn path(valid: &ValidCluster) -> HTTPIngressPath {

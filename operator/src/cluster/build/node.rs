@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use contract::sfu_config::env;
-use crds::live_cluster::{Resources, Toleration};
+use crds::live_cluster::{Exposure, Resources, Toleration};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
@@ -26,6 +26,8 @@ pub const ADMIN_PORT: u16 = 9600;
 const ADMIN: &str = "admin";
 /// Nobody in particular, with no rights to any file.
 const NON_ROOT: i64 = 65_532;
+/// Requested of what the specification says nothing about.
+const REQUESTS: [(&str, &str); 2] = [("cpu", "250m"), ("memory", "128Mi")];
 /// Bytes of a revision's hash: short enough to read, long enough not to repeat.
 const REVISION_BYTES: usize = 8;
 
@@ -69,6 +71,7 @@ impl NodeTemplate {
         labels.insert(names::REVISION.to_owned(), revision.to_owned());
         metadata.annotations =
             Some(BTreeMap::from([(names::REVISION.to_owned(), revision.to_owned())]));
+        let is_on_host = valid.spec.media.exposure == Exposure::HostNetwork;
         let node = &valid.spec.node;
         let scheduling = &node.scheduling;
         let secrets = node.image_pull_secrets.iter();
@@ -83,6 +86,9 @@ impl NodeTemplate {
                 automount_service_account_token: Some(false),
                 enable_service_links: Some(false),
                 security_context: Some(pod_security()),
+                host_network: is_on_host.then_some(true),
+                // Names of Services mean nothing to the Kubernetes node's own resolver.
+                dns_policy: is_on_host.then(|| "ClusterFirstWithHostNet".to_owned()),
                 termination_grace_period_seconds: Some(config::GRACE_SECONDS.into()),
                 image_pull_secrets: non_empty(
                     secrets.map(|s| LocalObjectReference { name: s.name.clone() }).collect(),
@@ -130,7 +136,7 @@ impl NodeTemplate {
             startup_probe: Some(probe("/healthz", ADMIN, 1, 60)),
             readiness_probe: Some(probe("/readyz", ADMIN, 2, 3)),
             liveness_probe: Some(probe("/healthz", ADMIN, 10, 3)),
-            resources: Some(requirements(&valid.spec.node.resources)),
+            resources: Some(requirements(&valid.spec.node.resources, REQUESTS)),
             security_context: Some(container_security()),
             volume_mounts: Some(mounts),
             ..Container::default()
@@ -138,10 +144,17 @@ impl NodeTemplate {
     }
 
     /// Signalling, administration, pod to pod, and the slot's media ports, which are ports of the
-    /// Kubernetes node too where clients reach them directly.
+    /// Kubernetes node too where clients reach them that way.
     fn ports(&self, slot: u16) -> Vec<ContainerPort> {
         let media = self.valid.media_config();
-        let on_host = |number: u16| media.direct.then_some(number);
+        let has_host_ports = match self.valid.spec.media.exposure {
+            Exposure::HostPort => true,
+            Exposure::HostNetwork
+            | Exposure::NodePort
+            | Exposure::LoadBalancer
+            | Exposure::TurnOnly => false,
+        };
+        let on_host = |number: u16| has_host_ports.then_some(number);
         let mut ports = vec![
             port(HTTP, HTTP_PORT, "TCP", None),
             port(ADMIN, ADMIN_PORT, "TCP", None),
@@ -236,17 +249,25 @@ fn non_empty<T>(items: Vec<T>) -> Option<Vec<T>> {
     (!items.is_empty()).then_some(items)
 }
 
-/// CPU and memory of a container.
-pub(super) fn requirements(resources: &Resources) -> ResourceRequirements {
+/// CPU and memory of a container; `defaults` of what has neither a request nor a limit.
+pub(super) fn requirements(
+    resources: &Resources,
+    defaults: [(&str, &str); 2],
+) -> ResourceRequirements {
     let amounts = |amounts: &BTreeMap<String, crds::quantity::Quantity>| {
         let amounts = amounts.iter();
-        let amounts: BTreeMap<_, _> =
-            amounts.map(|(name, q)| (name.clone(), Quantity(q.as_str().to_owned()))).collect();
-        (!amounts.is_empty()).then_some(amounts)
+        let amounts = amounts.map(|(name, q)| (name.clone(), Quantity(q.as_str().to_owned())));
+        amounts.collect::<BTreeMap<_, _>>()
     };
+    let (mut requests, limits) = (amounts(&resources.requests), amounts(&resources.limits));
+    for (name, amount) in defaults {
+        if !requests.contains_key(name) && !limits.contains_key(name) {
+            requests.insert(name.to_owned(), Quantity(amount.to_owned()));
+        }
+    }
     ResourceRequirements {
-        requests: amounts(&resources.requests),
-        limits: amounts(&resources.limits),
+        requests: (!requests.is_empty()).then_some(requests),
+        limits: (!limits.is_empty()).then_some(limits),
         claims: None,
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::Uri;
-use crds::live_cluster::{ExternalRedis, RedisMode};
+use crds::live_cluster::{Exposure, ExternalRedis, RedisMode};
 use crds::names::{self, component};
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
@@ -28,7 +28,8 @@ pub fn policies(valid: &ValidCluster) -> Vec<NetworkPolicy> {
     if !valid.spec.network_policy.enabled {
         return Vec::new();
     }
-    let mut policies = vec![media_nodes(valid)];
+    // In the network of a Kubernetes node no policy holds.
+    let mut policies = if is_on_host(valid) { Vec::new() } else { vec![media_nodes(valid)] };
     match &valid.redis {
         ValidRedis::Managed { .. } => policies.push(managed_redis(valid)),
         ValidRedis::External(_) => {}
@@ -47,9 +48,15 @@ fn media_nodes(valid: &ValidCluster) -> NetworkPolicy {
     policy(valid, name, component::NODE, ingress, ways_out(valid))
 }
 
-/// Redis connects to nobody.
+/// Media nodes have the network of their Kubernetes nodes, which no selector names.
+fn is_on_host(valid: &ValidCluster) -> bool {
+    valid.spec.media.exposure == Exposure::HostNetwork
+}
+
+/// Redis connects to nobody. Its password is what keeps others out where no selector can.
 fn managed_redis(valid: &ValidCluster) -> NetworkPolicy {
-    let ingress = vec![from(our(valid, component::NODE), vec![tcp(redis::PORT)])];
+    let users = if is_on_host(valid) { everybody() } else { our(valid, component::NODE) };
+    let ingress = vec![from(users, vec![tcp(redis::PORT)])];
     policy(valid, names::redis(&valid.name), component::REDIS, ingress, Vec::new())
 }
 

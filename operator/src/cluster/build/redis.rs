@@ -64,6 +64,9 @@ pub fn service(valid: &ValidCluster) -> Service {
     }
 }
 
+/// Room homes and leases are small.
+const REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
+
 /// The StatefulSet of Redis: never two at once.
 pub fn stateful_set(
     valid: &ValidCluster,
@@ -143,7 +146,7 @@ fn container(resources: &Resources, image: &str) -> Container {
         }]),
         readiness_probe: Some(probe(2)),
         liveness_probe: Some(probe(20)),
-        resources: Some(requirements(&with_defaults(resources))),
+        resources: Some(requirements(resources, REQUESTS)),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![VolumeMount {
             name: VOLUME.to_owned(),
@@ -153,13 +156,4 @@ fn container(resources: &Resources, image: &str) -> Container {
         }]),
         ..Container::default()
     }
-}
-
-/// Room homes and leases are small.
-fn with_defaults(resources: &Resources) -> Resources {
-    let mut resources = resources.clone();
-    for (name, amount) in [("cpu", "50m"), ("memory", "64Mi")] {
-        resources.requests.entry(name.to_owned()).or_insert_with(|| amount.into());
-    }
-    resources
 }

@@ -10,34 +10,15 @@ use crds::live_cluster::{GatewayReference, TurnRoute, TurnRouteKind, TurnTls};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
+use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
+use super::foreign::ForeignKind;
 use super::{metadata, selector, turn};
 use crate::cluster::validate::ValidCluster;
 
 /// Most slots with names of their own. Clients of others have the common name.
 const MAX_NAMED: u16 = 200;
-
-/// The resource of a kind in a version.
-#[must_use]
-pub fn resource(kind: TurnRouteKind, version: &str) -> ApiResource {
-    let (group, plural) = match kind {
-        TurnRouteKind::IngressRouteTCP => ("traefik.io", "ingressroutetcps"),
-        TurnRouteKind::TLSRoute => ("gateway.networking.k8s.io", "tlsroutes"),
-    };
-    let kind = GroupVersionKind::gvk(group, version, kind.as_str());
-    ApiResource::from_gvk_with_plural(&kind, plural)
-}
-
-/// Versions that have what is written here, the best first.
-#[must_use]
-pub fn versions(kind: TurnRouteKind) -> &'static [&'static str] {
-    match kind {
-        TurnRouteKind::IngressRouteTCP => &["v1alpha1"],
-        TurnRouteKind::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
-    }
-}
 
 /// The route that is wanted, with what it belongs to.
 fn wanted(valid: &ValidCluster) -> Option<(&TurnTls, &TurnRoute)> {
@@ -134,7 +115,8 @@ fn traefik(tls: &TurnTls, route: &TurnRoute, targets: &[(String, String)]) -> Va
     })
 }
 
-fn gateway(reference: &GatewayReference) -> Value {
+/// A reference to a gateway.
+pub(super) fn gateway(reference: &GatewayReference) -> Value {
     let GatewayReference { name, namespace, section_name } = reference;
     let mut value = json!({"name": name});
     if let Some(namespace) = namespace {
@@ -147,13 +129,7 @@ fn gateway(reference: &GatewayReference) -> Value {
 }
 
 fn object(valid: &ValidCluster, kind: TurnRouteKind, name: String, spec: Value) -> DynamicObject {
-    let best = versions(kind).first().copied().unwrap_or_default();
-    let resource = resource(kind, best);
-    DynamicObject {
-        types: Some(TypeMeta { api_version: resource.api_version, kind: resource.kind }),
-        metadata: metadata(valid, name, component::NODE),
-        data: json!({"spec": spec}),
-    }
+    ForeignKind::from(kind).object(metadata(valid, name, component::NODE), &spec)
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use crate::cluster::material::{CERTIFICATE_ENTRY, KEY_ENTRY};
 use crate::cluster::validate::tests::{found, images, secret, with_spec};
 use crate::cluster::validate::{KEYS_ENTRY, PASSWORD_ENTRY, TOKEN_ENTRY, validate};
 
-const EXAMPLES: [&str; 4] = ["minimal.yaml", "development.yaml", "full.yaml", "turn-only.yaml"];
+const EXAMPLES: [&str; 5] =
+    ["minimal.yaml", "development.yaml", "full.yaml", "load-balancer.yaml", "turn-only.yaml"];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -68,7 +69,7 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
         .chain(json(&resources.services))
         .chain(json(&resources.stateful_sets))
         .chain(json(&resources.ingresses))
-        .chain(json(&resources.routes))
+        .chain(json(&resources.foreign))
         .chain(json(&resources.network_policies))
         .chain(json(&resources.budgets))
         .chain(json(&resources.autoscalers))

@@ -11,7 +11,7 @@ use contract::turn_config::{
     CredentialsConfig, ListenConfig, Network, PeersConfig, ProxyProtocolConfig, RelayConfig,
     RelayPorts, TlsConfig, TurnAdminConfig, TurnConfig, TurnLimits, env,
 };
-use crds::live_cluster::{PortRange, TurnTls};
+use crds::live_cluster::{Exposure, PortRange, TurnTls};
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EmptyDirVolumeSource, Service, ServicePort, ServiceSpec, Volume,
@@ -48,6 +48,8 @@ const PEERS_FILE: &str = "peers.json";
 /// Seconds that allocations may go on after the media node beside it ended: those of clients
 /// whose room is elsewhere. Short, since the pod's grace is the media node's first.
 const DRAIN_SECONDS: u32 = 5;
+/// Requested of what the specification says nothing about.
+const REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
 /// Below are the ports of our programs.
 const FIRST_FREE_PORT: u16 = 10_000;
 
@@ -58,7 +60,7 @@ pub fn access(valid: &ValidCluster) -> Option<TurnAccessConfig> {
     Some(TurnAccessConfig {
         udp: turn.udp,
         tcp: turn.tcp,
-        port: turn.port,
+        port: access_port(valid),
         tls: turn.tls.as_ref().map(route::access),
         peers_file: Some(peers_file()),
         ..TurnAccessConfig::default()
@@ -162,7 +164,7 @@ pub fn container(valid: &ValidCluster, turn: &ValidTurn) -> Container {
         restart_policy: Some("Always".to_owned()),
         startup_probe: Some(probe("/healthz", ADMIN, 1, 60)),
         liveness_probe: Some(probe("/healthz", ADMIN, 10, 3)),
-        resources: Some(requirements(&spec.resources)),
+        resources: Some(requirements(&spec.resources, REQUESTS)),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![
             VolumeMount {
@@ -177,11 +179,30 @@ pub fn container(valid: &ValidCluster, turn: &ValidTurn) -> Container {
     }
 }
 
+/// The port of UDP and TCP that clients are told; that of the slot when absent.
+fn access_port(valid: &ValidCluster) -> Option<u16> {
+    match valid.spec.media.exposure {
+        // What the server listens on.
+        Exposure::HostNetwork => Some(PORT),
+        Exposure::HostPort | Exposure::NodePort | Exposure::LoadBalancer | Exposure::TurnOnly => {
+            valid.spec.turn.port
+        }
+    }
+}
+
+/// The same for a slot.
+pub fn outer_port(valid: &ValidCluster, slot: u16) -> Option<u16> {
+    access_port(valid).or_else(|| valid.media_config().turn_port(slot))
+}
+
 /// Ports of the Kubernetes node that lead to the sidecar. They are written at the media node's
 /// container: the kubelet opens none for sidecars, and all containers of a pod share its network.
 pub fn host_ports(valid: &ValidCluster, slot: u16) -> Vec<ContainerPort> {
     let spec = &valid.spec.turn;
-    let on_host = spec.port.or_else(|| valid.media_config().turn_port(slot));
+    let on_host = match valid.spec.media.exposure {
+        Exposure::HostPort | Exposure::TurnOnly => outer_port(valid, slot),
+        Exposure::HostNetwork | Exposure::NodePort | Exposure::LoadBalancer => None,
+    };
     if valid.turn.is_none() || on_host.is_none() {
         return Vec::new();
     }

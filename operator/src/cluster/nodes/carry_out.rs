@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{NodeAction, Plan};
 use crate::cluster::apply::ApplyError;
 use crate::cluster::build::{Applied, KubernetesResources};
-use crate::cluster::events;
+use crate::cluster::{events, status};
 use crate::controller::Context;
 
 /// HTTP status of a change to what cannot change: the pod has another unique id.
@@ -111,7 +111,9 @@ pub async fn carry_out(
             events::node(context, cluster, action).await;
         }
     }
-    if let Some(refusal) = &done.refusal {
+    if let Some(refusal) = &done.refusal
+        && !status::is_told(cluster, refusal.reason())
+    {
         events::refused(context, cluster, refusal, &namespace).await;
     }
     Ok(done)

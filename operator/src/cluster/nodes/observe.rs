@@ -54,6 +54,12 @@ pub fn count(pods: &mut [NodePod], readings: &HashMap<String, Reading>) {
     }
 }
 
+/// The slot of a media pod; `None` when the label is no number.
+#[must_use]
+pub fn slot_of(pod: &Pod) -> Option<u16> {
+    pod.labels().get(names::SLOT)?.parse().ok()
+}
+
 fn observe_pod(pod: &Pod, node: Option<&Node>) -> NodePod {
     let annotation = |name: &str| pod.annotations().get(name).cloned();
     let status = pod.status.as_ref();
@@ -74,7 +80,7 @@ fn observe_pod(pod: &Pod, node: Option<&Node>) -> NodePod {
     NodePod {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
-        slot: pod.labels().get(names::SLOT).and_then(|slot| slot.parse().ok()),
+        slot: slot_of(pod),
         revision: annotation(names::REVISION).unwrap_or_default(),
         phase,
         placement,
@@ -83,7 +89,7 @@ fn observe_pod(pod: &Pod, node: Option<&Node>) -> NodePod {
         host_state: node.map_or(HostState::Up, host_state),
         zone: node.and_then(|node| node.labels().get(ZONE).cloned()),
         ip: status.and_then(|s| s.pod_ip.clone()),
-        host_addresses: node.and_then(addresses_of),
+        addresses: node.and_then(addresses_of),
         told_addresses,
         attempt: annotation(names::ATTEMPT).and_then(|n| n.parse().ok()).unwrap_or_default(),
         created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),

@@ -70,7 +70,7 @@ impl<'a> Planner<'a> {
     /// change.
     fn open(&mut self) {
         let due = self.staying.iter().filter(|pod| {
-            let told = pod.told_addresses == pod.host_addresses;
+            let told = pod.told_addresses == pod.addresses;
             !(told && pod.placement == Placement::Open)
         });
         self.plan.actions.extend(due.filter_map(|pod| open(pod, false)));
@@ -345,7 +345,7 @@ fn weight(pod: &NodePod) -> (i64, i64) {
 }
 
 fn open(pod: &NodePod, again: bool) -> Option<NodeAction> {
-    let addresses = pod.host_addresses.clone()?;
+    let addresses = pod.addresses.clone()?;
     Some(NodeAction::Open { name: pod.name.clone(), uid: pod.uid.clone(), addresses, again })
 }
 

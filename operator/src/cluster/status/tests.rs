@@ -13,7 +13,7 @@ fn pod(slot: u16, phase: NodePhase, revision: &str) -> NodePod {
         phase,
         host: Some("host".to_owned()),
         ip: Some("10.0.0.2".to_owned()),
-        host_addresses: Some("192.0.2.1".to_owned()),
+        addresses: Some("192.0.2.1".to_owned()),
         told_addresses: Some("192.0.2.1".to_owned()),
         ..NodePod::open(slot)
     }
@@ -27,7 +27,7 @@ struct Scene {
     done: CarriedOut,
     readings: HashMap<String, Reading>,
     redis: bool,
-    missing_route: Option<TurnRouteKind>,
+    missing: BTreeSet<ForeignKind>,
 }
 
 impl Scene {
@@ -42,7 +42,7 @@ impl Scene {
             done: CarriedOut::default(),
             readings: HashMap::new(),
             redis: true,
-            missing_route: None,
+            missing: BTreeSet::new(),
         }
     }
 
@@ -57,7 +57,7 @@ impl Scene {
             readings: &self.readings,
             redis_reachable: self.redis,
             scaling: None,
-            missing_route: self.missing_route,
+            missing: &self.missing,
         };
         status_of(old, &view, Timestamp::from_second(100).unwrap())
     }
@@ -221,8 +221,8 @@ fn turn_is_ready_when_every_sidecar_runs() {
 
 #[test]
 fn a_route_that_cannot_be_made_is_told() {
-    let missing_route = Some(TurnRouteKind::TLSRoute);
-    let scene = Scene { missing_route, ..Scene::new(vec![pod(0, NodePhase::Ready, REVISION)]) };
+    let missing = [ForeignKind::TLSRoute].into();
+    let scene = Scene { missing, ..Scene::new(vec![pod(0, NodePhase::Ready, REVISION)]) };
     let status = scene.status();
     let found = status.conditions.iter().find(|c| c.type_ == condition::TURN_READY).unwrap();
     assert_eq!((found.status.as_str(), found.reason.as_str()), ("False", "RouteKindMissing"));
@@ -230,6 +230,28 @@ fn a_route_that_cannot_be_made_is_told() {
 }
 
 /// The page that people are sent to starts from these.
+#[test]
+fn a_gateway_or_an_issuer_that_cannot_be_is_told() {
+    let told = |kind: ForeignKind, spec: &str| {
+        let valid = validate(&with_spec(spec), &images()).unwrap();
+        let missing = [kind].into();
+        let pods = vec![pod(0, NodePhase::Ready, REVISION)];
+        let scene = Scene { missing, valid, ..Scene::new(pods) };
+        scene.status()
+    };
+    let of = |status: &LiveClusterStatus, kind: &str| {
+        let found = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+        format!("{} {}", found.status, found.reason)
+    };
+    let by_gateway = told(ForeignKind::HTTPRoute, "nodes: 1, gateway: {parentRefs: [{name: g}]}");
+    assert_eq!(of(&by_gateway, condition::READY), "False GatewayKindMissing");
+    assert_eq!(of(&by_gateway, condition::TLS_CONFIGURED), "True Gateway");
+    let tls = "nodes: 1, ingress: {tls: {secretName: c, issuerRef: {name: i}}}";
+    let by_issuer = told(ForeignKind::Certificate, tls);
+    assert_eq!(of(&by_issuer, condition::READY), "True Ready");
+    assert_eq!(of(&by_issuer, condition::TLS_CONFIGURED), "False CertificateKindMissing");
+}
+
 #[test]
 fn every_condition_and_reason_is_on_the_page_for_trouble() {
     let page = include_str!("../../../../docs/troubleshooting.md");
@@ -256,6 +278,8 @@ fn every_condition_and_reason_is_on_the_page_for_trouble() {
         "TooFewPorts",
         "PodSecurityForbidsHostPorts",
         "PodsRefused",
+        "ObjectRefused",
+        "LoadBalancerPending",
         "SlotsExhausted",
         "RedisUnreachable",
         "NodesStarting",
@@ -267,6 +291,8 @@ fn every_condition_and_reason_is_on_the_page_for_trouble() {
         "NoSecret",
         "NodesSilent",
         "RouteKindMissing",
+        "GatewayKindMissing",
+        "CertificateKindMissing",
         "MetricsAPIUnavailable",
     ];
     for name in conditions.into_iter().chain(reasons) {

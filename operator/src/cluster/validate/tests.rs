@@ -43,6 +43,7 @@ pub(crate) fn found(yaml: &str) -> Dereferenced {
         turn: None,
         turn_tls: None,
         redis_set: None,
+        media_services: Vec::new(),
         pods: Vec::new(),
         metrics_api: Registration::Ours { available: true, message: String::new() },
     }

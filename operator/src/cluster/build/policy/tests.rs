@@ -141,13 +141,15 @@ fn other_cluster(valid: &ValidCluster) -> End {
 /// Port 443 is the only one that clients need.
 const BY_TLS: &str = "media: {exposure: TurnOnly}, turn: {udp: false, tcp: false, tls: {domain: \
                       turn.example.com, secretName: c}}";
-const SPECS: [&str; 8] = [
+const SPECS: [&str; 10] = [
     "nodes: 2",
     "node: {workers: 3}, media: {ports: {first: 50000, count: 100}}",
     "media: {tcp: false}, turn: {tcp: false}",
     "turn: {enabled: false}",
     "turn: {port: 3000}",
     "media: {exposure: TurnOnly}",
+    "media: {exposure: LoadBalancer}, turn: {port: 3478}",
+    "media: {exposure: NodePort, ports: {first: 30000}}",
     BY_TLS,
     "nodes: 4, media: {exposure: TurnOnly}, turn: {udp: false, port: 3000}",
 ];

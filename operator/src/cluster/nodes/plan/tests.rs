@@ -41,7 +41,7 @@ fn pod(slot: u16, state: char, revision: &str) -> NodePod {
         phase,
         placement,
         host: Some("host".to_owned()),
-        host_addresses: Some("10.0.0.1".to_owned()),
+        addresses: Some("10.0.0.1".to_owned()),
         told_addresses: Some("10.0.0.1".to_owned()),
         created: Some(at(NOW - 100)),
         ended: (state == 'e').then(|| at(NOW - 40)),
@@ -398,13 +398,13 @@ fn pods_take_traffic_once_their_addresses_are_known_and_are_told_of_changes() {
     let new = NodePod { placement: Placement::New, ..base.clone() };
     let cases = [
         ("told and open", base.clone(), ""),
-        ("not scheduled", NodePod { host_addresses: None, ..new.clone() }, ""),
+        ("not scheduled", NodePod { addresses: None, ..new.clone() }, ""),
         ("scheduled", NodePod { told_addresses: None, ..new.clone() }, "!0"),
         ("changed", NodePod { told_addresses: Some("old".to_owned()), ..base.clone() }, "!0"),
         ("closed by somebody", new.clone(), "!0"),
         ("ends", NodePod { phase: NodePhase::Terminating, ..new }, "+1"),
         ("leaves", NodePod { told_addresses: None, ..read("0c:1") }, "!0"),
-        ("its Kubernetes node is not known now", NodePod { host_addresses: None, ..base }, ""),
+        ("its Kubernetes node is not known now", NodePod { addresses: None, ..base }, ""),
     ];
     for (fact, pod, actions) in cases {
         assert_eq!(written(&plan(&desired(1), &[pod])), actions, "{fact}");

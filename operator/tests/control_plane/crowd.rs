@@ -1,0 +1,139 @@
+//! Many LiveClusters by an operator's process: how long its reconciles take, what it asks of the API
+//! when nothing happens, and how much memory it takes. Pods are run by the test, and answer nothing.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use crds::{LiveCluster, names};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use serde_json::{Value, json};
+
+use super::super::leaders::{Operator, requests};
+use super::super::plane::{self, HOSTS};
+use super::super::world::World;
+
+const CLUSTERS: usize = 200;
+const NODES: usize = 10;
+/// Pods that are started at the same time.
+const CONCURRENCY: usize = 8;
+/// Longest time until everything runs, on a machine that does much else.
+const START: Duration = Duration::from_secs(1200);
+/// Time at rest before requests are counted: what was begun ends.
+const SETTLING: Duration = Duration::from_secs(60);
+/// Time over which they are counted; longer than anything is remembered but what is written.
+const REST: Duration = Duration::from_secs(200);
+/// Requests a second that a LiveCluster may cost at rest.
+const MAX_RATE: f64 = 0.1;
+
+/// Places each pod and says that it is ready.
+async fn run_pods(pods: Api<Pod>) {
+    let config = watcher::Config::default().labels(names::CLUSTER);
+    let started = watcher(pods.clone(), config).default_backoff().applied_objects();
+    let starts = started.map(|pod| {
+        let pods = pods.clone();
+        async move {
+            let pod = pod.unwrap();
+            if pod.spec.as_ref().unwrap().node_name.is_none() {
+                start(&pods, &pod).await;
+            }
+        }
+    });
+    starts.buffer_unordered(CONCURRENCY).collect::<()>().await;
+}
+
+async fn start(pods: &Api<Pod>, pod: &Pod) {
+    let name = pod.metadata.name.as_deref().unwrap();
+    let slot: usize = pod.metadata.labels.as_ref().unwrap()[names::SLOT].parse().unwrap();
+    let host = HOSTS[slot % HOSTS.len()];
+    let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": host}});
+    let params = PostParams::default();
+    let bound: Result<Value, _> = pods.create_subresource("binding", name, &params, &binding).await;
+    if bound.is_err() {
+        // Seen twice.
+        return;
+    }
+    let status = json!({"status": {"phase": "Running",
+        "conditions": [{"type": "Ready", "status": "True"}]}});
+    pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+}
+
+/// How many LiveClusters have all their nodes.
+async fn complete(world: &World) -> usize {
+    let list = world.api::<LiveCluster>().list(&ListParams::default()).await.unwrap();
+    let is_complete = |cluster: &&LiveCluster| {
+        let ready = cluster.status.as_ref().map(|status| status.ready_nodes);
+        ready == i32::try_from(NODES).ok()
+    };
+    list.items.iter().filter(is_complete).count()
+}
+
+/// Memory of a process, in KiB: as it is, and at most.
+fn memory(pid: u32) -> [u64; 2] {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    ["VmRSS:", "VmHWM:"].map(|name| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    })
+}
+
+/// The bound of the histogram's bucket in which the 99th percentile of reconciles is, in seconds.
+async fn slowest_percent(port: u16) -> f64 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nhost: operator\r\nconnection: close\r\n\r\n";
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).await.unwrap();
+    let prefix = format!("{}_bucket{{le=\"", contract::metrics::RECONCILE_SECONDS);
+    let buckets: Vec<(f64, f64)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(&prefix)?.split_once("\"} "))
+        .map(|(bound, count)| (bound.parse().unwrap(), count.parse().unwrap()))
+        .collect();
+    let all = buckets.last().unwrap().1;
+    buckets.iter().find(|(_, count)| *count >= 0.99 * all).unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_liveclusters_of_ten_nodes_cost_next_to_nothing_at_rest() {
+    let Some(config) = plane::config().await else { return };
+    let world = World::new(&config, "crowd").await;
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let start = Instant::now();
+    let operator = Operator::start("second", &world.namespace, port);
+    let kubelet = tokio::spawn(run_pods(world.api()));
+    let params = PostParams::default();
+    for number in 0..CLUSTERS {
+        let cluster = json!({"apiVersion": "livecluster.dev/v1alpha1", "kind": "LiveCluster",
+            "metadata": {"name": format!("crowd-{number}")},
+            "spec": {"domain": format!("crowd-{number}.example.com"), "nodes": NODES}});
+        let cluster = serde_json::from_value(cluster).unwrap();
+        world.api::<LiveCluster>().create(&params, &cluster).await.unwrap();
+    }
+    loop {
+        let complete = complete(&world).await;
+        if complete == CLUSTERS {
+            break;
+        }
+        assert!(start.elapsed() < START, "{complete} of {CLUSTERS} have all their nodes");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let installed = start.elapsed().as_secs();
+    let p99 = slowest_percent(port).await;
+    tokio::time::sleep(SETTLING).await;
+    let before = requests("second", &world.namespace);
+    tokio::time::sleep(REST).await;
+    let asked = requests("second", &world.namespace) - before;
+    let rate = asked as f64 / REST.as_secs_f64() / CLUSTERS as f64;
+    let [now, most] = memory(operator.pid());
+    plane::say(&format!(
+        "{CLUSTERS} LiveClusters of {NODES} nodes in {installed} s; 99 % of reconciles in at most \
+         {p99} s; at rest {rate:.3} requests/s for each; memory {now} KiB, at most {most} KiB"
+    ));
+    assert!(rate <= MAX_RATE, "{rate} requests a second for each LiveCluster");
+    kubelet.abort();
+}
