@@ -57,10 +57,11 @@ fn run_in(
     })
 }
 
-struct Redis(Child);
+/// A Redis of a test; dropping it ends it.
+pub(crate) struct Redis(Child);
 
 impl Redis {
-    fn start(directory: &Path, port: u16) -> Result<Self> {
+    pub(crate) fn start(directory: &Path, port: u16) -> Result<Self> {
         let child = Command::new("redis-server")
             .arg("--dir")
             .arg(directory)

@@ -1,8 +1,10 @@
 //! Nodes in this process, a real Redis, and plain HTTP and WebSocket clients.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contract::access_token::{ApiKeys, Claims, VideoGrants, claims};
@@ -28,6 +30,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Ports below those that the system gives away.
+const PORTS: Range<u16> = 10_000..17_000;
 /// Time until something that must happen has happened.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -264,8 +268,20 @@ impl Drop for Redis {
     }
 }
 
+/// A port that nobody has, and that nobody gets who asks the system for any: it would be taken
+/// before it is used.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Tests in other processes begin elsewhere.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let first = u16::from_be_bytes([high, low]).wrapping_mul(97);
+    loop {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        if TcpListener::bind((LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Files of a cluster: keys, authority, one certificate for all nodes.
