@@ -137,4 +137,4 @@ e2e-tests: images
 
 # On the cluster that the tests before have left.
 e2e-long: e2e-tests
-	@$(STAGE) "long end-to-end tests" $(CARGO) test --package e2e --features long --test long_faults
+	@$(STAGE) "long end-to-end tests" $(CARGO) test --package e2e --features long --test 'long_*'
