@@ -139,6 +139,6 @@ e2e-tests: images
 
 # On the cluster that the tests before have left.
 e2e-long: e2e-tests
-	@$(STAGE) "long end-to-end tests" $(CARGO) test --package e2e --features long --test long_faults --test long_peer_faults
+	@$(STAGE) "long end-to-end tests" $(CARGO) test --package e2e --features long --test 'long_*'
 	@$(STAGE) "operator and control plane, long" $(CLUSTER) control-plane \
 		$(CARGO) test --package operator --test control_plane -- --nocapture long::

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::artifact_cache;
 use crate::cluster::Cluster;
@@ -16,6 +16,9 @@ pub const NAME: &str = "livecluster";
 pub const NAMESPACE: &str = "livecluster-system";
 /// Time until the operator is ready.
 const TIMEOUT: &str = "3m";
+
+/// Time for a LiveCluster and a call, as Helm takes it.
+const TEST_TIMEOUT: &str = "5m";
 
 /// Returns the cluster with the chart installed, as the README says.
 ///
@@ -53,6 +56,21 @@ pub fn deploy(cluster: &Cluster, chart: &Path, values: &str) -> Result<()> {
         helm.args(["--set", values]);
     }
     helm.run().with_context(|| format!("installing {}", chart.display()))
+}
+
+/// Runs `helm test`, which must say that a call worked.
+pub fn test(cluster: &Cluster) -> Result<()> {
+    let output = cluster
+        .helm()
+        .args(["test", NAME, "--namespace", NAMESPACE, "--timeout", TEST_TIMEOUT])
+        .output()
+        .context("running helm")?;
+    // Helm writes the logs of tests to its standard error.
+    let told = [output.stdout, output.stderr].concat();
+    let told = String::from_utf8_lossy(&told);
+    let worked = output.status.success() && told.contains("Both heard and read each other");
+    ensure!(worked, "helm test says:\n{told}");
+    Ok(())
 }
 
 /// Restarts the operator if it is there: a loaded image keeps its tag when its content changes.

@@ -1,5 +1,6 @@
 //! Does a LiveCluster become ready as the README says, and does deleting it leave nothing?
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,7 +9,7 @@ use e2e::namespace::Namespace;
 use e2e::process::Run as _;
 use e2e::release;
 use e2e::repository;
-use e2e::stage::say;
+use e2e::stage::{say, stage};
 use e2e::wait::eventually;
 
 /// Everything that a LiveCluster can own.
@@ -16,6 +17,8 @@ const OWNED_KINDS: &str = "livecluster,pods,services,ingresses,secrets,configmap
     poddisruptionbudgets,horizontalpodautoscalers";
 /// Time until the garbage collector is through.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The API group of a Prometheus operator.
+const MONITORING: &str = "apiVersion: monitoring.coreos.com";
 
 #[test]
 fn minimal_example_becomes_ready_and_leaves_nothing_behind() -> Result<()> {
@@ -56,6 +59,55 @@ fn ready_then_deleted(namespace: &Namespace, before: &str) -> Result<()> {
         ensure!(left == before, "left are:\n{left}");
         Ok(())
     })
+}
+
+#[test]
+fn helm_test_calls_through_a_live_cluster_of_its_own() -> Result<()> {
+    let cluster = release::install()?;
+    let in_namespace = ["--namespace", release::NAMESPACE];
+    stage("helm test", || release::test(&cluster))?;
+    // What the test made carries the labels of the release; media pods and the rest belong to it.
+    let made = "livecluster,pods";
+    let tests = "app.kubernetes.io/component=test";
+    let arguments = ["get", made, "--selector", tests, "--ignore-not-found", "-o", "name"];
+    let left = cluster.kubectl().args(in_namespace).args(arguments).read()?;
+    ensure!(left.trim().is_empty(), "left are:\n{left}");
+    Ok(())
+}
+
+#[test]
+fn the_api_server_takes_every_example_and_all_values_to_the_letter() -> Result<()> {
+    let cluster = release::install()?;
+    for example in files("crds/examples")? {
+        let mut kubectl = cluster.kubectl();
+        kubectl.args(["create", "--dry-run=server", "--validate=strict", "--filename"]);
+        kubectl.arg(&example).run()?;
+    }
+    let mut values = files("charts/livecluster/ci")?;
+    ensure!(values.len() >= 3, "only {values:?}");
+    values.push(release::chart().join("values.yaml"));
+    for values in values {
+        let mut helm = cluster.helm();
+        helm.args(["template", release::NAME]).arg(release::chart());
+        helm.args(["--namespace", release::NAMESPACE, "--values"]).arg(&values);
+        let rendered = helm.read()?;
+        // Of these there is no definition in the cluster.
+        let documents = rendered.split("\n---\n").filter(|text| !text.contains(MONITORING));
+        let objects = documents.collect::<Vec<_>>().join("\n---\n");
+        let mut kubectl = cluster.kubectl();
+        kubectl.args(["apply", "--server-side", "--force-conflicts", "--field-manager=e2e"]);
+        kubectl.args(["--dry-run=server", "--validate=strict", "--filename=-"]);
+        let taken = kubectl.read_with_input(objects.as_bytes());
+        taken.with_context(|| values.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The YAML files of a directory of the repository.
+fn files(directory: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(repository().join(directory))?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect())
 }
 
 /// `NAME URL NODES READY ROOMS SUBSCRIBERS STATUS AGE`

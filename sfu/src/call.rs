@@ -79,12 +79,20 @@ pub struct CallReport {
 /// With what went wrong in the last attempt.
 pub async fn run(args: &CallArgs) -> Result<CallReport, CallError> {
     let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    let mut told = String::new();
     loop {
         let end = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
         match attempt(args, end).await {
             Ok(report) => return Ok(report),
             Err(error) if Instant::now() + PAUSE >= deadline => return Err(error),
-            Err(error) => tracing::warn!(error = chain(&error), "No call yet"),
+            Err(error) => {
+                let error = chain(&error);
+                // Once for each reason: a LiveCluster that starts takes a while.
+                if told != error {
+                    tracing::warn!(error, "No call yet");
+                    told = error;
+                }
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,5 +1,6 @@
 //! The process: listeners, signals, the end.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,9 @@ pub fn start_log(config: &LogConfig) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     match config.format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Text => {
+            builder.with_target(false).with_ansi(std::io::stdout().is_terminal()).init()
+        }
     }
 }
 

@@ -39,7 +39,7 @@ pub enum ConnectError {
     #[error("TLS failed")]
     Tls(#[source] io::Error),
     /// The request was refused.
-    #[error("the signal connection was refused: {0}")]
+    #[error("the signal connection was refused")]
     Refused(#[source] Box<tungstenite::Error>),
     /// This TLS library has no versions in common with itself.
     #[error("no TLS")]
