@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DynamicObject, ListParams};
 use kube::core::ApiResource;
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::{Map, Value};
 
 /// Objects by kind and name.
@@ -32,10 +32,9 @@ const ACCIDENTAL: [&str; 9] = [
     "nodePort",
 ];
 
-/// Reads everything that the operator makes, and the LiveClusters.
-pub async fn objects(client: &Client, namespace: &str) -> Objects {
-    let mut found = Objects::new();
-    let kinds = [
+/// What the operator makes, and LiveClusters.
+fn kinds() -> [ApiResource; 10] {
+    [
         ApiResource::erase::<ConfigMap>(&()),
         ApiResource::erase::<HorizontalPodAutoscaler>(&()),
         ApiResource::erase::<Ingress>(&()),
@@ -46,10 +45,28 @@ pub async fn objects(client: &Client, namespace: &str) -> Objects {
         ApiResource::erase::<Secret>(&()),
         ApiResource::erase::<Service>(&()),
         ApiResource::erase::<StatefulSet>(&()),
-    ];
+    ]
+}
+
+/// The versions of all objects by kind and name: they change with every write that changes anything.
+pub async fn versions(client: &Client, namespace: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for kind in kinds() {
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+        for object in api.list(&ListParams::default()).await.unwrap().items {
+            let version = object.meta().resource_version.clone().unwrap();
+            found.insert(format!("{} {}", kind.kind, object.name_any()), version);
+        }
+    }
+    found
+}
+
+/// Reads everything that the operator makes, and the LiveClusters.
+pub async fn objects(client: &Client, namespace: &str) -> Objects {
+    let mut found = Objects::new();
     let mut unique = vec![(namespace.to_owned(), "NAMESPACE".to_owned())];
     let mut revisions = Vec::new();
-    for kind in &kinds {
+    for kind in &kinds() {
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, kind);
         for object in api.list(&ListParams::default()).await.unwrap().items {
             let name = object.meta().name.clone().unwrap();

@@ -159,8 +159,9 @@ fn policy(
             pod_selector: Some(labelled(valid, part)),
             // What is named here and has no rule is refused.
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(ingress),
-            egress: Some(egress),
+            // The API server stores no empty list: each apply of one would be a change.
+            ingress: (!ingress.is_empty()).then_some(ingress),
+            egress: (!egress.is_empty()).then_some(egress),
         }),
     }
 }
