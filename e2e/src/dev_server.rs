@@ -31,6 +31,8 @@ pub struct DevServer {
     /// How to enter its rooms.
     pub access: Access,
     process: Option<Process>,
+    /// Where a configured node takes orders.
+    admin: Option<String>,
 }
 
 struct Process {
@@ -42,7 +44,11 @@ impl DevServer {
     /// Runs a test against a node on `port`; what the node wrote is shown if the test fails.
     pub fn run(port: u16, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         if let Ok(url) = env::var(URL_VARIABLE) {
-            return body(&Self { access: Access::new(&url, KEY, SECRET), process: None });
+            return body(&Self {
+                access: Access::new(&url, KEY, SECRET),
+                process: None,
+                admin: None,
+            });
         }
         Self::run_at(&Network::here(), "127.0.0.1", port, body)
     }
@@ -74,8 +80,10 @@ impl DevServer {
             command.env("HOST_IP", "127.0.0.1").args(["--bind", "127.0.0.1", "--config"]);
             command.arg(&config);
         })
-        .and_then(|server| {
-            server.await_answer(&network, &format!("http://127.0.0.1:{}", port + ADMIN))?;
+        .and_then(|mut server| {
+            let admin = format!("http://127.0.0.1:{}", port + ADMIN);
+            server.await_answer(&network, &admin)?;
+            server.admin = Some(admin);
             body(&server).with_context(|| format!("the node wrote:\n{}", server.log()))
         });
         fs::remove_dir_all(&directory).context("removing the directory of the node")?;
@@ -106,13 +114,22 @@ impl DevServer {
             .spawn()
             .context("starting the node")?;
         let access = Access::new(&format!("http://127.0.0.1:{port}"), KEY, SECRET);
-        Ok(Self { access, process: Some(Process { child, log }) })
+        Ok(Self { access, process: Some(Process { child, log }), admin: None })
     }
 
     /// Stops the node in the middle of what it does, as a machine that hangs.
     pub fn freeze(&self) -> Result<()> {
         let process = self.process.as_ref().context("the node is not of this test")?;
         Command::new("kill").args(["-STOP", &process.child.id().to_string()]).run()
+    }
+
+    /// Puts a configured node into a state, such as `cordoned`.
+    pub fn order(&self, state: &str) -> Result<()> {
+        let admin = self.admin.as_ref().context("the node has no admin port of its own")?;
+        let http = HttpClient::start(&Network::here())?;
+        let answer = http.put(&format!("{admin}/drain?state={}", state.replace(' ', "%20")))?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
     }
 
     /// What the node wrote.

@@ -264,6 +264,123 @@ fn nothing_too_large(anna: &PythonClient, all: &Listeners<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Keeps the frames of all data tracks that others publish, and when these end.
+const NATIVE_WATCHES: &str = "
+    kept['frames'] = []
+    kept['ended'] = 0
+    kept['watches'] = set()
+    def published(track):
+        async def read():
+            async for frame in track.subscribe():
+                text = frame.payload.decode()
+                kept['frames'].append([track.publisher_identity, track.info.name, len(text), text[:1]])
+        kept['watches'].add(asyncio.create_task(read()))
+    def unpublished(sid):
+        kept['ended'] += 1
+    room.on('data_track_published', published)
+    room.on('data_track_unpublished', unpublished)";
+
+/// The same in a browser.
+const BROWSER_WATCHES: &str = "(() => {
+    window.frames_of = [];
+    window.client.room.on('dataTrackPublished', (track) => {
+        const read = async () => {
+            const reader = track.subscribe().getReader();
+            for (;;) {
+                const { value, done } = await reader.read();
+                if (done) { return; }
+                const text = new TextDecoder().decode(value.payload);
+                const { publisherIdentity: from, info: { name } } = track;
+                window.frames_of.push([from, name, text.length, text.slice(0, 1)]);
+            }
+        };
+        void read();
+    });
+    return null;
+})()";
+
+/// A frame of several packets.
+const LARGE: usize = 30_000;
+
+#[test]
+fn data_tracks_go_between_the_native_stack_and_browsers() -> Result<()> {
+    DevServer::run(PORT + 2, |server| {
+        let network = Network::here();
+        let browser = Browser::start(&network)?;
+        let bob = browser.open(Person::bob())?;
+        let anna = PythonClient::start(&network, Person::anna())?;
+        let clara = PythonClient::start(&network, Person::clara())?;
+        for client in [&anna, &clara] {
+            client.evaluate(NATIVE_WATCHES)?;
+        }
+        enter(server, &bob, "data tracks")?;
+        bob.evaluate(BROWSER_WATCHES)?;
+        enter(server, &anna, "data tracks")?;
+        anna.evaluate(
+            "kept['track'] = await room.local_participant.publish_data_track(name='position')",
+        )?;
+        bob.evaluate(
+            "window.client.room.localParticipant.publishDataTrack({ name: 'pointer' })
+                .then((track) => { window.track = track; return null; })",
+        )?;
+        // She comes when the tracks are there.
+        enter(server, &clara, "data tracks")?;
+        let of_bob = || bob.evaluate("window.frames_of");
+        let of = |client: &PythonClient| client.evaluate("return kept['frames']");
+        for (letter, size) in [("s", 5), ("l", LARGE)] {
+            let annas = json!(["anna", "position", size, letter]);
+            arrives("bob", &annas, || push(&anna, letter, size), of_bob)?;
+            arrives("clara", &annas, || push(&anna, letter, size), || of(&clara))?;
+            let bobs = json!(["bob", "pointer", size, letter]);
+            arrives("anna", &bobs, || push_in_browser(&bob, letter, size), || of(&anna))?;
+            arrives("clara", &bobs, || push_in_browser(&bob, letter, size), || of(&clara))?;
+        }
+        anna.evaluate("await kept['track'].unpublish()")?;
+        eventually("clara sees the track end", MEDIA_TIMEOUT, || {
+            let ended = clara.evaluate("return kept['ended']")?;
+            ensure!(ended == 1, "{ended}");
+            Ok(())
+        })?;
+        // A track of the same name is another.
+        anna.evaluate(
+            "kept['track'] = await room.local_participant.publish_data_track(name='position')",
+        )?;
+        let annas = json!(["anna", "position", 7, "n"]);
+        arrives("bob", &annas, || push(&anna, "n", 7), of_bob)?;
+        arrives("clara", &annas, || push(&anna, "n", 7), || of(&clara))
+    })
+}
+
+/// Frames are sent without retransmission: sends one until it arrives.
+fn arrives(
+    who: &str,
+    frame: &Value,
+    push: impl Fn() -> Result<()>,
+    frames: impl Fn() -> Result<Value>,
+) -> Result<()> {
+    eventually(&format!("{who} gets the frame"), MEDIA_TIMEOUT, || {
+        push()?;
+        let frames = frames()?;
+        let got = frames.as_array().is_some_and(|frames| frames.contains(frame));
+        ensure!(got, "not {frame}, but {frames}");
+        Ok(())
+    })
+}
+
+fn push(client: &PythonClient, letter: &str, size: usize) -> Result<()> {
+    client
+        .evaluate(&format!(
+            "payload = ('{letter}' * {size}).encode()
+             kept['track'].try_push(rtc.DataTrackFrame(payload=payload))"
+        ))
+        .map(drop)
+}
+
+fn push_in_browser(tab: &Tab, letter: &str, size: usize) -> Result<()> {
+    let payload = format!("new TextEncoder().encode('{letter}'.repeat({size}))");
+    tab.evaluate(&format!("(window.track.tryPush({{ payload: {payload} }}), null)")).map(drop)
+}
+
 /// Those who keep what they get.
 struct Listeners<'a> {
     bob: &'a Tab,

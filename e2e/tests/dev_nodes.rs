@@ -1,4 +1,6 @@
-//! Two media nodes without Kubernetes: do rooms of one reach those of the other?
+//! Two media nodes without Kubernetes: do rooms of one reach those of the other, wherever they move?
+
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use e2e::clients::{
@@ -10,6 +12,9 @@ use e2e::wait::eventually;
 use serde_json::{Value, json};
 
 const PORT: u16 = 18_210;
+const MOVING_PORT: u16 = 18_240;
+/// Time in which clients of a room that moved are back.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Rooms that are tried until one lives on the other node.
 const MAX_ROOMS: usize = 40;
 
@@ -85,5 +90,38 @@ fn a_participant_is_seen_and_heard_in_a_room_of_another_node_and_moves_there() -
         // She hears clara, who was never in her first room.
         await_media(&anna, &[&Person::clara()], MEDIA_TIMEOUT)?;
         await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)
+    })
+}
+
+#[test]
+fn a_forwarded_participant_is_seen_and_heard_again_wherever_either_room_moves() -> Result<()> {
+    node_pair::run(MOVING_PORT, |first, second| {
+        let browser = Browser::start(&Network::here())?;
+        let (anna, clara) = (browser.open(Person::anna())?, browser.open(Person::clara())?);
+        anna.join(&first.access.url, &first.access.token("anna", "here")?)?;
+        let there = join_elsewhere(&clara, second, &home(&anna)?)?;
+        call(second, "ForwardParticipant", &there)?;
+        await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        let returns = || -> Result<usize> {
+            Ok(anna.report()?.count("reconnected") + clara.report()?.count("reconnected"))
+        };
+        // One of the two rooms moves to the node of the other, then both back.
+        for (leaves, stays, rooms) in [(first, second, 1), (second, first, 2)] {
+            stays.order("open")?;
+            let before = returns()?;
+            leaves.order("draining 50")?;
+            eventually("who was in a room that moved is back", RETURN_TIMEOUT, || {
+                let returns = returns()? - before;
+                ensure!(returns >= rooms, "{returns} of {rooms}");
+                Ok(())
+            })?;
+            await_media(&clara, &[&Person::anna()], MEDIA_TIMEOUT)?;
+        }
+        // It is the same forwarding: it follows her and ends with her.
+        anna.set_muted("microphone", true)?;
+        let annas = "window.client.room.remoteParticipants.get('anna')";
+        expect(&clara, &format!("{annas}.isMicrophoneEnabled"), json!(false))?;
+        anna.leave()?;
+        expect(&clara, &format!("{annas} === undefined"), json!(true))
     })
 }

@@ -39,6 +39,11 @@ impl HttpClient {
         self.request(json!({ "method": "GET", "url": url }))
     }
 
+    /// Puts nothing to an address that says it all.
+    pub fn put(&self, url: &str) -> Result<HttpAnswer> {
+        self.request(json!({ "method": "PUT", "url": url }))
+    }
+
     /// Sends a JSON body.
     pub fn post(&self, url: &str, token: Option<&str>, body: &Value) -> Result<HttpAnswer> {
         let mut headers = json!({ "Content-Type": "application/json" });
