@@ -63,6 +63,10 @@ pub struct TurnConfig {
     /// allocations get error 508 then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alternate_server: Option<SocketAddr>,
+    /// Name that the certificate of `alternate_server` has (ALTERNATE-DOMAIN, RFC 8489 section
+    /// 14.16), for clients that come by TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alternate_domain: Option<String>,
     /// Seconds that allocations may go on after SIGTERM.
     #[serde(default = "default_drain_timeout")]
     pub drain_timeout_s: u32,
@@ -134,6 +138,15 @@ impl TurnConfig {
         if self.drain_timeout_s > 86_400 {
             return Err("drain_timeout_s: must be at most 86400".into());
         }
+        if let Some(domain) = &self.alternate_domain {
+            let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+            if !(1..=255).contains(&domain.len()) || !domain.bytes().all(is_of_name) {
+                return Err("alternate_domain: must be a host name of 1 to 255 bytes".into());
+            }
+            if self.alternate_server.is_none() {
+                return Err("alternate_domain: needs alternate_server".into());
+            }
+        }
         self.credentials.validate()?;
         self.relay.validate()?;
         self.peers.validate()?;
@@ -175,6 +188,8 @@ mod tests {
             ("listen: {tls: ['0.0.0.0:5349']}", "tls"),
             ("realm: ''", "realm"),
             ("drain_timeout_s: 86401", "drain_timeout_s"),
+            ("alternate_domain: turn.example.com", "alternate_server"),
+            ("alternate_server: '192.0.2.2:3478'\nalternate_domain: a b", "alternate_domain"),
             ("credentials: {nonce_life_s: 1}", "credentials.nonce_life_s"),
             ("limits: {channels: 0}", "limits.channels"),
             ("limits: {connection_queue_bytes: 1}", "limits.connection_queue_bytes"),

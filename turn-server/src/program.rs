@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use turn_server_core::api::{Config, RelayAddress, Transport};
+use turn_server_core::api::{Alternate, Config, RelayAddress, Transport};
 use turn_server_core::server::Server;
 
 use crate::admin;
@@ -276,7 +276,9 @@ fn start_worker(start: Start<'_>) -> Result<Link, StartError> {
             })
             .collect(),
         relay_ports: ports,
-        alternate_server: config.alternate_server,
+        alternate: config
+            .alternate_server
+            .map(|server| Alternate { server, domain: config.alternate_domain.clone() }),
         hide_errors: config.peers.hide_errors,
         settings: files.settings(),
     };

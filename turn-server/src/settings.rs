@@ -119,6 +119,7 @@ impl Settings {
             limits: TurnLimits::default(),
             workers: 1,
             alternate_server: None,
+            alternate_domain: None,
             drain_timeout_s: 0,
             admin: TurnAdminConfig::default(),
             log: LogConfig { format: LogFormat::Text, ..LogConfig::default() },

@@ -269,6 +269,15 @@ pub struct Settings {
     pub limits: TurnLimits,
 }
 
+/// Another server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alternate {
+    /// Its address (ALTERNATE-SERVER).
+    pub server: SocketAddr,
+    /// Name in its certificate (ALTERNATE-DOMAIN, RFC 8489 section 14.16), at most 255 bytes.
+    pub domain: Option<String>,
+}
+
 /// What a server, that is one worker, is made from.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -283,7 +292,7 @@ pub struct Config {
     /// Relayed ports of this worker; no other worker uses them.
     pub relay_ports: RangeInclusive<u16>,
     /// Where clients are sent while draining (error 300); `None`: error 508.
-    pub alternate_server: Option<SocketAddr>,
+    pub alternate: Option<Alternate>,
     /// Clients are not told of ICMP errors.
     pub hide_errors: bool,
     /// What can change.

@@ -8,7 +8,7 @@ mod requests;
 mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use rand::rngs::StdRng;
@@ -17,8 +17,8 @@ use slab::Slab;
 
 use crate::allocation::Allocation;
 use crate::api::{
-    Client, ClientAction, Command, Config, ConnectionId, RelayAddress, RelayId, RelayTransport,
-    Settings,
+    Alternate, Client, ClientAction, Command, Config, ConnectionId, RelayAddress, RelayId,
+    RelayTransport, Settings,
 };
 use crate::auth::Users;
 use crate::counters::{Counters, DropReason};
@@ -66,7 +66,7 @@ pub struct Server {
     realm: String,
     software: String,
     addresses: Vec<(RelayAddress, Ports)>,
-    alternate_server: Option<SocketAddr>,
+    alternate: Option<Alternate>,
     hide_errors: bool,
     users: Users,
     nonces: Nonces,
@@ -98,7 +98,7 @@ impl Server {
             software,
             relay_addresses,
             relay_ports,
-            alternate_server,
+            alternate,
             hide_errors,
             settings: Settings { credentials, nonce_keys, nonce_life, peers, limits },
         } = config;
@@ -113,7 +113,7 @@ impl Server {
             worker,
             realm,
             software,
-            alternate_server,
+            alternate,
             hide_errors,
             limits,
             rng,

@@ -115,6 +115,7 @@ pub fn turn_config(valid: &ValidCluster) -> Result<TurnConfig, BuildError> {
         },
         workers: valid.workers,
         alternate_server: None,
+        alternate_domain: None,
         drain_timeout_s: DRAIN_SECONDS,
         // The kubelet and Prometheus come from outside the pod; no Service leads there.
         admin: TurnAdminConfig {

@@ -56,7 +56,7 @@ impl Server {
         }
         let plan = self.plan(*client, message)?;
         if self.is_draining {
-            return Err(if self.alternate_server.is_some() { 300 } else { 508 });
+            return Err(if self.alternate.is_some() { 300 } else { 508 });
         }
         self.check_quota(request)?;
         self.open(request, &plan, now)?;

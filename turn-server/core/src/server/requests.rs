@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Server;
-use crate::api::Client;
+use crate::api::{Alternate, Client};
 use crate::auth::User;
 use crate::counters::DropReason;
 use crate::stun::{Algorithm, Class, Message, Method, Signer, Writer, attribute as a};
@@ -202,8 +202,11 @@ impl Server {
                 writer.attribute(a::UNKNOWN_ATTRIBUTES, &unknown.collect::<Vec<u8>>());
             }
             300 => {
-                if let Some(address) = self.alternate_server {
-                    writer.address(a::ALTERNATE_SERVER, address);
+                if let Some(Alternate { server, domain }) = &self.alternate {
+                    writer.address(a::ALTERNATE_SERVER, *server);
+                    if let Some(domain) = domain {
+                        writer.attribute(a::ALTERNATE_DOMAIN, domain.as_bytes());
+                    }
                 }
             }
             _ => {}

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use turn_server_core::api::{BindError, Config, RelayAddress};
+use turn_server_core::api::{Alternate, BindError, Config, RelayAddress};
 use turn_server_core::stun::{Method, Writer, attribute as a};
 
 use crate::harness::{ALICE, REALM, Turn, at, config, ip, signer, tcp, udp};
@@ -289,13 +289,25 @@ fn the_end_of_a_connection_ends_its_allocation() {
 
 #[test]
 fn a_draining_server_keeps_what_it_has() {
-    for (alternate, code) in [(None, 508), (Some(at("198.51.100.2:3478")), 300)] {
-        let mut turn = Turn::new(Config { alternate_server: alternate, ..config() });
+    let elsewhere = |domain: Option<&str>| Alternate {
+        server: at("198.51.100.2:3478"),
+        domain: domain.map(str::to_owned),
+    };
+    for (alternate, code) in [
+        (None, 508),
+        (Some(elsewhere(None)), 300),
+        (Some(elsewhere(Some("turn.example.com"))), 300),
+    ] {
+        let domain = alternate.as_ref().and_then(|alternate| alternate.domain.clone());
+        let is_somewhere = alternate.is_some();
+        let mut turn = Turn::new(Config { alternate, ..config() });
         turn.allocate(client());
         turn.server.drain();
         let answer = turn.allocate(udp("203.0.113.9:2"));
         assert_eq!(answer.code, Some(code));
-        assert_eq!(answer.get(a::ALTERNATE_SERVER).is_some(), alternate.is_some());
+        assert_eq!(answer.get(a::ALTERNATE_SERVER).is_some(), is_somewhere);
+        let named = answer.get(a::ALTERNATE_DOMAIN).map(<[u8]>::to_vec);
+        assert_eq!(named, domain.map(String::into_bytes));
         assert!(answer.is_signed_by(signer(ALICE, REALM)));
         assert_eq!(turn.ask(client(), Method::Refresh, |_| {}).code, None);
         assert_eq!(turn.permit(client(), "8.8.8.8:1"), None);

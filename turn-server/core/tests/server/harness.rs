@@ -63,7 +63,7 @@ pub(crate) fn config() -> Config {
         software: "test".to_owned(),
         relay_addresses: vec![relay("192.0.2.1"), relay("2001:db8::1")],
         relay_ports: 50_000..=50_999,
-        alternate_server: None,
+        alternate: None,
         hide_errors: false,
         settings: settings(),
     }
