@@ -5,7 +5,7 @@ It takes the commands of `clients/python/client.py` as far as they make sense: j
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import aiohttp
@@ -90,6 +90,7 @@ class Client:
             "participants": [self._participant(info) for info in self._participants.values()],
             "messages": [],
             "events": list(self._events),
+            "counts": dict(Counter(self._events)),
             "errors": list(self._errors),
         }
 

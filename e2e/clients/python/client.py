@@ -9,7 +9,7 @@ import asyncio
 import functools
 import inspect
 import textwrap
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from livekit import rtc
@@ -59,6 +59,7 @@ class Client:
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
         self._events: deque[str] = deque(maxlen=LONGEST_LIST)
+        self._counts: Counter[str] = Counter()
         # What tests keep between evaluations.
         self._kept: dict[str, Any] = {}
         self._listen()
@@ -70,7 +71,7 @@ class Client:
             provider = rtc.KeyProviderOptions(shared_key=options["key"].encode())
             room_options.encryption = rtc.E2EEOptions(key_provider_options=provider)
         await self._room.connect(url, token, room_options)
-        self._events.append("connected")
+        self._log("connected")
         if "colour" in options:
             picture = Picture(**options["picture"]) if "picture" in options else Picture()
             await self.publish_colour(options["colour"], picture=picture)
@@ -119,6 +120,7 @@ class Client:
             "participants": [await self._participant(remote) for remote in remotes],
             "messages": list(self._messages),
             "events": list(self._events),
+            "counts": dict(self._counts),
             "errors": [],
         }
 
@@ -152,10 +154,14 @@ class Client:
             **(seen if probe is None else await probe.report()),
         }
 
+    def _log(self, event: str) -> None:
+        self._events.append(event)
+        self._counts[event] += 1
+
     def _listen(self) -> None:
         room = self._room
         for name, logged in LOGGED_EVENTS.items():
-            room.on(name, lambda *_, logged=logged: self._events.append(logged))
+            room.on(name, lambda *_, logged=logged: self._log(logged))
 
         @room.on("track_subscribed")
         def _subscribed(
@@ -189,7 +195,7 @@ class Client:
         publication.set_subscribed(False)
 
     def _show_again(self, publication: rtc.RemoteTrackPublication) -> None:
-        self._events.append("rendererStuck")
+        self._log("rendererStuck")
         self.subscribe_again(publication)
 
 

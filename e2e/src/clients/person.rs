@@ -157,7 +157,7 @@ mod tests {
                 "sid": "PA_x", "identity": "anna", "name": "",
                 "tracks": [track("camera"), track("microphone")],
             }],
-            "messages": [], "events": [], "errors": [],
+            "messages": [], "events": [], "counts": {}, "errors": [],
         }))
         .unwrap()
     }

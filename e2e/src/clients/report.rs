@@ -1,5 +1,7 @@
 //! What a client tells of its room: `clients/browser/src/protocol.ts` in Rust.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::person::Colour;
@@ -20,8 +22,10 @@ pub struct Report {
     pub participants: Vec<Participant>,
     /// Data messages, newest last.
     pub messages: Vec<Message>,
-    /// Room events in order, newest last.
+    /// The latest room events in order, newest last.
     pub events: Vec<String>,
+    /// How often each room event has happened.
+    pub counts: BTreeMap<String, usize>,
     /// Failures of the client's own code.
     pub errors: Vec<String>,
 }
@@ -36,7 +40,7 @@ impl Report {
     /// How often an event has happened.
     #[must_use]
     pub fn count(&self, event: &str) -> usize {
-        self.events.iter().filter(|happened| *happened == event).count()
+        self.counts.get(event).copied().unwrap_or_default()
     }
 }
 

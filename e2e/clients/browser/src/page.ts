@@ -36,6 +36,7 @@ class Client {
   private readonly probes = new Map<RemoteTrack, Probe>();
   private readonly messages: Message[] = [];
   private readonly events: string[] = [];
+  private readonly counts: Record<string, number> = {};
   private readonly errors: string[] = [];
   /** Tests call livekit-client through it. */
   room = new Room();
@@ -105,6 +106,7 @@ class Client {
       participants: await Promise.all(participants),
       messages: this.messages,
       events: this.events,
+      counts: this.counts,
       errors: this.errors,
     };
   }
@@ -117,7 +119,10 @@ class Client {
   private listen(): void {
     const { room } = this;
     for (const event of LOGGED_EVENTS) {
-      room.on(event, () => push(this.events, event));
+      room.on(event, () => {
+        push(this.events, event);
+        this.counts[event] = (this.counts[event] ?? 0) + 1;
+      });
     }
     room.on(RoomEvent.DataReceived, (data, participant, _kind, topic) => {
       const text = new TextDecoder().decode(data);

@@ -38,8 +38,10 @@ export interface Report {
   participants: ParticipantReport[];
   /** Data messages, newest last. */
   messages: Message[];
-  /** Room events in order, newest last. */
+  /** The latest room events in order, newest last. */
   events: string[];
+  /** How often each room event has happened. */
+  counts: Record<string, number>;
   /** Failures of the page's own code. */
   errors: string[];
 }
