@@ -27,8 +27,9 @@ const TURN_DOMAIN: &str = "turn.relay.example.com";
 /// Port of TURN by TLS on every Kubernetes node.
 const TLS_PORT: u16 = 31_443;
 const TLS_SECRET: &str = "turn-tls";
-/// Time in which a changed Secret must be in force: the kubelet, then our programs.
-const SECRET_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time in which a changed Secret must be in force: the kubelet looks every 60 to 90 s, then our
+/// programs do.
+const SECRET_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time in which every client must be back with media on another node.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connections that must all show the renewed certificate: they go to either node by chance.
