@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-pub use self::room::{Joins, ROOM, WatchedRoom};
+pub use self::room::{Joins, ROOM, WatchedRoom, three_people};
 use crate::clients::RoomClient;
 use crate::repository;
 use crate::stage::say;

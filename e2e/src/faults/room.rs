@@ -10,7 +10,7 @@ use serde_json::json;
 use super::status::watch_status;
 use super::{Effect, Outcome, check_move, record};
 use crate::clients::{
-    Browser, HttpAnswer, HttpClient, MEDIA_TIMEOUT, Person, PythonClient, RoomClient,
+    Browser, HttpAnswer, HttpClient, MEDIA_TIMEOUT, Network, Person, PythonClient, RoomClient,
     await_everybody_meets,
 };
 use crate::live_cluster::{LiveCluster, MediaPod};
@@ -30,6 +30,23 @@ pub struct Joins {
     pub refused: u32,
 }
 
+/// Two tabs and a Python client, who join the room.
+pub fn three_people(
+    browser: &Browser,
+    network: &Network,
+    access: &Access,
+) -> Result<[Box<dyn RoomClient>; 3]> {
+    let clients: [Box<dyn RoomClient>; 3] = [
+        Box::new(browser.open(Person::anna())?),
+        Box::new(browser.open(Person::bob())?),
+        Box::new(PythonClient::start(network, Person::clara())?),
+    ];
+    for client in &clients {
+        client.join(&access.url, &access.token(&client.person().identity, ROOM)?)?;
+    }
+    Ok(clients)
+}
+
 /// A room of three clients, who see each other.
 pub struct WatchedRoom<'a> {
     /// Where it is.
@@ -47,14 +64,7 @@ impl<'a> WatchedRoom<'a> {
         let network = live_cluster.network()?;
         let http = live_cluster.http()?;
         let browser = Browser::start(&network)?;
-        let clients: [Box<dyn RoomClient>; 3] = [
-            Box::new(browser.open(Person::anna())?),
-            Box::new(browser.open(Person::bob())?),
-            Box::new(PythonClient::start(&network, Person::clara())?),
-        ];
-        for client in &clients {
-            client.join(&access.url, &access.token(&client.person().identity, ROOM)?)?;
-        }
+        let clients = three_people(&browser, &network, &access)?;
         let mut room = Self { live_cluster, access, http, clients, room_sid: String::new() };
         room.await_everybody(MEDIA_TIMEOUT)?;
         room.room_sid = room.clients[0].report()?.room_sid;

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::clients::{
-    Browser, HttpClient, MEDIA_TIMEOUT, Network, Person, PythonClient, RoomClient,
-    await_everybody_meets,
+    Browser, HttpClient, MEDIA_TIMEOUT, Network, RoomClient, await_everybody_meets,
 };
-use e2e::faults::{self, Effect, Joins, Outcome, ROOM};
+use e2e::faults::{self, Effect, Joins, Outcome, ROOM, three_people};
 use e2e::server_pair::{Kind, ServerPair};
 use e2e::stage::{say, stage};
 
@@ -89,15 +88,7 @@ fn observe(kind: Kind, port: u16, case: &str, fault: Fault) -> Result<Vec<Effect
     let pair = ServerPair::start(kind, port)?;
     let network = Network::here();
     let browser = Browser::start(&network)?;
-    let clients: [Box<dyn RoomClient>; 3] = [
-        Box::new(browser.open(Person::anna())?),
-        Box::new(browser.open(Person::bob())?),
-        Box::new(PythonClient::start(&network, Person::clara())?),
-    ];
-    for client in &clients {
-        let token = pair.access.token(&client.person().identity, ROOM)?;
-        client.join(&pair.access.url, &token)?;
-    }
+    let clients = three_people(&browser, &network, &pair.access)?;
     let people: Vec<&dyn RoomClient> = clients.iter().map(AsRef::as_ref).collect();
     await_everybody_meets(&people, MEDIA_TIMEOUT)?;
     let room = clients[0].report()?.room_sid;

@@ -11,6 +11,8 @@ mod node;
 mod store;
 mod world;
 
+use std::ops::Range;
+
 use contract::redis::NodeState;
 use rand::RngExt as _;
 use store::Bug;
@@ -123,42 +125,43 @@ fn who_is_lost_may_live() {
     }
 }
 
+/// Nodes without faults that have the rooms.
+fn with_rooms(seed: u64, nodes: u8) -> World {
+    let mut world = World::new(seed, nodes, Bug::None);
+    world.run_until(world.now + 6_000).unwrap();
+    for room in 0..ROOMS {
+        world.join(&format!("room-{room}"), 0);
+    }
+    world.run_until(world.now + 2_000).unwrap();
+    world
+}
+
+/// Redis is away for a minute, and none of these nodes stops.
+fn all_serve_without_redis(seed: u64, world: &mut World, nodes: Range<usize>) {
+    world.is_store_up = false;
+    for _ in 0..60 {
+        world.run_until(world.now + 1_000).unwrap();
+        let stopped = nodes.clone().find(|index| !world.may_serve(*index));
+        assert_eq!(stopped, None, "seed {seed} at {}", world.now);
+    }
+}
+
 #[test]
 fn nobody_notices_that_redis_is_away() {
     for seed in 0..100 {
-        let mut world = World::new(seed, 4, Bug::None);
-        world.run_until(world.now + 6_000).unwrap();
-        for room in 0..ROOMS {
-            world.join(&format!("room-{room}"), 0);
-        }
-        world.run_until(world.now + 2_000).unwrap();
-        world.is_store_up = false;
-        for _ in 0..60 {
-            world.run_until(world.now + 1_000).unwrap();
-            let serving = (0..4).filter(|index| world.may_serve(*index)).count();
-            assert_eq!(serving, 4, "seed {seed} at {}", world.now);
-        }
+        let mut world = with_rooms(seed, 4);
+        all_serve_without_redis(seed, &mut world, 0..4);
     }
 }
 
 #[test]
 fn nobody_notices_that_redis_is_away_after_a_node_left() {
     for seed in 0..100 {
-        let mut world = World::new(seed, 4, Bug::None);
-        world.run_until(world.now + 6_000).unwrap();
-        for room in 0..ROOMS {
-            world.join(&format!("room-{room}"), 0);
-        }
-        world.run_until(world.now + 2_000).unwrap();
+        let mut world = with_rooms(seed, 4);
         world.leave(0);
         // Everybody has renewed since.
         world.run_until(world.now + 1_500).unwrap();
-        world.is_store_up = false;
-        for _ in 0..60 {
-            world.run_until(world.now + 1_000).unwrap();
-            let serving = (1..4).filter(|index| world.may_serve(*index)).count();
-            assert_eq!(serving, 3, "seed {seed} at {}", world.now);
-        }
+        all_serve_without_redis(seed, &mut world, 1..4);
     }
 }
 
@@ -183,12 +186,7 @@ fn a_room_whose_home_was_killed_has_another_within_two_seconds() {
 #[test]
 fn a_drain_loses_no_room_and_is_taken_back_at_any_point() {
     for seed in 0..200 {
-        let mut world = World::new(seed, 3, Bug::None);
-        world.run_until(world.now + 6_000).unwrap();
-        for room in 0..ROOMS {
-            world.join(&format!("room-{room}"), 0);
-        }
-        world.run_until(world.now + 2_000).unwrap();
+        let mut world = with_rooms(seed, 3);
         world.set_state(0, NodeState::Draining);
         let until = world.rng.random_range(0..8_000);
         world.run_until(world.now + until).unwrap();

@@ -3,6 +3,26 @@
 use super::*;
 use crate::media::rtp::RtpHeader;
 
+/// A packet reaches the engine, which does not send yet.
+fn receive(world: &mut World, publisher: usize, fields: HeaderFields, payload: &[u8]) {
+    let mut packet = world.seal(publisher, fields, &[(MID_ID, b"v")], payload);
+    let path = world.peers[publisher].path;
+    world.engine.handle_datagram(path, &mut packet, world.now);
+}
+
+/// The engine sends, and the subscriber takes it: bytes of each run and the size of its datagrams.
+fn send(world: &mut World, subscriber: usize) -> Vec<(usize, usize)> {
+    let (mut found, mut datagrams) = (Vec::new(), Vec::new());
+    world.engine.flush(|_, bytes, size| {
+        found.push((bytes.len(), size));
+        datagrams.extend(bytes.chunks(size).map(<[u8]>::to_vec));
+    });
+    for datagram in datagrams {
+        world.peers[subscriber].take(&datagram);
+    }
+    found
+}
+
 /// Sizes of payloads that reach the engine before it sends, and what leaves: bytes of each run and
 /// the size of its datagrams.
 fn runs(sizes: &[usize], rtx: Option<u32>) -> (World, usize, Vec<(usize, usize)>) {
@@ -16,18 +36,9 @@ fn runs(sizes: &[usize], rtx: Option<u32>) -> (World, usize, Vec<(usize, usize)>
         let fields = source.next();
         let mut payload = DELTA.to_vec();
         payload.resize(*size, number as u8);
-        let mut packet = world.seal(publisher, fields, &[(MID_ID, b"v")], &payload);
-        let path = world.peers[publisher].path;
-        world.engine.handle_datagram(path, &mut packet, world.now);
+        receive(&mut world, publisher, fields, &payload);
     }
-    let (mut found, mut datagrams) = (Vec::new(), Vec::new());
-    world.engine.flush(|_, bytes, size| {
-        found.push((bytes.len(), size));
-        datagrams.extend(bytes.chunks(size).map(<[u8]>::to_vec));
-    });
-    for datagram in datagrams {
-        world.peers[subscriber].take(&datagram);
-    }
+    let found = send(&mut world, subscriber);
     (world, subscriber, found)
 }
 
@@ -99,18 +110,9 @@ fn voices(sizes: &[usize]) -> (Vec<usize>, Vec<(usize, usize)>) {
     for (speaker, size) in speakers.iter().zip(sizes) {
         let mut source = Source { payload_type: 111, ..Source::new(1000, None) };
         let fields = source.next();
-        let mut packet = world.seal(*speaker, fields, &[(MID_ID, b"v")], &vec![1; *size]);
-        let path = world.peers[*speaker].path;
-        world.engine.handle_datagram(path, &mut packet, world.now);
+        receive(&mut world, *speaker, fields, &vec![1; *size]);
     }
-    let (mut found, mut datagrams) = (Vec::new(), Vec::new());
-    world.engine.flush(|_, bytes, size| {
-        found.push((bytes.len(), size));
-        datagrams.extend(bytes.chunks(size).map(<[u8]>::to_vec));
-    });
-    for datagram in datagrams {
-        world.peers[subscriber].take(&datagram);
-    }
+    let found = send(&mut world, subscriber);
     let media = &world.peers[subscriber].media;
     (media.iter().map(|got| got.payload.len()).collect(), found)
 }
@@ -147,9 +149,7 @@ fn who_gets_only_sound_is_not_asked_to_tell_when_it_came() {
     for (senders, is_told) in [(vec![audio.clone()], false), (vec![audio, paused], true)] {
         world.set_senders(subscriber, senders);
         let fields = source.next();
-        let mut packet = world.seal(publisher, fields, &[(MID_ID, b"v")], b"sound");
-        let path = world.peers[publisher].path;
-        world.engine.handle_datagram(path, &mut packet, world.now);
+        receive(&mut world, publisher, fields, b"sound");
         let mut told = Vec::new();
         world.engine.flush(|_, bytes, _| {
             let header = RtpHeader::parse(bytes).unwrap();
