@@ -2,6 +2,7 @@
 //! (RFC 8832).
 
 use std::collections::VecDeque;
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +25,11 @@ pub const MAX_MESSAGE_SIZE: u32 = 65_536;
 const MAX_BUFFERED_RELIABLE: usize = 2 * 1024 * 1024;
 /// The same for lossy data, where late data is worth nothing.
 const MAX_BUFFERED_LOSSY: usize = 64 * 1024;
+/// Most bytes of reliable data that wait for the channel to open: a client takes itself for
+/// connected once DTLS is up, a round trip or two before it can be sent anything.
+const MAX_EARLY: usize = 256 * 1024;
+/// Most such messages.
+const MAX_EARLY_MESSAGES: usize = 256;
 /// Most channels that a peer may open.
 const MAX_CHANNELS: usize = 16;
 
@@ -56,6 +62,8 @@ pub struct DataTransport {
     /// First stream id of our channels: even for the DTLS client (RFC 8832 section 6).
     first_stream: StreamId,
     channels: Vec<Channel>,
+    /// Reliable messages that wait for their channel, at most [`MAX_EARLY`].
+    early: Vec<Bytes>,
     events: VecDeque<DataEvent>,
 }
 
@@ -74,6 +82,7 @@ impl DataTransport {
             opens_channels: false,
             first_stream: if is_dtls_client { 0 } else { 1 },
             channels: Vec::new(),
+            early: Vec::new(),
             events: VecDeque::new(),
         }
     }
@@ -145,8 +154,8 @@ impl DataTransport {
         self.events.pop_front()
     }
 
-    /// Sends a message; `false` when it was dropped because the channel is not open or the
-    /// receiver is too slow.
+    /// Sends a message, a reliable one once its channel is open; `false` when it was dropped
+    /// because the channel is not open or the receiver is too slow.
     pub fn send(&mut self, kind: DataChannelKind, payload: &Bytes, now: Instant) -> bool {
         let limit = match kind {
             DataChannelKind::Reliable => MAX_BUFFERED_RELIABLE,
@@ -155,7 +164,7 @@ impl DataTransport {
         let Some(channel) =
             self.channels.iter().find(|channel| channel.kind == Some(kind) && channel.is_open)
         else {
-            return false;
+            return kind == DataChannelKind::Reliable && self.keep(payload);
         };
         let Some((_, association)) = &mut self.association else { return false };
         let Ok(mut stream) = association.stream(channel.stream) else { return false };
@@ -163,6 +172,25 @@ impl DataTransport {
             return false;
         }
         stream.write_chunk_with_ppi(now, payload, PayloadProtocolIdentifier::Binary).is_ok()
+    }
+
+    fn keep(&mut self, payload: &Bytes) -> bool {
+        let waiting: usize = self.early.iter().map(Bytes::len).sum();
+        let fits = waiting + payload.len() <= MAX_EARLY && self.early.len() < MAX_EARLY_MESSAGES;
+        if fits {
+            self.early.push(payload.clone());
+        }
+        fits
+    }
+
+    /// Tells that a channel can be used, and sends what waited for it.
+    fn opened(&mut self, kind: DataChannelKind, now: Instant) {
+        self.events.push_back(DataEvent::Open(kind));
+        if kind == DataChannelKind::Reliable {
+            for payload in mem::take(&mut self.early) {
+                self.send(kind, &payload, now);
+            }
+        }
     }
 
     fn poll_association(&mut self, now: Instant) {
@@ -226,7 +254,9 @@ impl DataTransport {
         self.configure(stream, open.channel_type, open.reliability);
         self.write_control(stream, Bytes::from_static(&[dcep::ACK]), now);
         self.channels.push(Channel { stream, kind, is_open: true });
-        self.events.extend(kind.map(DataEvent::Open));
+        if let Some(kind) = kind {
+            self.opened(kind, now);
+        }
     }
 
     fn open_ours(&mut self, now: Instant) {
@@ -249,7 +279,7 @@ impl DataTransport {
             self.configure(stream, channel_type, 0);
             // Data may follow the opening message at once (RFC 8832 section 6).
             self.channels.push(Channel { stream, kind: Some(kind), is_open: true });
-            self.events.push_back(DataEvent::Open(kind));
+            self.opened(kind, now);
         }
     }
 
@@ -426,9 +456,30 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_before_the_channel_is_open() {
-        let mut ours = DataTransport::new(false);
-        let sent = ours.send(DataChannelKind::Reliable, &Bytes::from_static(b"x"), Instant::now());
-        assert!(!sent);
+    fn reliable_data_waits_for_its_channel_within_bounds() {
+        for we_open in [true, false] {
+            let mut ours = DataTransport::new(false);
+            let mut theirs = DataTransport::new(true);
+            let now = Instant::now();
+            let message = |size| Bytes::from(vec![size as u8; size]);
+            assert!(!ours.send(DataChannelKind::Lossy, &message(1), now));
+            for size in 1..4 {
+                assert!(ours.send(DataChannelKind::Reliable, &message(size), now));
+            }
+            assert!(!ours.send(DataChannelKind::Reliable, &message(MAX_EARLY), now));
+            theirs.associate(now);
+            let opener = if we_open { &mut ours } else { &mut theirs };
+            opener.open_channels(now);
+            settle(&mut ours, &mut theirs, now);
+            assert!(ours.send(DataChannelKind::Reliable, &message(4), now));
+            settle(&mut ours, &mut theirs, now);
+            let messages: Vec<DataEvent> = events(&mut theirs)
+                .into_iter()
+                .filter(|event| matches!(event, DataEvent::Message(..)))
+                .collect();
+            let expected =
+                [1, 2, 3, 4].map(|n| DataEvent::Message(DataChannelKind::Reliable, message(n)));
+            assert_eq!(messages, expected);
+        }
     }
 }
