@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::cluster::ClusterClient;
+use ::redis::io::tcp::TcpSettings;
 use ::redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
     RedisResult, TlsCertificates,
@@ -21,6 +22,10 @@ pub(super) use connection::Connection;
 /// How often the Sentinels are asked which server is the master, or a cluster that did not answer is
 /// tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long sent data may wait to be acknowledged before a connection is given up. While packets are
+/// lost the kernel waits longer and longer between its tries: without this bound a connection would
+/// be silent for as long again as the network was cut.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(2);
 /// Longest wait for one Sentinel: several are asked while a lease lives.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -56,7 +61,7 @@ impl Access {
                 redis = redis.set_password(password);
             }
         }
-        Ok(info.set_redis_settings(redis))
+        Ok(info.set_redis_settings(redis).set_tcp_settings(tcp_settings()))
     }
 
     fn certificates(&self) -> Option<TlsCertificates> {
@@ -86,12 +91,17 @@ impl Access {
         let builder = ClusterClient::builder(nodes?)
             .connection_timeout(ANSWER_TIMEOUT)
             .response_timeout(ANSWER_TIMEOUT)
+            .tcp_settings(tcp_settings())
             .retries(1);
         match self.certificates() {
             Some(certificates) => builder.certs(certificates).build(),
             None => builder.build(),
         }
     }
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true).set_user_timeout(UNACKNOWLEDGED)
 }
 
 /// The server that is used now.
@@ -229,4 +239,17 @@ impl Link {
 /// Sentinels have passwords of their own, mostly none.
 fn needs_password(error: &RedisError) -> bool {
     error.code() == Some("NOAUTH") || error.kind() == ErrorKind::AuthenticationFailed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_nobody_acknowledges_ends_within_a_lease() {
+        let access = Access { tls: false, authorities: None, username: None, password: None };
+        let info = access.to("redis:6379", true).expect("an address");
+        let limit = info.tcp_settings().user_timeout().expect("a limit");
+        assert!(limit + ANSWER_TIMEOUT < contract::redis::NODE_LEASE);
+    }
 }
