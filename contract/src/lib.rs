@@ -1,10 +1,12 @@
 //! What two programs of LiveCluster must agree on: identifiers, the configuration that the
-//! operator writes and the programs read, access tokens, Redis keys and scripts, metric names.
+//! operator writes and the programs read, access tokens, Redis keys and scripts, metric names, and how
+//! their workers gather datagrams.
 //!
 //! Pure: never reads a clock, a random source, a file or a socket. Time and randomness are
 //! arguments. A change here touches at least two programs.
 
 pub mod access_token;
+pub mod gathering;
 pub mod ids;
 pub mod metrics;
 pub mod node_state;

@@ -31,9 +31,11 @@ pub const CONNECTIONS_TOTAL: &str = "livecluster_turn_connections_total";
 pub const RESULT: &str = "result";
 /// Gauge: 1 while no allocations are made.
 pub const DRAINING: &str = "livecluster_turn_draining";
+/// Gauge: microseconds for which datagrams gather, at the worker where it is longest.
+pub const GATHERING: &str = "livecluster_turn_gathering_microseconds";
 
 /// All names of ours that a TURN server exports.
-pub const OF_TURN_SERVER: [&str; 11] = [
+pub const OF_TURN_SERVER: [&str; 12] = [
     ALLOCATIONS,
     ALLOCATIONS_MADE,
     PACKETS,
@@ -45,6 +47,7 @@ pub const OF_TURN_SERVER: [&str; 11] = [
     HANDSHAKES,
     CONNECTIONS_TOTAL,
     DRAINING,
+    GATHERING,
 ];
 
 /// Names of coturn's exporter.

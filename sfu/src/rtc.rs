@@ -2,7 +2,6 @@
 //! [`sfu_core::media::engine::Engine`] of its own; rooms are attached to one worker each.
 
 mod dtls;
-mod gathering;
 mod load;
 mod siblings;
 mod spread;

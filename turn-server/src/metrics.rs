@@ -2,7 +2,7 @@
 
 use contract::turn_metrics::{
     ALLOCATIONS, ALLOCATIONS_MADE, BINDINGS, BYTES, CODE, CONNECTIONS, CONNECTIONS_TOTAL,
-    DIRECTION, DRAINING, DROPPED, ERRORS, HANDSHAKES, PACKETS, REASON, RESULT, coturn, stunner,
+    DIRECTION, DRAINING, DROPPED, ERRORS, GATHERING, HANDSHAKES, PACKETS, REASON, RESULT, coturn, stunner,
 };
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use turn_server_core::counters::{Counters, DropReason, ERROR_CODES};
@@ -29,6 +29,7 @@ struct Totals {
     connections: u64,
     handshakes: u64,
     is_draining: bool,
+    gathering_micros: u64,
 }
 
 impl Totals {
@@ -45,11 +46,14 @@ impl Totals {
 type Value = fn(&Totals) -> u64;
 
 /// Gauges without labels.
-const GAUGES: [(&str, &str, Value); 7] = [
+const GAUGES: [(&str, &str, Value); 8] = [
     (ALLOCATIONS, "Allocations.", |t| t.core.allocations),
     (CONNECTIONS, "TCP and TLS connections.", |t| t.connections),
     (HANDSHAKES, "TLS handshakes under way.", |t| t.handshakes),
     (DRAINING, "1 while no allocations are made.", |t| t.is_draining.into()),
+    (GATHERING, "Microseconds for which datagrams gather at a worker with much to send.", |t| {
+        t.gathering_micros
+    }),
     (coturn::TOTAL_ALLOCATIONS, "Allocations.", |t| t.core.allocations),
     (stunner::ALLOCATIONS_ACTIVE, "Allocations.", |t| t.core.allocations),
     (stunner::LISTENER_CONNECTIONS, "TCP and TLS connections.", |t| t.connections),
@@ -176,7 +180,9 @@ impl Metrics {
             is_draining,
             ..Totals::default()
         };
-        for Snapshot { core, shell, is_draining: _ } in workers {
+        for Snapshot { core, shell, is_draining: _, gathering } in workers {
+            let micros = u64::try_from(gathering.as_micros()).unwrap_or(u64::MAX);
+            totals.gathering_micros = totals.gathering_micros.max(micros);
             add_core(&mut totals.core, core);
             let ShellCounters { accepted, refused, failed, dropped } = shell;
             totals.shell.accepted += accepted;
@@ -240,6 +246,8 @@ fn raise(counter: &IntCounter, value: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -249,7 +257,7 @@ mod tests {
         core.errors[ERROR_CODES.iter().position(|code| *code == 401).unwrap()] = 3;
         core.dropped[DropReason::PeerDenied as usize] = 4;
         let shell = ShellCounters { refused: 6, ..Default::default() };
-        let worker = Snapshot { core, shell, is_draining: true };
+        let worker = Snapshot { core, shell, is_draining: true, gathering: Duration::from_millis(2) };
         let text = metrics.render(&[worker.clone(), worker], (7, 1), true);
         for line in [
             "livecluster_turn_allocations 4",
@@ -260,6 +268,7 @@ mod tests {
             "turn_unauthenticated_401_responses 6",
             "livecluster_turn_dropped_total{reason=\"peer_denied\"} 8",
             "livecluster_turn_dropped_total{reason=\"not_taken\"} 0",
+            "livecluster_turn_gathering_microseconds 2000",
             "livecluster_turn_connections_total{result=\"refused\"} 12",
             "livecluster_turn_connections 7",
             "livecluster_turn_draining 1",

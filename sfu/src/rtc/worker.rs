@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use contract::gathering::{Bounds, Gathering};
 use crossbeam_channel::{Receiver, Sender};
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -22,7 +23,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::WorkerCounters;
 use super::dtls::OpenSslFactory;
-use super::gathering::Gathering;
 use super::siblings::Siblings;
 use super::spread::RoomCommand;
 use super::tcp::{Connection, NewConnection};
@@ -45,6 +45,10 @@ const MAX_RECEIVES: usize = 16;
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of the kernel's buffers: a key frame to hundreds of subscribers at once.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// Up to a tenth of a core nothing waits. Clients have jitter of the longest time from any wireless
+/// network.
+const GATHERING: Bounds =
+    Bounds { easy: 20_000.0, hard: 60_000.0, longest: Duration::from_millis(10) };
 
 fn token(connection: u32) -> Token {
     Token(FIRST_CONNECTION + connection as usize)
@@ -154,7 +158,7 @@ impl Worker {
             next_connection: 0,
             next_sweep: Instant::now(),
             counters: Arc::default(),
-            gathering: Gathering::new(Instant::now()),
+            gathering: Gathering::new(GATHERING, Instant::now()),
             buffers: vec![0; buffer_size * BATCH_SIZE],
             buffer_size,
         };

@@ -66,12 +66,13 @@ pub struct Sender {
     slices: Vec<iovec>,
     control: Control,
     segments_at_once: bool,
+    calls: u64,
 }
 
 impl Default for Sender {
     fn default() -> Self {
         let slices = Vec::with_capacity(3 * MAX_SEGMENTS);
-        Self { slices, control: Control([0; CONTROL]), segments_at_once: true }
+        Self { slices, control: Control([0; CONTROL]), segments_at_once: true, calls: 0 }
     }
 }
 
@@ -153,6 +154,7 @@ impl Sender {
         }
         message.msg_iov = self.slices.as_mut_ptr();
         message.msg_iovlen = self.slices.len();
+        self.calls += 1;
         // An ICMP error of an earlier datagram is reported instead of sending this one; it stays
         // in the error queue, so that once more is enough.
         for attempt in 0..2 {
@@ -174,6 +176,11 @@ impl Sender {
             }
         }
         Ok(())
+    }
+
+    /// Takes the number of calls of the kernel since it was taken last.
+    pub fn take_calls(&mut self) -> u64 {
+        std::mem::take(&mut self.calls)
     }
 
     /// The bytes must live until the call; [`Self::send`] sees to it.

@@ -1,22 +1,29 @@
-//! When datagrams gather before they are read: what leaves for one subscriber at the same moment
-//! leaves in one segmented send, and sending is what a worker's time goes into.
+//! How long a worker of a media node or of a TURN server lets datagrams gather before it reads them:
+//! the more it sends, the longer. What leaves for one receiver at the same moment leaves in one
+//! segmented send, and waking up is shared by more.
 
 use std::time::{Duration, Instant};
 
-/// Sends a second up to which nothing waits: a tenth of a core.
-const EASY: f64 = 20_000.0;
-/// Sends a second from which datagrams gather for the longest time.
-const HARD: f64 = 60_000.0;
-/// Longest time to gather. Clients have jitter of this size from any wireless network.
-const LONGEST: Duration = Duration::from_millis(10);
 /// How often the rate is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// Share of a new look in the time: gathering lowers the rate that it follows from.
+/// Share of a new look in the time: gathering may lower the rate that it follows from.
 const SHARE: f64 = 0.3;
+
+/// Within what a worker gathers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bounds {
+    /// Sends a second up to which nothing waits.
+    pub easy: f64,
+    /// Sends a second from which datagrams gather for the longest time.
+    pub hard: f64,
+    /// Longest time to gather.
+    pub longest: Duration,
+}
 
 /// How long datagrams gather.
 #[derive(Debug)]
-pub(super) struct Gathering {
+pub struct Gathering {
+    bounds: Bounds,
     looked_at: Instant,
     sends: u64,
     seconds: f64,
@@ -24,25 +31,26 @@ pub(super) struct Gathering {
 
 impl Gathering {
     /// Nothing waits at first.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { looked_at: now, sends: 0, seconds: 0.0 }
+    pub fn new(bounds: Bounds, now: Instant) -> Self {
+        Self { bounds, looked_at: now, sends: 0, seconds: 0.0 }
     }
 
     /// Counts sends; what gathers is a matter of their rate.
-    pub(super) fn note(&mut self, sends: u64, now: Instant) {
+    pub fn note(&mut self, sends: u64, now: Instant) {
         self.sends += sends;
         let elapsed = now.saturating_duration_since(self.looked_at);
         if elapsed < LOOK {
             return;
         }
+        let Bounds { easy, hard, longest } = self.bounds;
         let rate = self.sends as f64 / elapsed.as_secs_f64();
-        let aim = LONGEST.as_secs_f64() * ((rate - EASY) / (HARD - EASY)).clamp(0.0, 1.0);
+        let aim = longest.as_secs_f64() * ((rate - easy) / (hard - easy)).clamp(0.0, 1.0);
         self.seconds += SHARE * (aim - self.seconds);
         (self.looked_at, self.sends) = (now, 0);
     }
 
-    /// How long datagrams gather now: the time between two looks at the socket.
-    pub(super) fn time(&self) -> Duration {
+    /// How long datagrams gather now: the time between two looks at the sockets.
+    pub fn time(&self) -> Duration {
         // Less is not worth a sleep.
         Some(Duration::from_secs_f64(self.seconds))
             .filter(|time| *time >= Duration::from_micros(100))
@@ -54,11 +62,16 @@ impl Gathering {
 mod tests {
     use super::*;
 
+    const EASY: f64 = 20_000.0;
+    const HARD: f64 = 60_000.0;
+    const LONGEST: Duration = Duration::from_millis(10);
+    const BOUNDS: Bounds = Bounds { easy: EASY, hard: HARD, longest: LONGEST };
+
     /// The time after two seconds, where so many datagrams a second make `sends` of the time
     /// that they gather.
     fn settled(sends: impl Fn(Duration) -> f64) -> Duration {
         let mut now = Instant::now();
-        let mut gathering = Gathering::new(now);
+        let mut gathering = Gathering::new(BOUNDS, now);
         for _ in 0..20 {
             now += LOOK;
             gathering.note((sends(gathering.time()) * LOOK.as_secs_f64()) as u64, now);
@@ -93,7 +106,7 @@ mod tests {
     #[test]
     fn it_ends_with_the_load() {
         let start = Instant::now();
-        let mut gathering = Gathering::new(start);
+        let mut gathering = Gathering::new(BOUNDS, start);
         for tenth in 1..100_u32 {
             let sends = if tenth < 20 { 10_000 } else { 0 };
             gathering.note(sends, start + tenth * LOOK);
