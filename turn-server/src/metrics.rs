@@ -2,7 +2,8 @@
 
 use contract::turn_metrics::{
     ALLOCATIONS, ALLOCATIONS_MADE, BINDINGS, BYTES, CODE, CONNECTIONS, CONNECTIONS_TOTAL,
-    DIRECTION, DRAINING, DROPPED, ERRORS, GATHERING, HANDSHAKES, PACKETS, REASON, RESULT, coturn, stunner,
+    DIRECTION, DRAINING, DROPPED, ERRORS, GATHERING, HANDSHAKES, PACKETS, REASON, RESULT, coturn,
+    stunner,
 };
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use turn_server_core::counters::{Counters, DropReason, ERROR_CODES};
@@ -257,7 +258,8 @@ mod tests {
         core.errors[ERROR_CODES.iter().position(|code| *code == 401).unwrap()] = 3;
         core.dropped[DropReason::PeerDenied as usize] = 4;
         let shell = ShellCounters { refused: 6, ..Default::default() };
-        let worker = Snapshot { core, shell, is_draining: true, gathering: Duration::from_millis(2) };
+        let worker =
+            Snapshot { core, shell, is_draining: true, gathering: Duration::from_millis(2) };
         let text = metrics.render(&[worker.clone(), worker], (7, 1), true);
         for line in [
             "livecluster_turn_allocations 4",

@@ -214,6 +214,7 @@ fn codec() -> Codec {
         nack: true,
         pli: true,
         transport_cc: false,
+        remb: false,
     }
 }
 

@@ -315,6 +315,7 @@ mod tests {
             nack: true,
             pli: false,
             transport_cc: true,
+            remb: false,
         }
     }
 

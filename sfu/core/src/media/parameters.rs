@@ -94,6 +94,8 @@ pub struct Codec {
     pub pli: bool,
     /// Transport-wide feedback negotiated.
     pub transport_cc: bool,
+    /// The receiver's own estimate of bandwidth negotiated (draft-alvestrand-rmcat-remb).
+    pub remb: bool,
 }
 
 impl Codec {
@@ -215,6 +217,7 @@ mod tests {
             nack: true,
             pli: true,
             transport_cc: true,
+            remb: false,
         }
     }
 

@@ -72,6 +72,8 @@ pub(super) struct Transport {
     pub(super) feedback_ssrc: u32,
     pub(super) next_report: Instant,
     pub(super) next_feedback: Instant,
+    /// When this transport began.
+    pub(super) began: Instant,
     /// What waits for the socket.
     pub(super) outbox: Outbox,
     /// Last sequence numbers of sources that are not sent any more: with the same keys they must
@@ -122,6 +124,7 @@ impl Transport {
             feedback_ssrc,
             next_report: now + REPORT_INTERVAL,
             next_feedback: now,
+            began: now,
             outbox: Outbox::new(now),
             retired: FxHashMap::default(),
             padding: 0,

@@ -57,6 +57,7 @@ fn announced(kind: CodecKind) -> Codec {
         nack: true,
         pli: true,
         transport_cc: true,
+        remb: false,
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn parse(
                 nack: kind == MediaKind::Video && has("nack"),
                 pli: has("nack pli"),
                 transport_cc: has("transport-cc"),
+                remb: has("goog-remb"),
             })
         })
         .collect()
@@ -227,6 +228,7 @@ pub fn offered_codecs(published: &[Codec]) -> Vec<Codec> {
             nack: rtx.is_some(),
             pli: rtx.is_some(),
             transport_cc: true,
+            remb: rtx.is_some(),
         });
         for codec in table.filter(|codec| codec.matches(track)) {
             if !codecs.contains(&codec) {
@@ -248,5 +250,5 @@ pub(super) const OFFERED_EXTENSIONS: ExtensionIds = ExtensionIds {
     audio_level: Some(7),
     rid: None,
     repaired_rid: None,
-    abs_send_time: None,
+    abs_send_time: Some(8),
 };

@@ -224,7 +224,7 @@ fn write_rtp(out: &mut String, section: &LocalSection) {
         }
     }
     for codec in &section.codecs {
-        write_codec(out, codec);
+        write_codec(out, codec, matches!(section.body, LocalMedia::Send { .. }));
     }
     match &section.body {
         LocalMedia::Receive { rids } if !rids.is_empty() => {
@@ -242,7 +242,7 @@ fn write_rtp(out: &mut String, section: &LocalSection) {
     }
 }
 
-fn write_codec(out: &mut String, codec: &Codec) {
+fn write_codec(out: &mut String, codec: &Codec, we_send: bool) {
     let payload_type = codec.payload_type;
     let rate = codec.clock_rate;
     line(out, format_args!("a=rtpmap:{payload_type} {}/{rate}", name(codec.kind)));
@@ -255,6 +255,8 @@ fn write_codec(out: &mut String, codec: &Codec) {
     }
     let feedback = [
         (codec.transport_cc, "transport-cc"),
+        // We send none: publishers have transport-wide feedback.
+        (codec.remb && we_send, "goog-remb"),
         (codec.pli, "ccm fir"),
         (codec.nack, "nack"),
         (codec.pli, "nack pli"),

@@ -54,6 +54,7 @@ pub(crate) fn codec(kind: CodecKind) -> Codec {
         nack: !is_audio,
         pli: !is_audio,
         transport_cc: true,
+        remb: false,
     }
 }
 

@@ -24,6 +24,8 @@ use crate::vp8;
 const SENDER: u32 = 1;
 /// Header extension id of transport-wide numbers.
 const TRANSPORT_ID: u8 = 5;
+/// The same of `abs-send-time`.
+const TIME_ID: u8 = 6;
 /// Longest wait for a decodable frame, for a key frame, and since packets came that justify it.
 const FRAME_PATIENCE: Duration = Duration::from_secs(3);
 const KEY_FRAME_PATIENCE: Duration = Duration::from_millis(200);
@@ -79,7 +81,8 @@ pub(crate) struct Stream {
 
 enum Feedback {
     TransportWide(TransportFeedback, Duration),
-    Remb(Remb),
+    /// With the difference of the clocks by the first packet, in seconds.
+    Remb(Remb, Option<f64>),
     Reports,
 }
 
@@ -109,7 +112,7 @@ impl Subscriber {
             FeedbackMode::TransportWide(interval) => {
                 Feedback::TransportWide(TransportFeedback::new(start), interval)
             }
-            FeedbackMode::Remb => Feedback::Remb(Remb::new()),
+            FeedbackMode::Remb => Feedback::Remb(Remb::new(), None),
             FeedbackMode::Reports => Feedback::Reports,
         };
         Self {
@@ -156,6 +159,7 @@ impl Subscriber {
                     codecs: vec![codec],
                     extensions: ExtensionIds {
                         transport_cc: transport_cc.then_some(TRANSPORT_ID),
+                        abs_send_time: Some(TIME_ID),
                         dependency_descriptor: Some(DEPENDENCY_ID),
                         ..ExtensionIds::default()
                     },
@@ -183,7 +187,12 @@ impl Subscriber {
                     feedback.received(u16::from_be_bytes([*high, *low]), now);
                 }
             }
-            Feedback::Remb(remb) => remb.received(packet.len(), queued, now),
+            Feedback::Remb(remb, difference) => {
+                if let Some(stamp) = header.extension(packet, Some(TIME_ID)) {
+                    check_time(stamp, difference, now.saturating_duration_since(self.start));
+                }
+                remb.received(packet.len(), queued, now);
+            }
             Feedback::Reports => {}
         }
         let payload = header.payload(packet).unwrap();
@@ -244,7 +253,9 @@ impl Subscriber {
                 let media = self.streams.first().map_or(0, |stream| stream.ssrc.ssrc);
                 out.extend(feedback.poll(SENDER, media).into_iter().map(Send::Rtcp));
             }
-            Feedback::Remb(remb) => {
+            Feedback::Remb(remb, difference) => {
+                let hears = self.streams.iter().any(|stream| !stream.heard.is_empty());
+                assert!(difference.is_some() || !hears, "no packet tells when it was sent");
                 self.next_feedback = now + remb::INTERVAL;
                 let media: Vec<u32> = self.streams.iter().map(|s| s.ssrc.ssrc).collect();
                 out.extend(remb.poll(SENDER, &media, now).map(Send::Rtcp));
@@ -252,6 +263,15 @@ impl Subscriber {
             Feedback::Reports => self.next_feedback = now + REPORT_INTERVAL,
         }
     }
+}
+
+/// Packets tell when they were sent, by the clock of which the first told.
+fn check_time(stamp: &[u8], difference: &mut Option<f64>, now: Duration) {
+    let [high, middle, low] = *stamp else { panic!("{stamp:?} is not abs-send-time") };
+    let sent = f64::from(u32::from_be_bytes([0, high, middle, low])) / f64::from(1 << 18);
+    let found = (now.as_secs_f64() - sent).rem_euclid(64.0);
+    let apart = (found - *difference.get_or_insert(found) + 32.0).rem_euclid(64.0) - 32.0;
+    assert!(apart.abs() < 5.0, "sent {apart} s from when it came");
 }
 
 impl Stream {

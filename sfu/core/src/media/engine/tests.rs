@@ -56,6 +56,7 @@ fn vp8(payload_type: u8, rtx: u8) -> Codec {
         nack: true,
         pli: true,
         transport_cc: true,
+        remb: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writing and sealing packets for one subscriber, when they leave.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::bandwidth::Bandwidth;
 use super::super::codec::Vp8Descriptor;
@@ -55,6 +55,8 @@ struct Frame<'a> {
     patience: usize,
     /// The subscriber shall tell when it came.
     is_told: bool,
+    /// Time since the transport began.
+    age: Duration,
 }
 
 impl Frame<'_> {
@@ -174,7 +176,8 @@ impl Transport {
         };
         let aim = if frame.original.is_none() { aim } else { Aim::Nothing };
         let patience = if state.config.kind == MediaKind::Audio { SOUND_ALIGNMENT } else { 0 };
-        let frame = Frame { aim, patience, is_told: self.is_told, ..frame };
+        let age = now.saturating_duration_since(self.began);
+        let frame = Frame { aim, patience, is_told: self.is_told, age, ..frame };
         seal(arena, outbound, state, &mut self.bandwidth, &frame, now)
     }
 
@@ -212,13 +215,48 @@ impl Transport {
                 ssrc,
             };
             let padding = MAX_PADDING;
-            let frame = Frame { fields, index, padding, is_told: true, ..Frame::default() };
+            let age = now.saturating_duration_since(self.began);
+            let frame = Frame { fields, index, padding, is_told: true, age, ..Frame::default() };
             if !seal(arena, outbound, state, &mut self.bandwidth, &frame, now) {
                 break;
             }
             self.outbox.spend(arena.len() - start);
             run.add(arena, start, send);
         }
+    }
+}
+
+/// What tells a subscriber's estimate of bandwidth from our side.
+struct Stamp {
+    id: u8,
+    value: [u8; 3],
+    length: usize,
+}
+
+impl Stamp {
+    /// The packet's number, where the subscriber tells when it came. Else the time, by which the
+    /// subscriber estimates itself (`abs-send-time`), where it wants that.
+    fn new(
+        ids: &ExtensionIds,
+        transport_cc: Option<u8>,
+        bandwidth: &mut Option<Box<Bandwidth>>,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Option<Self> {
+        if let Some(id) = transport_cc {
+            let bandwidth = bandwidth.get_or_insert_with(|| Box::new(Bandwidth::new(now)));
+            let [high, low] = bandwidth.next_sequence().to_be_bytes();
+            return Some(Self { id, value: [high, low, 0], length: 2 });
+        }
+        let id = ids.abs_send_time.filter(|_| ids.transport_cc.is_none())?;
+        // Seconds with 18 bits behind the point, of which 24 are sent.
+        let time = (frame.age.as_micros() << 18) / 1_000_000;
+        let [.., high, middle, low] = time.to_be_bytes();
+        Some(Self { id, value: [high, middle, low], length: 3 })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.value[..self.length]
     }
 }
 
@@ -237,16 +275,10 @@ fn seal(
     // stream a packet must not depend on when it is sent.
     let is_counted = state.config.kind == MediaKind::Audio || state.ssrc().rtx.is_some();
     let transport_cc = ids.transport_cc.filter(|_| is_counted && frame.is_told);
-    let number = match transport_cc {
-        Some(_) => bandwidth
-            .get_or_insert_with(|| Box::new(Bandwidth::new(now)))
-            .next_sequence()
-            .to_be_bytes(),
-        None => [0; 2],
-    };
+    let stamp = is_counted.then(|| Stamp::new(ids, transport_cc, bandwidth, frame, now)).flatten();
     let delay = state.config.playout_delay.filter(|_| is_counted && frame.packet.is_some());
     let delay = delay.map(PlayoutDelay::to_extension);
-    let header_length = write_headers(arena, frame, ids, (transport_cc, &number), delay);
+    let header_length = write_headers(arena, frame, ids, stamp.as_ref(), delay);
     arena.extend_from_slice(frame.original.map(u16::to_be_bytes).as_ref().map_or(&[], |o| &o[..]));
     let payload_at = arena.len();
     if let Some(packet) = frame.packet {
@@ -284,7 +316,7 @@ fn write_headers(
     arena: &mut Vec<u8>,
     frame: &Frame<'_>,
     ids: &ExtensionIds,
-    (transport_cc, number): (Option<u8>, &[u8; 2]),
+    stamp: Option<&Stamp>,
     delay: Option<[u8; 3]>,
 ) -> usize {
     let carried = frame.packet.map(|packet| &packet.extensions);
@@ -292,7 +324,7 @@ fn write_headers(
     let orientation = carried.and_then(|carried| carried.video_orientation).map(|value| [value]);
     let playout_delay = delay.or_else(|| carried?.playout_delay);
     let candidates: [(Option<u8>, Option<&[u8]>); MAX_EXTENSIONS] = [
-        (transport_cc, Some(number)),
+        (stamp.map(|stamp| stamp.id), stamp.map(Stamp::bytes)),
         (ids.audio_level, level.as_ref().map(<[u8; 1]>::as_slice)),
         (ids.video_orientation, orientation.as_ref().map(<[u8; 1]>::as_slice)),
         (ids.playout_delay, playout_delay.as_ref().map(<[u8; 3]>::as_slice)),

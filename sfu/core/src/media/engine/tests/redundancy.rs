@@ -16,6 +16,7 @@ fn audio(kind: CodecKind, payload_type: u8, fmtp: &str) -> Codec {
         nack: false,
         pli: false,
         transport_cc: false,
+        remb: false,
     }
 }
 
