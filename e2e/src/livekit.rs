@@ -25,6 +25,17 @@ impl Access {
         Self { url: url.trim_end_matches('/').to_owned(), key: key.to_owned(), keys }
     }
 
+    /// The API key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Its secret, for programs that make their tokens themselves.
+    pub fn secret(&self) -> Result<&str> {
+        self.keys.secret(&self.key).context("a key has a secret")
+    }
+
     /// A token that lets `identity` into `room`, to publish and to subscribe.
     pub fn token(&self, identity: &str, room: &str) -> Result<String> {
         self.sign(join_claims(identity, room, unix_time()?))
