@@ -17,8 +17,17 @@ pub struct Certificate {
 impl Certificate {
     /// Makes one for a DNS name.
     pub fn new(name: &str) -> Result<Self> {
+        Self::of([name.to_owned()])
+    }
+
+    /// Makes one for a DNS name and those directly below it.
+    pub fn with_subdomains(name: &str) -> Result<Self> {
+        Self::of([name.to_owned(), format!("*.{name}")])
+    }
+
+    fn of(names: impl Into<Vec<String>>) -> Result<Self> {
         let key = KeyPair::generate()?;
-        let made = CertificateParams::new([name.to_owned()])?.self_signed(&key)?;
+        let made = CertificateParams::new(names)?.self_signed(&key)?;
         let fingerprint = hex::encode(Sha256::digest(made.der()));
         Ok(Self { pem: made.pem(), fingerprint, key })
     }

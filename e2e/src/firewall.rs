@@ -43,6 +43,11 @@ impl Firewall {
         firewall.inner(&format!("ip link set {INNER_LINK} up"))?;
         firewall.inner("ip link set lo up")?;
         firewall.inner(&format!("ip route add default via {OUTSIDE}"))?;
+        // Nobody outside answers the machine's resolver: who asks it, as browsers do for the name of a
+        // relay whose address they were given, must not wait for that.
+        for protocol in ["udp", "tcp"] {
+            firewall.inner(&format!("iptables -A OUTPUT -p {protocol} --dport 53 -j REJECT"))?;
+        }
         firewall.forwarding("-I")?;
         Ok(firewall)
     }

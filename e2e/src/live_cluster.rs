@@ -29,6 +29,8 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
 pub const PORTS: u16 = 100;
 /// Port of a media pod's probes and metrics.
 const ADMIN_PORT: u16 = 9600;
+/// The same of its TURN server.
+const TURN_ADMIN_PORT: u16 = 9601;
 
 /// A LiveCluster; dropping it deletes its namespace.
 pub struct LiveCluster {
@@ -174,10 +176,14 @@ impl LiveCluster {
 
     /// The network of its clients, in which the domain leads to the ingress.
     pub fn network(&self) -> Result<Network> {
-        let address = self.cluster.ingress_address();
-        let address = address.parse().with_context(|| format!("ingress address {address}"))?;
         let here = Network { enter: self.cluster.client_prefix(), hosts: BTreeMap::new() };
-        Ok(here.with_host(&self.domain, address))
+        Ok(here.with_host(&self.domain, self.ingress_address()?))
+    }
+
+    /// Where its domain leads: the ingress.
+    pub fn ingress_address(&self) -> Result<IpAddr> {
+        let address = self.cluster.ingress_address();
+        address.parse().with_context(|| format!("ingress address {address}"))
     }
 
     /// The address of a Kubernetes node, as clients reach it.
@@ -227,6 +233,12 @@ impl LiveCluster {
     pub fn metric(&self, pod: &str, name: &str, label: &str) -> Result<f64> {
         let page = self.namespace.page(pod, ADMIN_PORT, "/metrics")?;
         Ok(sum_of_samples(&page, name, label))
+    }
+
+    /// The sum of a metric's samples of one pod's TURN server.
+    pub fn turn_metric(&self, pod: &str, name: &str) -> Result<f64> {
+        let page = self.namespace.page(pod, TURN_ADMIN_PORT, "/metrics")?;
+        Ok(sum_of_samples(&page, name, ""))
     }
 
     /// How many joins have come in by this pod.

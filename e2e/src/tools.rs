@@ -166,6 +166,17 @@ pub const TURN_CLIENT: Tool = Tool {
     ..PLAIN
 };
 
+/// Where definitions of kinds are: a module of [`TRAEFIK_TOOL`], a folder, and how their names begin.
+const ROUTE_DEFINITIONS: [[&str; 3]; 2] = [
+    [
+        "github.com/traefik/traefik/v3",
+        "docs/content/reference/dynamic-configuration",
+        "traefik.io_",
+    ],
+    // Only the experimental channel has TLSRoute.
+    ["sigs.k8s.io/gateway-api", "config/crd/experimental", "gateway.networking.k8s.io_"],
+];
+
 /// Everything that a bare machine builds, in the order of building.
 pub const BARE_MACHINE: [Tool; 11] =
     [K8S, ETCD, CONTAINERD, RUNC, CNI, COREDNS, PAUSE, NODE_NETWORK, KIND_TOOL, HELM, TRAEFIK_TOOL];
@@ -248,14 +259,38 @@ impl Tool {
 
 /// Returns the folder of kind's own module: the base files of its node image are in it.
 pub fn kind_sources(go: &Toolchain) -> Result<PathBuf> {
-    let path = go
-        .command()
-        .current_dir(KIND_TOOL.module())
-        .args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kind"])
-        .read()?;
+    module_directory(go, &KIND_TOOL, "sigs.k8s.io/kind")
+}
+
+/// The folder of a module that a tool is built of.
+fn module_directory(go: &Toolchain, tool: &Tool, module: &str) -> Result<PathBuf> {
+    // A tool that was built elsewhere may be here without its sources.
+    go.command().current_dir(tool.module()).args(["mod", "download", module]).run()?;
+    let list = ["list", "-m", "-f", "{{.Dir}}", module];
+    let path = go.command().current_dir(tool.module()).args(list).read()?;
     let path = PathBuf::from(path.trim());
-    fs::metadata(&path).with_context(|| format!("kind's sources in {}", path.display()))?;
+    fs::metadata(&path).with_context(|| format!("{module}'s sources in {}", path.display()))?;
     Ok(path)
+}
+
+/// Returns a directory with the definitions of the kinds by which Traefik is told to pass TLS on: its
+/// own, and those of the Gateway API, from the modules that it is built of.
+pub fn route_definitions(go: &Toolchain) -> Result<PathBuf> {
+    const NAME: &str = "route-definitions";
+    let hash = InputHash::new().with(ROUTE_DEFINITIONS.concat().join(" "));
+    let hash = hash.with_path(&TRAEFIK_TOOL.module())?;
+    artifact_cache::get_or_build(&cache_directory()?, NAME, &hash.finish(), |directory| {
+        for [module, folder, prefix] in ROUTE_DEFINITIONS {
+            let sources = module_directory(go, &TRAEFIK_TOOL, module)?.join(folder);
+            for file in fs::read_dir(&sources).with_context(|| sources.display().to_string())? {
+                let file = file?;
+                if file.file_name().to_string_lossy().starts_with(prefix) {
+                    fs::copy(file.path(), directory.join(file.file_name()))?;
+                }
+            }
+        }
+        Ok(())
+    })
 }
 
 fn cache_directory() -> Result<PathBuf> {

@@ -1,8 +1,12 @@
 //! Files that may change while the server runs: read again, compared, handed out when they are
-//! different and make sense. What makes no sense leaves the old contents in force.
+//! different and make sense. What makes no sense, or is gone, leaves the old contents in force.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+
+/// Looks in vain after which a file is said to be gone. One that is just replaced is there before.
+const MISSES: u32 = 3;
 
 /// A file and what it held when it was last taken.
 #[derive(Debug)]
@@ -11,18 +15,27 @@ pub(crate) struct Watched {
     taken: Option<Vec<u8>>,
     /// Contents that were refused: said once, not at every look.
     refused: Option<Vec<u8>>,
+    /// Looks in vain, one after the other.
+    misses: u32,
 }
 
 impl Watched {
     /// Watches a file of which nothing is known.
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), taken: None, refused: None }
+        Self { path: path.to_owned(), taken: None, refused: None, misses: 0 }
     }
 
     /// Reads the file; calls `take` if it holds something else than before. A file that is
     /// missing or empty for a moment, as while it is replaced, changes nothing.
     pub(crate) fn look(&mut self, take: impl FnOnce(&[u8]) -> Result<(), String>) -> bool {
-        let Ok(contents) = fs::read(&self.path) else { return false };
+        let contents = match read(&self.path) {
+            Ok(contents) => contents,
+            Err(error) => {
+                self.miss(&error);
+                return false;
+            }
+        };
+        self.misses = 0;
         if self.taken.as_ref() == Some(&contents) || self.refused.as_ref() == Some(&contents) {
             return false;
         }
@@ -43,6 +56,28 @@ impl Watched {
             }
         }
     }
+
+    fn miss(&mut self, error: &io::Error) {
+        self.misses = self.misses.saturating_add(1);
+        if self.misses != MISSES {
+            return;
+        }
+        let file = self.path.display();
+        if self.taken.is_some() {
+            tracing::warn!(%file, %error, "A file is gone: what it held stays in force");
+        } else {
+            // A media node's list of peers comes after the server has started.
+            tracing::info!(%file, %error, "A file is not there yet");
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let contents = fs::read(path)?;
+    if contents.trim_ascii().is_empty() {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "it is empty"));
+    }
+    Ok(contents)
 }
 
 #[cfg(test)]
@@ -69,6 +104,11 @@ mod tests {
         };
         let looks = [None, Some("a"), None, Some("a"), Some("bad"), None, Some("b"), Some("a")];
         assert_eq!(looks.map(&mut look), [false, true, false, false, false, false, true, true]);
+        assert_eq!(
+            [Some("\n"), Some("a")].map(&mut look),
+            [false, false],
+            "a file that is written"
+        );
         assert_eq!(taken, ["a", "b", "a"]);
     }
 }

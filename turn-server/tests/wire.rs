@@ -11,12 +11,16 @@ mod server;
 
 #[path = "wire/abuse.rs"]
 mod abuse;
+#[path = "wire/dev.rs"]
+mod dev;
 #[path = "wire/exhaustion.rs"]
 mod exhaustion;
 #[path = "wire/interop.rs"]
 mod interop;
 #[path = "wire/lifecycle.rs"]
 mod lifecycle;
+#[path = "wire/marks.rs"]
+mod marks;
 #[path = "wire/proxy.rs"]
 mod proxy;
 #[path = "wire/reload.rs"]

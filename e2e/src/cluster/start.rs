@@ -20,7 +20,7 @@ use super::{Cluster, engine, given_ingress, given_kubeconfig, kind, root_filesys
 use crate::doctor;
 use crate::process::{ProcessIdentity, Run as _, is_installed};
 use crate::stage::{say, stage};
-use crate::tools::{HELM, KIND_TOOL, KUBECTL, Tool, Toolchain, kind_sources};
+use crate::tools::{HELM, KIND_TOOL, KUBECTL, Tool, Toolchain, kind_sources, route_definitions};
 
 /// Ports of the ingress on 127.0.0.1: `80,443` unless given.
 const PORTS_VARIABLE: &str = "LIVECLUSTER_PORTS";
@@ -122,10 +122,14 @@ fn start_bare(name: &str) -> Result<State> {
 
 fn finish(state: State) -> Result<State> {
     let cluster = Cluster { state };
+    let definitions = route_definitions(&Toolchain::find()?)?;
     stage("ingress controller, nodes and name server ready", || {
+        let wait = |words: &[&str]| cluster.kubectl().args(words).arg(READY_TIMEOUT).run();
+        // They are longer than what a client-side apply can note beside them.
+        cluster.kubectl().args(["apply", "--server-side", "-f"]).arg(definitions).run()?;
+        wait(&["wait", "--for=condition=Established", "crd", "--all"])?;
         let manifest = crate::repository().join("e2e/cluster/manifests/traefik.yaml");
         cluster.kubectl().args(["apply", "-f"]).arg(manifest).run()?;
-        let wait = |words: &[&str]| cluster.kubectl().args(words).arg(READY_TIMEOUT).run();
         wait(&["wait", "--for=condition=Ready", "nodes", "--all"])?;
         wait(&["rollout", "status", "-n", "kube-system", "deployment/coredns"])?;
         wait(&["rollout", "status", "-n", "ingress", "deployment/traefik"])

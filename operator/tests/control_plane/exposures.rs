@@ -1,9 +1,10 @@
-//! Media nodes that clients reach by Services of their own, or in the network of a Kubernetes node.
+//! Ways in: media nodes that clients reach by Services of their own or in the network of a Kubernetes
+//! node, and kinds of other programs.
 
 use crds::{LiveCluster, names};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt as _};
@@ -150,12 +151,15 @@ async fn define(world: &World, kind: ForeignKind) {
     await_condition(definitions, &name, is_crd_established()).await.unwrap();
 }
 
-/// The `spec` of an object of another's kind.
+/// The `spec` of an object of another's kind, which belongs to the LiveCluster.
 async fn foreign(world: &World, kind: ForeignKind, name: &str) -> Option<Value> {
     let resource = kind.resource(kind.versions()[0]);
     let api: Api<DynamicObject> =
         Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
-    api.get_opt(name).await.unwrap().map(|object| object.data["spec"].clone())
+    let object = api.get_opt(name).await.unwrap()?;
+    let owner = world.api::<LiveCluster>().get("c").await.unwrap().uid().unwrap();
+    assert_eq!(object.owner_references()[0].uid, owner, "{name}");
+    Some(object.data["spec"].clone())
 }
 
 #[tokio::test]
@@ -189,5 +193,50 @@ async fn a_gateway_and_an_issuer_are_used_once_their_kinds_are_there() {
     world.apply(&spec(1, json!({}))).await.unwrap();
     world.comes_to_rest().await;
     assert_eq!(foreign(&world, ForeignKind::Certificate, "c-domain").await, None);
+    world.remove().await;
+}
+
+#[tokio::test]
+async fn routes_of_turn_are_made_where_their_kind_is_there_and_told_where_not() {
+    let Some(config) = plane::config().await else { return };
+    let world = World::new(&config, "routes").await;
+    let certificate = json!({"metadata": {"name": "turn-tls"}, "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": "certificate", "tls.key": "key"}});
+    let certificate = serde_json::from_value(certificate).unwrap();
+    world.api::<Secret>().create(&PostParams::default(), &certificate).await.unwrap();
+    let routed = |route: Value| {
+        let mut spec = spec(1, json!({}));
+        spec["turn"] = json!({"tls": {
+            "domain": "turn.example.com", "secretName": "turn-tls", "route": route,
+        }});
+        spec
+    };
+    define(&world, ForeignKind::IngressRouteTCP).await;
+    let by_traefik = json!({"kind": "IngressRouteTCP", "perNode": true});
+    world.apply(&routed(by_traefik)).await.unwrap();
+    let found = world.comes_to_rest().await;
+    assert!(found.contains_key("Service c-turn-1"), "{:?}", found.keys());
+    assert_ne!(reason(&world, "TurnReady").await, "RouteKindMissing");
+    let route = foreign(&world, ForeignKind::IngressRouteTCP, "c-turn").await.unwrap();
+    assert_eq!(route["tls"]["passthrough"], true);
+    assert_eq!(route["routes"].as_array().unwrap().len(), 3);
+
+    // A gateway in place of it, of a kind that nobody has defined yet.
+    let by_gateway = json!({"kind": "TLSRoute", "parentRefs": [{"name": "g"}]});
+    world.apply(&routed(by_gateway)).await.unwrap();
+    let found = world.comes_to_rest().await;
+    assert_eq!(reason(&world, "TurnReady").await, "RouteKindMissing");
+    assert_eq!(foreign(&world, ForeignKind::IngressRouteTCP, "c-turn").await, None);
+    assert!(!found.contains_key("Service c-turn-1"), "{:?}", found.keys());
+    assert!(found.contains_key("Service c-turn"), "{:?}", found.keys());
+    define(&world, ForeignKind::TLSRoute).await;
+    world.comes_to_rest().await;
+    assert_ne!(reason(&world, "TurnReady").await, "RouteKindMissing");
+    let route = foreign(&world, ForeignKind::TLSRoute, "c-turn").await.unwrap();
+    assert_eq!(route["hostnames"], json!(["turn.example.com"]));
+
+    world.apply(&spec(1, json!({}))).await.unwrap();
+    world.comes_to_rest().await;
+    assert_eq!(foreign(&world, ForeignKind::TLSRoute, "c-turn").await, None);
     world.remove().await;
 }

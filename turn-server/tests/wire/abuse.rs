@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use turn_server_core::stun::{Class, Method, Writer, attribute as a};
 
-use crate::client::{Peer, tcp, tls, udp};
+use crate::client::{Answer, Peer, tcp, tls, udp};
 use crate::server::{PATIENCE, Server, until};
 use crate::silence::in_namespace;
 
 /// Strangers of the test; `TURN_STRANGERS=1000000` is the long form.
 const STRANGERS: u32 = 100_000;
+/// Wrong passwords, one after the other.
+const GUESSES: u64 = 300;
 /// What they may cost, however many they are.
 const GROWTH: u64 = 1024 * 1024;
 
@@ -202,6 +204,41 @@ fn challenges_are_rationed() {
         answers += 1;
     }
     assert!((20..60).contains(&answers), "{answers} answers");
+    crate::client::udp_from("127.0.0.5".parse().unwrap(), server.udp()).allocated();
+}
+
+#[test]
+fn guesses_at_a_password_are_rationed() {
+    let server = Server::start(|config, _| {
+        (config.limits.challenges_per_second, config.workers) = (20, 1);
+    });
+    // Somebody at the guesser's address, as behind one NAT, and one elsewhere.
+    let mut neighbour = udp(&server);
+    neighbour.allocated();
+    assert_eq!(neighbour.bind(0x4000, Peer::echo()), None);
+    let mut guesser = udp(&server);
+    guesser.account.1 = "guess".to_owned();
+    assert_eq!(guesser.allocate().code(), Some(401), "a good nonce, a wrong password");
+    let begin = Instant::now();
+    for _ in 0..GUESSES {
+        let guess = guesser.request(Method::Allocate, |writer| {
+            writer.attribute(a::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        });
+        guesser.wire.send(&guess);
+    }
+    let mut answers = 0;
+    while let Some(bytes) = guesser.wire.receive(Duration::from_millis(500)) {
+        assert_eq!(Answer(bytes).code(), Some(401));
+        answers += 1;
+    }
+    // A second's worth at once, and what comes in while they are sent.
+    let most = 20 * (2 + begin.elapsed().as_secs());
+    assert!((1..=most).contains(&answers), "{answers} answers");
+    neighbour.assert_relays(0x4000);
+    assert_eq!(neighbour.refresh(600), None);
+    let dropped = "livecluster_turn_dropped_total{reason=\"challenge_budget\"}";
+    server.await_metric(dropped, |dropped| dropped + answers == GUESSES);
+    server.await_metric("livecluster_turn_allocations", |allocations| allocations == 1);
     crate::client::udp_from("127.0.0.5".parse().unwrap(), server.udp()).allocated();
 }
 

@@ -276,13 +276,18 @@ impl Client {
         }
     }
 
+    /// The next request, signed once a challenge has come.
+    pub(crate) fn request(&mut self, method: Method, build: impl Fn(&mut Writer)) -> Vec<u8> {
+        let mut writer = self.begin(method);
+        build(&mut writer);
+        if self.nonce.is_empty() { writer.finish(None, false) } else { self.sign(writer) }
+    }
+
     /// Asks, and again with what a challenge brings.
     pub(crate) fn ask(&mut self, method: Method, build: impl Fn(&mut Writer)) -> Answer {
         for _ in 0..2 {
-            let mut writer = self.begin(method);
-            build(&mut writer);
             let is_signed = !self.nonce.is_empty();
-            let bytes = if is_signed { self.sign(writer) } else { writer.finish(None, false) };
+            let bytes = self.request(method, &build);
             let answer = self.exchange(&bytes).expect("an answer");
             let is_challenge = match answer.code() {
                 Some(401) => !is_signed,
@@ -421,7 +426,11 @@ pub(crate) struct Peer(pub(crate) UdpSocket);
 
 impl Peer {
     pub(crate) fn new() -> Self {
-        Self(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+        Self::at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    pub(crate) fn at(ip: IpAddr) -> Self {
+        Self(UdpSocket::bind((ip, 0)).unwrap())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

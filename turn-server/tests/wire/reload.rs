@@ -58,11 +58,28 @@ fn a_secret_is_rotated_during_a_session() {
     until("the old one does not", || with_secret("first").allocate().code() == Some(401));
     session.assert_relays(0x4000);
     assert_eq!(session.refresh(600), None, "the session goes on");
+}
 
+#[test]
+fn secrets_of_a_file_that_is_gone_stay_in_force() {
+    let server = Server::start(|config, directory| {
+        config.credentials.rest_secrets_file = Some(directory.join("secrets"));
+        replace(&directory.join("secrets"), "kept\n");
+    });
+    let user = RestUser { expiry_s: expiry_s(), user: "carol" };
+    let with_secret = |secret| with(udp(&server), user.credentials(secret));
+    let mut session = with_secret("kept");
+    session.allocated();
+    assert_eq!(session.bind(0x4000, Peer::echo()), None);
     std::fs::remove_file(server.path("secrets")).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    server.await_log(&["WARN", "A file is gone", "secrets"]);
     session.assert_relays(0x4000);
-    assert_eq!(with_secret("second").allocate().code(), None, "what was read stays");
+    assert_eq!(session.refresh(600), None);
+    assert_eq!(with_secret("kept").allocate().code(), None, "what was read stays");
+    assert_eq!(with_secret("").allocate().code(), Some(401));
+    replace(&server.path("secrets"), "new\n");
+    until("another file is read", || with_secret("new").allocate().code().is_none());
+    assert_eq!(with_secret("kept").allocate().code(), Some(401));
 }
 
 #[test]

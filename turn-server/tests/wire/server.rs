@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use contract::sfu_config::LogFormat;
@@ -24,6 +25,7 @@ pub(crate) struct Server {
     listeners: Vec<(String, SocketAddr)>,
     pub(crate) admin: SocketAddr,
     pub(crate) directory: TempDir,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 /// A configuration on a loopback address of its own, where all of loopback may be a peer.
@@ -115,7 +117,11 @@ impl Server {
             .find(|line| line["message"] == "TURN server started")
             .expect("the program says that it started");
         // Whoever logs must not wait for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let said = Arc::clone(&log);
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| said.lock().unwrap().push(line));
+        });
         let listeners = started["addresses"].as_str().unwrap();
         let listeners = listeners
             .trim_matches(['[', ']'])
@@ -126,7 +132,7 @@ impl Server {
             })
             .collect();
         let admin = started["admin"].as_str().unwrap().parse().unwrap();
-        Self { child, listeners, admin, directory }
+        Self { child, listeners, admin, directory, log }
     }
 
     fn listener(&self, transport: &str) -> SocketAddr {
@@ -170,6 +176,12 @@ impl Server {
         let (_, text) = self.http("GET", "/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
+    }
+
+    /// Waits until the log has a line with all of these.
+    pub(crate) fn await_log(&self, words: &[&str]) {
+        let is_it = |line: &String| words.iter().all(|word| line.contains(word));
+        until(&format!("a line with {words:?}"), || self.log.lock().unwrap().iter().any(is_it));
     }
 
     /// Waits until a metric has a value.

@@ -1,7 +1,9 @@
 //! A client works over every transport.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::process::Command;
 
+use contract::turn_config::{ListenConfig, PeerRule, RelayAddressConfig};
 use turn_server_core::stun::{Class, Method, attribute as a};
 
 use crate::client::{Client, Peer, dtls, over, parse, tcp, tls, tls_over, udp, udp_from};
@@ -77,12 +79,9 @@ fn ipv6_works() {
     let server = Server::start(|config, _| {
         let loopback = "::1".parse().unwrap();
         config.listen.udp.push("[::1]:0".parse().unwrap());
-        let address = contract::turn_config::RelayAddressConfig { bind: loopback, advertise: None };
+        let address = RelayAddressConfig { bind: loopback, advertise: None };
         config.relay.addresses.push(address);
-        config
-            .peers
-            .allow
-            .push(contract::turn_config::PeerRule { network: "::1".parse().unwrap(), ports: None });
+        config.peers.allow.push(PeerRule { network: "::1".parse().unwrap(), ports: None });
     });
     let mut client = udp(&server);
     let answer = client.ask(Method::Allocate, |writer| {
@@ -98,6 +97,46 @@ fn ipv6_works() {
     assert_eq!((&buffer[..length], from), (&b"six"[..], relayed));
     peer.send_to(b"back", relayed).unwrap();
     assert_eq!(client.receive_channel(), (0x4000, b"back".to_vec()));
+}
+
+#[test]
+fn ipv6_alone_works() {
+    in_namespace(|| {
+        let status =
+            Command::new("ip").args(["address", "del", "127.0.0.1/8", "dev", "lo"]).status();
+        assert!(status.unwrap().success());
+        let own = Ipv6Addr::LOCALHOST;
+        let server = Server::secure(|config, _| {
+            let listener = vec![SocketAddr::new(own.into(), 0)];
+            let ListenConfig { udp, tcp, tls, dtls } = &mut config.listen;
+            [udp, tcp, tls, dtls].into_iter().for_each(|all| all.clone_from(&listener));
+            config.relay.addresses = vec![RelayAddressConfig { bind: own.into(), advertise: None }];
+            config.peers.allow = vec![PeerRule { network: "::1".parse().unwrap(), ports: None }];
+            config.admin.listen = listener[0];
+        });
+        let stream = |address| TcpStream::connect(address).unwrap();
+        for mut client in [
+            udp_from(own.into(), server.udp()),
+            over(stream(server.tcp())),
+            tls_over(stream(server.tls()), rustls::ALL_VERSIONS).0,
+        ] {
+            // Most clients do not say which family they want.
+            let relayed = client.allocated();
+            assert_eq!(relayed.ip(), own);
+            let peer = Peer::at(own.into());
+            assert_eq!(client.bind(0x4000, peer.address()), None);
+            client.send_channel(0x4000, b"six");
+            assert_eq!(peer.receive(), Some((b"six".to_vec(), relayed)));
+            peer.0.send_to(b"back", relayed).unwrap();
+            assert_eq!(client.receive_channel(), (0x4000, b"back".to_vec()));
+        }
+        let mut client = udp_from(own.into(), server.udp());
+        let refused = client.ask(Method::Allocate, |writer| {
+            writer.attribute(a::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+            writer.attribute(a::REQUESTED_ADDRESS_FAMILY, &[1, 0, 0, 0]);
+        });
+        assert_eq!(refused.code(), Some(440), "there is no IPv4");
+    });
 }
 
 #[test]

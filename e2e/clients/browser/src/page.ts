@@ -50,7 +50,7 @@ class Client {
   async join(options: JoinOptions): Promise<void> {
     await this.audio.resume();
     if (options.relayBy !== undefined) {
-      relayBy(options.relayBy);
+      relayBy(options.relayBy, options.relayHost);
     }
     const { singlePeerConnection = true, roomOptions = {} } = options;
     const encryption = options.key === undefined ? {} : await encryptionWith(options.key);

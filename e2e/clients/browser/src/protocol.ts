@@ -16,6 +16,8 @@ export interface JoinOptions {
   key?: string;
   /** Media goes by TURN alone, which is reached by this transport; by any way without it. */
   relayBy?: 'udp' | 'tcp' | 'tls';
+  /** Name of the only relay that is used, with `relayBy`. */
+  relayHost?: string;
   /** Further options of livekit-client's `Room`. */
   roomOptions?: Record<string, unknown>;
   /** Answers of the server come on one peer connection (`/rtc/v1`) or on two (`/rtc`). */

@@ -5,10 +5,12 @@ export type RelayTransport = 'udp' | 'tcp' | 'tls';
 
 const connections: RTCPeerConnection[] = [];
 let wanted: RelayTransport | undefined;
+let wantedHost: string | undefined;
 
-/** From now on connections are made by relays alone, which are reached by this transport. */
-export function relayBy(transport: RelayTransport): void {
+/** From now on connections are made by relays alone, which are reached by this transport, and only at `host` if given. */
+export function relayBy(transport: RelayTransport, host?: string): void {
   wanted = transport;
+  wantedHost = host;
 }
 
 /** The kind and transport of the selected path of each connection that is up: `relay tls`. */
@@ -28,6 +30,9 @@ async function pathsOf(connection: RTCPeerConnection): Promise<string[]> {
 }
 
 function isWanted(url: string): boolean {
+  if (wantedHost !== undefined && url.split(':')[1] !== wantedHost) {
+    return false;
+  }
   return wanted === 'tls' ? url.startsWith('turns:') : url.startsWith('turn:') && url.endsWith(`=${wanted}`);
 }
 
