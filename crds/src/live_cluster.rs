@@ -32,7 +32,7 @@ pub use node::{
     ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
     TolerationOperator,
 };
-pub use redis::{ExternalRedis, ManagedRedis, RedisMode, RedisSpec};
+pub use redis::{ExternalRedis, ManagedRedis, RedisMode, RedisSpec, RedisStorage};
 pub use rooms::{
     PlayoutDelaySpec, PresetAgentSpec, RoomCodec, RoomPresetSpec, RoomsSpec, SubscriptionLimits,
     WebhookEvent, WebhooksSpec,
@@ -66,6 +66,7 @@ use crate::status::LiveClusterStatus;
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".spec.nodes"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyNodes"),
+    printcolumn(name = "Draining", type_ = "integer", json_path = ".status.drainingNodes"),
     printcolumn(name = "Rooms", type_ = "integer", json_path = ".status.rooms"),
     printcolumn(name = "Subscribers", type_ = "integer", json_path = ".status.subscribers"),
     printcolumn(
@@ -73,6 +74,7 @@ use crate::status::LiveClusterStatus;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 40")
         .message("metadata.name must have at most 40 characters: the names of pods and services derive from it"),

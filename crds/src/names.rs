@@ -26,6 +26,9 @@ pub const OCCUPIED: &str = "livecluster.dev/occupied";
 pub const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 /// Annotation of media pods: Karpenter leaves their Kubernetes node alone.
 pub const DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
+/// Annotation of media pods: what it would cost to delete them, in subscribers. Kubernetes reads it of
+/// pods of a ReplicaSet only; tools that choose among pods may.
+pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Annotation of media pods that leave: since when they have been in their state (RFC 3339).
 pub const PLACEMENT_SINCE: &str = "livecluster.dev/placement-since";
 /// Annotation of media pods that leave: why.
@@ -92,7 +95,7 @@ pub fn node_policy(cluster: &str) -> String {
     format!("{cluster}-node")
 }
 
-/// StatefulSet, Service and NetworkPolicy of the managed Redis.
+/// StatefulSet, Service, NetworkPolicy, PodDisruptionBudget and volume of the managed Redis.
 #[must_use]
 pub fn redis(cluster: &str) -> String {
     format!("{cluster}-redis")

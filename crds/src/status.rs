@@ -49,6 +49,10 @@ pub struct LiveClusterStatus {
     pub ready_nodes: i32,
     /// Media nodes that take no new rooms and leave when they are empty.
     pub draining_nodes: i32,
+    /// Version of the media nodes, as their image says; several, separated by commas, while nodes
+    /// are replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Rooms that have their home on one of the nodes.
     pub rooms: i64,
     /// Participants in all rooms.
@@ -144,7 +148,7 @@ pub enum MemberState {
 fn conditions_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "description": "Conditions: `Ready`, `Available`, `Progressing`, `Degraded`, \
-            `Draining`, `RedisReachable`, `AddressesDiscovered`, `TLSConfigured`, \
+            `Draining`, `RedisReachable`, `AddressesDiscovered`, `TurnReady`, `TLSConfigured`, \
             `AutoscalingActive` and `MetricsAPIAvailable`.",
         "type": "array",
         "maxItems": 32,

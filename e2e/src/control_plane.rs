@@ -19,6 +19,15 @@ use crate::wait::eventually;
 pub const DIRECTORY: &str = "LIVECLUSTER_CONTROL_PLANE";
 /// Users with all rights; each has a kubeconfig of this name. The audit log tells them apart.
 const USERS: [&str; 3] = ["admin", "first", "second"];
+/// Those that remove what belongs to what is gone, that count what may be evicted and what a quota has
+/// left, and that keep volumes as long as pods use them.
+const CONTROLLERS: [&str; 5] = [
+    "disruption-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "persistentvolumeclaim-protection-controller",
+    "resourcequota-controller",
+];
 /// Time in which everything is up, on a machine that does much else.
 const START: Duration = Duration::from_secs(180);
 
@@ -120,12 +129,12 @@ impl ControlPlane {
         command
     }
 
-    /// Those that remove what belongs to what is gone, and who counts what may be evicted.
+    /// Starts [`CONTROLLERS`].
     fn controllers(&self, programs: &Path) -> Command {
         let mut command = Command::new(programs.join("kube-controller-manager"));
         command.arg("--kubeconfig").arg(self.file("admin.kubeconfig"));
         command.args([
-            "--controllers=garbage-collector-controller,namespace-controller,disruption-controller",
+            &format!("--controllers={}", CONTROLLERS.join(",")),
             "--leader-elect=false",
             "--secure-port=0",
         ]);

@@ -143,6 +143,31 @@ fn every_object_has_the_fields_of_its_kind_only() -> Result<()> {
 }
 
 #[test]
+fn an_operator_of_one_namespace_has_no_rights_over_the_cluster() -> Result<()> {
+    let namespaced = ["watchNamespace=rooms", "crds.install=false"];
+    let reading: Vec<&str> = namespaced.into_iter().chain(["readNodes=true"]).collect();
+    for (values, names, told) in [
+        (&namespaced[..], &[][..], Some("false")),
+        (&reading, &["release-operator-nodes"], None),
+        (&[], &["release-operator", "release-operator-nodes"], None),
+    ] {
+        let objects = objects(values)?;
+        for kind in ["ClusterRole", "ClusterRoleBinding"] {
+            let found = objects.iter().filter(|object| object["kind"] == kind);
+            let found: Vec<_> = found.filter_map(|o| o["metadata"]["name"].as_str()).collect();
+            ensure!(found == names, "{values:?}: {kind} {found:?}");
+        }
+        let deployment = find(&objects, "Deployment", "release-operator")?;
+        let variables = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+        let variables = variables.as_array().context("an environment")?;
+        let found = variables.iter().find(|variable| variable["name"] == "READ_NODES");
+        let found = found.and_then(|variable| variable["value"].as_str());
+        ensure!(found == told, "{values:?}: READ_NODES is {found:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn values_that_mean_nothing_are_refused_by_name() -> Result<()> {
     for (value, named) in [
         ("replica=2", "replica"),
@@ -157,6 +182,7 @@ fn values_that_mean_nothing_are_refused_by_name() -> Result<()> {
         ("images.pullSecrets[0]=A_B", "pullSecrets"),
         ("crds.keep=true", "keep"),
         ("watchNamespace=Rooms", "watchNamespace"),
+        ("readNodes=yes", "readNodes"),
         ("metricsAPI.enabled=yes", "metricsAPI/enabled"),
         ("monitoring.podMonitors.interval=often", "interval"),
         ("monitoring.podMonitors.labels.a=b c", "labels"),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::metrics_api::Settings;
 
@@ -94,6 +94,10 @@ pub struct RunOptions {
     /// Watch one namespace only; all when absent.
     #[arg(long, env = "WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
+    /// Read Kubernetes nodes, which takes rights over the whole cluster. Without it clients are told the
+    /// internal addresses of Kubernetes nodes, and nobody notices that one is about to end.
+    #[arg(long, env = "READ_NODES", default_value_t = true, action = ArgAction::Set)]
+    pub read_nodes: bool,
     /// Port of `/healthz`, `/readyz` and `/metrics`.
     #[arg(long, env = "ADMIN_PORT", default_value_t = 9600)]
     pub admin_port: u16,

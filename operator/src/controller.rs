@@ -8,13 +8,13 @@ use crds::{LiveCluster, names};
 use futures::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::jiff::Timestamp;
 use kube::client::ClientBuilder;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use thiserror::Error;
@@ -26,6 +26,7 @@ use crate::args::RunOptions;
 use crate::cluster::apply::AppliedCache;
 use crate::cluster::autoscaling::Histories;
 use crate::cluster::looks::Looks;
+use crate::cluster::nodes::Hosts;
 use crate::cluster::poll::Poller;
 use crate::cluster::validate::Images;
 use crate::cluster::{self, ReconcileError};
@@ -75,8 +76,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Images that a LiveCluster need not name.
     pub images: Images,
-    /// Kubernetes nodes, without what we do not read.
-    pub hosts: Store<Node>,
+    /// Kubernetes nodes.
+    pub hosts: Hosts,
     /// Reads the media nodes' metrics.
     pub poller: Poller,
     /// What was applied last.
@@ -95,9 +96,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Makes a context; `hosts` is filled by [`watch_hosts`].
+    /// Makes a context; `hosts` are those of [`watch_hosts`], where they may be seen.
     #[must_use]
-    pub fn new(client: Client, images: Images, hosts: Store<Node>, metrics: Metrics) -> Self {
+    pub fn new(client: Client, images: Images, hosts: Hosts, metrics: Metrics) -> Self {
         let reporter = Reporter { controller: names::MANAGER.to_owned(), instance: hostname() };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
@@ -139,7 +140,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let (client, leading, fence) = clients().await.map_err(|e| RunError::Client(Box::new(e)))?;
     let metrics = Metrics::new()?;
     let admin = Admin::new(metrics.clone());
-    let hosts = watch_hosts(client.clone());
+    let hosts = if options.read_nodes { watch_hosts(client.clone()) } else { Hosts::Unseen };
     let mut serving =
         tokio::spawn(serve(admin.clone(), client.clone(), options.clone(), hosts.clone()));
     // Without it the Lease outlives the operator, which harms nobody.
@@ -183,7 +184,7 @@ async fn serve(
     admin: Admin,
     client: Client,
     options: RunOptions,
-    hosts: Store<Node>,
+    hosts: Hosts,
 ) -> Result<(), RunError> {
     let answer = async {
         match options.metrics_api() {
@@ -203,7 +204,7 @@ fn serving_ended(
 }
 
 /// What only one operator does.
-async fn lead(client: Client, options: RunOptions, hosts: Store<Node>, metrics: Metrics) {
+async fn lead(client: Client, options: RunOptions, hosts: Hosts, metrics: Metrics) {
     let settings = options.metrics_api();
     let first = if settings.is_some() { Registration::Unknown } else { Registration::Off };
     let (report, registration) = watch::channel(first);
@@ -253,8 +254,8 @@ where
     }
 }
 
-/// Keeps the Kubernetes nodes' addresses; ends only with the task.
-pub fn watch_hosts(client: Client) -> Store<Node> {
+/// Keeps the Kubernetes nodes, without what we do not read; ends only with the task.
+pub fn watch_hosts(client: Client) -> Hosts {
     let (reader, writer) = reflector::store();
     let stream = watcher(Api::<Node>::all(client), watcher::Config::default())
         .default_backoff()
@@ -274,7 +275,7 @@ pub fn watch_hosts(client: Client) -> Store<Node> {
             }
         }
     });
-    reader
+    Hosts::Watched(reader)
 }
 
 /// Runs the controller.
@@ -288,6 +289,11 @@ async fn control(client: Client, options: RunOptions, context: Context) {
         .watches(namespaced::<Pod>(&client, &options), ours.clone(), seen(&context))
         .watches(namespaced::<ConfigMap>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<Service>(&client, &options), ours.clone(), touched(&context))
+        .watches(
+            namespaced::<PersistentVolumeClaim>(&client, &options),
+            ours.clone(),
+            touched(&context),
+        )
         .watches(namespaced::<StatefulSet>(&client, &options), ours.clone(), touched(&context))
         .watches(namespaced::<NetworkPolicy>(&client, &options), ours.clone(), touched(&context))
         // Not those of which Kubernetes changes the status all the time: the budget of evictions and

@@ -8,14 +8,13 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use kube::runtime::reflector::Store;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::cluster::conditions::{Finding, Truth};
+use crate::cluster::nodes::Hosts;
 
 pub mod access;
 pub mod certificates;
@@ -157,11 +156,7 @@ pub enum ServeError {
 }
 
 /// Serves until the process ends.
-pub async fn serve(
-    client: Client,
-    settings: Settings,
-    hosts: Store<Node>,
-) -> Result<(), ServeError> {
+pub async fn serve(client: Client, settings: Settings, hosts: Hosts) -> Result<(), ServeError> {
     let port = settings.port;
     let listener = TcpListener::bind(("::", port)).await;
     let listener = match listener {

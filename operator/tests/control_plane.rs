@@ -22,6 +22,12 @@ mod normal;
 mod plane;
 #[path = "control_plane/rest.rs"]
 mod rest;
+#[path = "control_plane/rights.rs"]
+mod rights;
+#[path = "control_plane/table.rs"]
+mod table;
+#[path = "control_plane/troubles.rs"]
+mod troubles;
 #[path = "control_plane/values.rs"]
 mod values;
 #[path = "control_plane/world.rs"]

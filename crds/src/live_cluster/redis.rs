@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::SECRET_NAME;
 use super::node::Resources;
+use crate::quantity::Quantity;
 
 /// Where room homes are kept: a Redis that the operator runs (the default), or one of yours.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("!(has(self.managed) && has(self.external))")
     .message("spec.redis must have either managed or external, not both"))]
 pub struct RedisSpec {
-    /// A Redis that the operator runs beside the media nodes. It keeps nothing on disk: rooms
-    /// live in the media nodes, which announce them again.
+    /// A Redis that the operator runs beside the media nodes. It keeps nothing on disk, unless
+    /// `storage` is set: rooms live in the media nodes, which announce them again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub managed: Option<ManagedRedis>,
     /// A Redis that is there already.
@@ -27,6 +28,34 @@ pub struct ManagedRedis {
     /// CPU and memory of Redis. Of what has neither a request nor a limit, 50m and 64Mi are requested.
     #[serde(default)]
     pub resources: Resources,
+    /// A volume on which Redis keeps what it has, so that room events, and rooms whose node ended
+    /// meanwhile, outlive its pod. Removed from the specification, it is deleted with all that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<RedisStorage>,
+}
+
+/// The volume of a Redis that the operator runs.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("quantity(string(self.size)).compareTo(quantity('64Mi')) >= 0")
+        .message("spec.redis.managed.storage.size must be 64Mi or more"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
+        .message("spec.redis.managed.storage.storageClassName cannot be changed: remove spec.redis.managed.storage first, and with it what Redis keeps")
+)]
+pub struct RedisStorage {
+    /// Size of the volume. It can grow where the StorageClass allows that, and never shrinks.
+    #[serde(default = "default_size")]
+    pub size: Quantity,
+    /// StorageClass of the volume; the Kubernetes cluster's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME))]
+    pub storage_class_name: Option<String>,
+}
+
+/// Ten times what a thousand media nodes and ten thousand room events take.
+fn default_size() -> Quantity {
+    Quantity::from("1Gi")
 }
 
 /// How `spec.redis.external.addresses` are used.

@@ -151,10 +151,11 @@ pub async fn apply(
 }
 
 fn hash(resources: &KubernetesResources<Prepared>) -> [u8; 32] {
-    let KubernetesResources { secrets, config_maps, services, stateful_sets, .. } = resources;
+    let KubernetesResources { secrets, config_maps, services, claims, stateful_sets, .. } =
+        resources;
     let ways_in = (&resources.ingresses, &resources.foreign, &resources.network_policies);
     let scaling = (&resources.budgets, &resources.autoscalers);
-    let all = (secrets, config_maps, services, stateful_sets, ways_in, scaling);
+    let all = (secrets, config_maps, services, (claims, stateful_sets), ways_in, scaling);
     Sha256::digest(serde_json::to_vec(&all).unwrap_or_default()).into()
 }
 
@@ -188,6 +189,7 @@ impl Writer<'_> {
         self.apply_all(&resources.services).await?;
         // Before what they are about, so that no pod is open for a moment.
         self.apply_all(&resources.network_policies).await?;
+        self.apply_all(&resources.claims).await?;
         self.apply_all(&resources.stateful_sets).await?;
         self.apply_all(&resources.ingresses).await?;
         self.apply_all(&resources.budgets).await?;

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use crds::names::{self, component};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -67,6 +67,8 @@ pub struct KubernetesResources<State> {
     pub config_maps: Vec<ConfigMap>,
     /// Services.
     pub services: Vec<Service>,
+    /// The volume of the managed Redis.
+    pub claims: Vec<PersistentVolumeClaim>,
     /// The managed Redis.
     pub stateful_sets: Vec<StatefulSet>,
     /// The way of signalling.
@@ -79,7 +81,7 @@ pub struct KubernetesResources<State> {
     pub unchanged: bool,
     /// Who may reach the pods.
     pub network_policies: Vec<NetworkPolicy>,
-    /// What keeps nodes with rooms from being evicted.
+    /// What keeps nodes with rooms, and a Redis that starts, from being evicted.
     pub budgets: Vec<PodDisruptionBudget>,
     /// Who sets the number of media nodes, where Kubernetes does.
     pub autoscalers: Vec<HorizontalPodAutoscaler>,
@@ -104,6 +106,7 @@ impl KubernetesResources<Prepared> {
             absent_secrets: self.absent_secrets,
             config_maps: self.config_maps,
             services: self.services,
+            claims: self.claims,
             stateful_sets: self.stateful_sets,
             ingresses: self.ingresses,
             foreign: self.foreign,
@@ -128,12 +131,13 @@ pub fn build(
     let node = NodeTemplate::new(valid);
     let revision = node.revision(&files, material)?;
     let (redis_services, stateful_sets) = match &valid.redis {
-        ValidRedis::Managed { resources, image } => (
+        ValidRedis::Managed { resources, storage: _, image } => (
             vec![redis::service(valid)],
             vec![redis::stateful_set(valid, resources, image, material)],
         ),
         ValidRedis::External(_) => (Vec::new(), Vec::new()),
     };
+    let budgets = [budget::occupied(valid)].into_iter().chain(budget::redis(valid));
     let mut services = vec![service::signalling(valid)];
     services.extend(redis_services);
     let tls = valid.spec.turn.tls.as_ref().filter(|_| valid.turn.is_some());
@@ -145,6 +149,7 @@ pub fn build(
         absent_secrets: material.absent.clone(),
         config_maps: vec![config::config_map(valid, files)],
         services,
+        claims: redis::claim(valid).into_iter().collect(),
         stateful_sets,
         ingresses: ingress::ingress(valid).into_iter().collect(),
         foreign: route::routes(valid)
@@ -155,7 +160,7 @@ pub fn build(
         missing: BTreeSet::new(),
         unchanged: false,
         network_policies: policy::policies(valid),
-        budgets: vec![budget::occupied(valid)],
+        budgets: budgets.collect(),
         autoscalers: match valid.scaler {
             Scaler::Hpa => vec![autoscaler::autoscaler(valid)],
             Scaler::None | Scaler::BuiltIn => Vec::new(),

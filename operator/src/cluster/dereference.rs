@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crds::live_cluster::Exposure;
 use crds::{LiveCluster, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret, Service};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use thiserror::Error;
@@ -161,7 +161,8 @@ async fn media_services(
     Ok(found.map_err(|error| DereferenceError::Services(Box::new(error)))?.items)
 }
 
-/// Pods with our labels that another object controls, or none, are neither counted nor touched.
+/// The media pods, with the node and the images alone of what was asked for them. Pods with our labels
+/// that another object controls, or none, are neither counted nor touched.
 pub async fn pods(
     client: &Client,
     namespace: &str,
@@ -176,5 +177,64 @@ pub async fn pods(
             .iter()
             .any(|owner| owner.controller == Some(true) && owner.uid == uid)
     });
+    pods.iter_mut().for_each(strip);
     Ok(pods)
+}
+
+/// Takes out of a media pod what nobody asks for: it is remembered as long as nothing happens, and there
+/// may be thousands.
+fn strip(pod: &mut Pod) {
+    pod.metadata.managed_fields = None;
+    let Some(spec) = &mut pod.spec else { return };
+    let containers = std::mem::take(&mut spec.containers).into_iter();
+    let containers = containers.map(|Container { name, image, .. }| Container {
+        name,
+        image,
+        ..Container::default()
+    });
+    *spec = PodSpec {
+        node_name: spec.node_name.take(),
+        containers: containers.collect(),
+        ..PodSpec::default()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::nodes::{Hosts, observe};
+
+    #[test]
+    fn what_is_taken_out_of_a_pod_is_nothing_that_is_read_of_it() {
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "again"}});
+        let whole = json!({
+            "metadata": {
+                "name": "c-node-3", "uid": "u",
+                "labels": {names::SLOT: "3", names::PLACEMENT: "cordoned"},
+                "annotations": {names::REVISION: "r", names::ADVERTISE_ADDRESSES: "192.0.2.1"},
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}],
+            },
+            "spec": {
+                "nodeName": "host-a",
+                "volumes": [{"name": "files", "emptyDir": {}}],
+                "containers": [{"name": "sfu", "image": "sfu:1.2", "env": [{"name": "A"}]}],
+            },
+            "status": {
+                "phase": "Running", "podIP": "10.1.0.1", "hostIPs": [{"ip": "10.0.0.1"}],
+                "containerStatuses": [{"name": "sfu", "image": "", "imageID": "", "ready": false,
+                    "restartCount": 3, "state": waiting}],
+            },
+        });
+        let whole: Pod = serde_json::from_value(whole).unwrap();
+        let mut stripped = whole.clone();
+        strip(&mut stripped);
+        let length = |pod: &Pod| serde_json::to_vec(pod).unwrap().len();
+        assert!(length(&stripped) < length(&whole), "{stripped:?}");
+        let read = |pod: &Pod| observe(std::slice::from_ref(pod), &Hosts::Unseen);
+        assert_eq!(read(&stripped), read(&whole));
+        assert_eq!(read(&stripped)[0].version.as_deref(), Some("1.2"));
+    }
 }

@@ -14,12 +14,14 @@ use k8s_openapi::jiff::Timestamp;
 mod addresses;
 mod carry_out;
 mod desired;
+mod hosts;
 mod observe;
 mod plan;
 
 pub use addresses::discover;
 pub use carry_out::{CarriedOut, Refusal, carry_out};
 pub use desired::Desired;
+pub use hosts::Hosts;
 pub use observe::{count, observe, slot_of};
 pub use plan::{Plan, plan};
 
@@ -34,6 +36,8 @@ pub struct NodePod {
     pub slot: Option<u16>,
     /// Hash of what it was made from.
     pub revision: String,
+    /// Version of the media node, as its image says.
+    pub version: Option<String>,
     /// How far it is.
     pub phase: NodePhase,
     /// What it is for.
@@ -72,6 +76,7 @@ impl NodePod {
             uid: format!("uid-{slot}"),
             slot: Some(slot),
             revision: "r".to_owned(),
+            version: None,
             phase: NodePhase::Ready,
             placement: Placement::Open,
             occupancy: Occupancy::EMPTY,

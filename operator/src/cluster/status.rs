@@ -27,6 +27,10 @@ use crds::live_cluster::Exposure;
 /// Time in which Redis must take a connection.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Versions that are told: a rollout has two, and nobody reads a list of those that somebody else
+/// wrote into pods.
+const MAX_VERSIONS: usize = 4;
+
 /// Everything that the status is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
@@ -164,6 +168,7 @@ pub fn status_of(cluster: &LiveCluster, view: &View<'_>, now: Timestamp) -> Live
         nodes: as_i32(staying.min(usize::from(view.valid.spec.nodes))),
         ready_nodes: as_i32(view.pods.iter().filter(|pod| pod.serves()).count()),
         draining_nodes: as_i32(view.pods.iter().filter(|pod| pod.is_leaving()).count()),
+        version: version(view.pods),
         rooms: members.iter().map(|member| member.rooms).sum(),
         participants: members.iter().map(|member| member.participants).sum(),
         subscribers: members.iter().map(|member| member.subscribers).sum(),
@@ -172,6 +177,14 @@ pub fn status_of(cluster: &LiveCluster, view: &View<'_>, now: Timestamp) -> Live
         conditions: conditions::merge(&old.conditions, findings(view), generation, now),
         members: members.into_iter().take(MAX_MEMBERS).collect(),
     }
+}
+
+/// The versions of the nodes that live; a plan never has more than two specifications at a time.
+fn version(pods: &[NodePod]) -> Option<String> {
+    let versions = pods.iter().filter(|pod| is_alive(pod)).filter_map(|pod| pod.version.as_deref());
+    let versions: Vec<_> =
+        versions.collect::<BTreeSet<_>>().into_iter().take(MAX_VERSIONS).collect();
+    (!versions.is_empty()).then(|| versions.join(","))
 }
 
 fn is_alive(pod: &NodePod) -> bool {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use contract::access_token::ApiKeys;
 use contract::sfu_config::{self, MediaConfig};
-use crds::live_cluster::{CreateRoom, Exposure, ExternalRedis, LogFormat, Resources};
+use crds::live_cluster::{
+    CreateRoom, Exposure, ExternalRedis, LogFormat, ManagedRedis, RedisStorage, Resources,
+};
 use crds::{LiveClusterSpec, names};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -132,6 +134,8 @@ pub enum ValidRedis {
     Managed {
         /// CPU and memory.
         resources: Resources,
+        /// Its volume; `None` where it keeps nothing.
+        storage: Option<RedisStorage>,
         /// Its image.
         image: String,
     },
@@ -248,10 +252,11 @@ pub fn validate(found: &Dereferenced, images: &Images) -> Result<ValidCluster, I
     let drain_timeout = drain_timeout.ok_or(Invalid::DrainTimeout)?.min(MAX_DRAIN_TIMEOUT);
     let redis = match &spec.redis.external {
         Some(external) => ValidRedis::External(external.clone()),
-        None => ValidRedis::Managed {
-            resources: spec.redis.managed.clone().unwrap_or_default().resources,
-            image: images.redis.clone(),
-        },
+        None => {
+            let ManagedRedis { resources, storage } =
+                spec.redis.managed.clone().unwrap_or_default();
+            ValidRedis::Managed { resources, storage, image: images.redis.clone() }
+        }
     };
     let turn_image = || spec.turn.image.clone().unwrap_or_else(|| images.turn.clone());
     Ok(ValidCluster {

@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::LiveCluster;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt as _};
 use thiserror::Error;
 
 use super::Metric;
 use crate::cluster::autoscaling::demand::{Demand, Sum};
 use crate::cluster::dereference::{self, DereferenceError};
-use crate::cluster::nodes;
+use crate::cluster::nodes::{self, Hosts};
 use crate::cluster::poll::{self, Poller};
 use crate::cluster::validate::{self, Invalid};
 
@@ -77,7 +77,7 @@ pub trait Figures: Send + Sync + 'static {
 /// Asks the media nodes.
 pub struct Values {
     client: Client,
-    hosts: Store<Node>,
+    hosts: Hosts,
     poller: Poller,
     looks: Mutex<HashMap<ObjectRef<LiveCluster>, Arc<Look>>>,
 }
@@ -95,7 +95,7 @@ struct Seen {
 impl Values {
     /// Has not looked yet; `hosts` are the Kubernetes nodes.
     #[must_use]
-    pub fn new(client: Client, hosts: Store<Node>) -> Self {
+    pub fn new(client: Client, hosts: Hosts) -> Self {
         Self { client, hosts, poller: Poller::default(), looks: Mutex::default() }
     }
 

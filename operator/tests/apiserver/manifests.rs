@@ -60,6 +60,10 @@ fn bad_foundations() -> Vec<(Value, &'static str)> {
         ),
         (changed("nodes", json!(1001)), "should be less than or equal to 1000"),
         (changed("redis", two_redis), "spec.redis must have either managed or external, not both"),
+        (
+            changed("redis.managed.storage", json!({"size": "63Mi"})),
+            "spec.redis.managed.storage.size must be 64Mi or more",
+        ),
         (external(json!([])), "spec.redis.external.addresses must hold exactly one host:port"),
         (external(json!(["a:1", "b:2"])), "spec.redis.external.addresses must hold exactly one"),
         (external(json!(["redis://r:6379"])), "spec.redis.external.addresses must be host:port"),

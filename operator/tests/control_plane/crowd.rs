@@ -16,11 +16,12 @@ use super::super::leaders::{Operator, requests};
 use super::super::plane::{self, HOSTS};
 use super::super::world::World;
 
-const CLUSTERS: usize = 200;
+/// LiveClusters, more and more of them.
+const CLUSTERS: [usize; 3] = [50, 100, 200];
 const NODES: usize = 10;
 /// Pods that are started at the same time.
 const CONCURRENCY: usize = 8;
-/// Longest time until everything runs, on a machine that does much else.
+/// Longest time until all of them run, on a machine that does much else.
 const START: Duration = Duration::from_secs(1200);
 /// Time at rest before requests are counted: what was begun ends.
 const SETTLING: Duration = Duration::from_secs(60);
@@ -28,6 +29,9 @@ const SETTLING: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(200);
 /// Requests a second that a LiveCluster may cost at rest.
 const MAX_RATE: f64 = 0.1;
+/// How many times as much memory one of the most may take as one of the fewest: whatever grows faster
+/// than their number would take four times as much.
+const MAX_GROWTH: f64 = 1.5;
 
 /// Places each pod and says that it is ready.
 async fn run_pods(pods: Api<Pod>) {
@@ -80,8 +84,8 @@ fn memory(pid: u32) -> [u64; 2] {
     })
 }
 
-/// The bound of the histogram's bucket in which the 99th percentile of reconciles is, in seconds.
-async fn slowest_percent(port: u16) -> f64 {
+/// How many reconciles took at most how many seconds, so far.
+async fn reconciles(port: u16) -> Vec<(f64, f64)> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let request = "GET /metrics HTTP/1.1\r\nhost: operator\r\nconnection: close\r\n\r\n";
@@ -89,51 +93,79 @@ async fn slowest_percent(port: u16) -> f64 {
     let mut text = String::new();
     connection.read_to_string(&mut text).await.unwrap();
     let prefix = format!("{}_bucket{{le=\"", contract::metrics::RECONCILE_SECONDS);
-    let buckets: Vec<(f64, f64)> = text
-        .lines()
+    text.lines()
         .filter_map(|line| line.strip_prefix(&prefix)?.split_once("\"} "))
         .map(|(bound, count)| (bound.parse().unwrap(), count.parse().unwrap()))
-        .collect();
-    let all = buckets.last().unwrap().1;
-    buckets.iter().find(|(_, count)| *count >= 0.99 * all).unwrap().0
+        .collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_liveclusters_of_ten_nodes_cost_next_to_nothing_at_rest() {
-    let Some(config) = plane::config().await else { return };
-    let world = World::new(&config, "crowd").await;
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let start = Instant::now();
-    let operator = Operator::start("second", &world.namespace, port);
-    let kubelet = tokio::spawn(run_pods(world.api()));
-    let params = PostParams::default();
-    for number in 0..CLUSTERS {
+/// The bound of the bucket in which the 99th percentile of the reconciles of a time is, in seconds.
+fn slowest_percent(before: &[(f64, f64)], after: &[(f64, f64)]) -> f64 {
+    let earlier = before.iter().map(|(_, count)| *count).chain(std::iter::repeat(0.0));
+    let counts =
+        after.iter().zip(earlier).map(|((bound, count), earlier)| (*bound, count - earlier));
+    let counts: Vec<_> = counts.collect();
+    let all = counts.last().unwrap().1;
+    counts.iter().find(|(_, count)| *count >= 0.99 * all).unwrap().0
+}
+
+async fn create(world: &World, numbers: std::ops::Range<usize>) {
+    for number in numbers {
         let cluster = json!({"apiVersion": "livecluster.dev/v1alpha1", "kind": "LiveCluster",
             "metadata": {"name": format!("crowd-{number}")},
             "spec": {"domain": format!("crowd-{number}.example.com"), "nodes": NODES}});
         let cluster = serde_json::from_value(cluster).unwrap();
-        world.api::<LiveCluster>().create(&params, &cluster).await.unwrap();
+        world.api::<LiveCluster>().create(&PostParams::default(), &cluster).await.unwrap();
     }
+}
+
+/// Adds LiveClusters until there are so many, and says how much memory one of them takes, in KiB.
+async fn grow(world: &World, operator: &Operator, port: u16, from: usize, clusters: usize) -> f64 {
+    let start = Instant::now();
+    let first = if from == 0 { Vec::new() } else { reconciles(port).await };
+    create(world, from..clusters).await;
     loop {
-        let complete = complete(&world).await;
-        if complete == CLUSTERS {
+        let complete = complete(world).await;
+        if complete == clusters {
             break;
         }
-        assert!(start.elapsed() < START, "{complete} of {CLUSTERS} have all their nodes");
+        assert!(start.elapsed() < START, "{complete} of {clusters} have all their nodes");
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     let installed = start.elapsed().as_secs();
-    let p99 = slowest_percent(port).await;
+    let busy = slowest_percent(&first, &reconciles(port).await);
     tokio::time::sleep(SETTLING).await;
-    let before = requests("second", &world.namespace);
+    let (before, resting) = (requests("second", &world.namespace), reconciles(port).await);
     tokio::time::sleep(REST).await;
     let asked = requests("second", &world.namespace) - before;
-    let rate = asked as f64 / REST.as_secs_f64() / CLUSTERS as f64;
+    let rate = asked as f64 / REST.as_secs_f64() / clusters as f64;
+    let calm = slowest_percent(&resting, &reconciles(port).await);
     let [now, most] = memory(operator.pid());
     plane::say(&format!(
-        "{CLUSTERS} LiveClusters of {NODES} nodes in {installed} s; 99 % of reconciles in at most \
-         {p99} s; at rest {rate:.3} requests/s for each; memory {now} KiB, at most {most} KiB"
+        "{clusters} LiveClusters of {NODES} nodes, {} of them new in {installed} s; 99 % of reconciles in \
+         at most {busy} s, at rest {calm} s; at rest {rate:.3} requests/s for each; memory {now} KiB, \
+         at most {most} KiB",
+        clusters - from
     ));
-    assert!(rate <= MAX_RATE, "{rate} requests a second for each LiveCluster");
+    assert!(rate <= MAX_RATE, "{rate} requests a second for each of {clusters} LiveClusters");
+    now as f64 / clusters as f64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_liveclusters_of_ten_nodes_cost_next_to_nothing_at_rest_each_as_much_as_of_fifty()
+ {
+    let Some(config) = plane::config().await else { return };
+    let world = World::new(&config, "crowd").await;
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let operator = Operator::start("second", &world.namespace, port);
+    let kubelet = tokio::spawn(run_pods(world.api()));
+    let mut costs = Vec::new();
+    let mut there = 0;
+    for clusters in CLUSTERS {
+        costs.push(grow(&world, &operator, port, there, clusters).await);
+        there = clusters;
+    }
+    let growth = costs.last().unwrap() / costs[0];
+    assert!(growth <= MAX_GROWTH, "memory of one in KiB: {costs:?}");
     kubelet.abort();
 }

@@ -1,18 +1,16 @@
 //! Two operators as processes, one of which is stopped and wakes up when the other leads.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use operator::leader::LEASE;
 use serde_json::{Value, json};
 
-use super::plane;
+use super::plane::{self, until};
 use super::world::World;
 
-/// Longest wait for anything, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Writes that show an operator at work.
 const AT_WORK: usize = 10;
 
@@ -84,14 +82,6 @@ fn writes(user: &str, namespace: &str) -> Vec<Timestamp> {
     let mut times: Vec<_> = asked(user, namespace).into_iter().filter(is_write).map(time).collect();
     times.sort();
     times
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !holds().await {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 async fn leads(world: &World, name: &str) -> bool {

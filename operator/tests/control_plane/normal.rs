@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DynamicObject, ListParams};
@@ -33,13 +33,14 @@ const ACCIDENTAL: [&str; 9] = [
 ];
 
 /// What the operator makes, and LiveClusters.
-fn kinds() -> [ApiResource; 10] {
+fn kinds() -> [ApiResource; 11] {
     [
         ApiResource::erase::<ConfigMap>(&()),
         ApiResource::erase::<HorizontalPodAutoscaler>(&()),
         ApiResource::erase::<Ingress>(&()),
         ApiResource::erase::<crds::LiveCluster>(&()),
         ApiResource::erase::<NetworkPolicy>(&()),
+        ApiResource::erase::<PersistentVolumeClaim>(&()),
         ApiResource::erase::<Pod>(&()),
         ApiResource::erase::<PodDisruptionBudget>(&()),
         ApiResource::erase::<Secret>(&()),

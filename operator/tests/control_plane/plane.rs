@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crds::generated;
 use k8s_openapi::api::core::v1::Node;
@@ -20,11 +21,23 @@ const DEFINITION: &str = "liveclusters.livecluster.dev";
 /// Kubernetes nodes that all tests share.
 pub const HOSTS: [&str; 3] = ["host-a", "host-b", "host-c"];
 
+/// Longest wait for anything, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 static PREPARED: OnceCell<()> = OnceCell::const_new();
 
 /// Says something past the test harness, which would swallow it.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Waits for what somebody else does.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// A file of the control plane; `None` where there is none.

@@ -163,6 +163,9 @@ fn examples(path: &str) -> Vec<Value> {
         }
         "spec.redis.external.masterName" => vec![json!("main")],
         "spec.redis.external.username" => vec![json!("user")],
+        // A volume that nobody has made yet cannot change.
+        "spec.redis.managed.storage.size" => vec![json!(2_147_483_648_u64)],
+        "spec.redis.managed.storage.storageClassName" => vec![json!("standard")],
         "spec.rooms.enabledCodecs" => {
             vec![json!(["audio/opus"]), json!(["audio/opus", "video/VP8"])]
         }

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crds::{LiveCluster, names};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Config, ResourceExt as _};
+use operator::cluster::nodes::Hosts;
 use operator::cluster::poll::Poller;
 use operator::cluster::validate::Images;
 use operator::cluster::{self, ReconcileError};
@@ -40,7 +42,7 @@ static SHARED: OnceCell<Shared> = OnceCell::const_new();
 
 /// What all worlds of the process use.
 struct Shared {
-    hosts: Store<Node>,
+    hosts: Hosts,
     /// Where media nodes answer, on addresses of their own.
     port: u16,
     rooms: Rooms,
@@ -117,6 +119,11 @@ impl World {
         operator
     }
 
+    /// Operators have the rights of this user from here on, who has none but those that were given.
+    pub fn act_as(&mut self, user: &str) {
+        self.config.auth_info.impersonate = Some(user.to_owned());
+    }
+
     /// One look of an operator, which has seen every change, and what came of it; `None` where there
     /// is no LiveCluster.
     pub async fn look(&self, operator: &Context) -> Result<Option<LiveCluster>, ReconcileError> {
@@ -138,19 +145,21 @@ impl World {
 
     /// The operator, of which writes are counted by `faults`, does the same.
     pub async fn comes_to_rest_by(&self, operator: &Context, faults: &Faults) -> Objects {
-        let mut quiet = 0;
+        let (mut quiet, mut failure) = (0, None);
         for _ in 0..MAX_LOOKS {
             let before = faults.writes();
             // What fails is tried again.
-            let done = self.look(operator).await.is_ok();
+            let looked = self.look(operator).await;
+            let done = looked.is_ok();
+            failure = looked.err().or(failure);
             let moved = self.play_kubelet().await;
-            let rests = done && faults.writes() == before && !moved;
+            let rests = done && faults.writes() == before && !moved && !self.volumes_end().await;
             quiet = if rests { quiet + 1 } else { 0 };
             if quiet == QUIET {
                 return normal::objects(&self.client, &self.namespace).await;
             }
         }
-        panic!("{}: not at rest after {MAX_LOOKS} looks", self.namespace);
+        panic!("{}: not at rest after {MAX_LOOKS} looks: {failure:?}", self.namespace);
     }
 
     /// Places and runs pods, and ends those that are deleted; says whether anything changed.
@@ -177,6 +186,17 @@ impl World {
         changed
     }
 
+    /// Whether a volume is going, which its controller lets go when no pod uses it any more.
+    async fn volumes_end(&self) -> bool {
+        let claims =
+            self.api::<PersistentVolumeClaim>().list(&ListParams::default()).await.unwrap();
+        let ends = claims.iter().any(|claim| claim.metadata.deletion_timestamp.is_some());
+        if ends {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        ends
+    }
+
     async fn start(&self, pod: &Pod) {
         let (pods, name) = (self.api::<Pod>(), pod.name_any());
         let slot: u8 = pod.labels()[names::SLOT].parse().unwrap();
@@ -184,14 +204,26 @@ impl World {
         let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": host}});
         let params = PostParams::default();
         let _: Value = pods.create_subresource("binding", &name, &params, &binding).await.unwrap();
-        let status = json!({"status": {
+        let has_sidecar = pod.spec.as_ref().is_some_and(|spec| spec.init_containers.is_some());
+        let sidecars = if has_sidecar { vec![running("turn")] } else { Vec::new() };
+        let address = host_address(slot);
+        let status = json!({
             "phase": "Running",
+            "hostIP": address,
+            "hostIPs": [{"ip": address}],
             "podIP": self.address(slot).to_string(),
             "conditions": [{"type": "Ready", "status": "True"}],
-            "containerStatuses": [{"name": "sfu", "image": "", "imageID": "", "ready": true,
-                "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}],
-        }});
-        pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+            "initContainerStatuses": sidecars,
+            "containerStatuses": [running("sfu")],
+        });
+        self.tell(slot, &status).await;
+    }
+
+    /// The kubelet says this of the pod of a slot.
+    pub async fn tell(&self, slot: u8, status: &Value) {
+        let name = names::node("c", slot.into());
+        let patch = Patch::Merge(json!({"status": status}));
+        self.api::<Pod>().patch_status(&name, &PatchParams::default(), &patch).await.unwrap();
     }
 
     /// Where the media node of a slot answers: an address of this machine for each.
@@ -223,6 +255,17 @@ impl World {
     }
 }
 
+/// A container of which nothing is wrong.
+pub fn running(name: &str) -> Value {
+    json!({"name": name, "image": "", "imageID": "", "ready": true, "started": true,
+        "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}})
+}
+
+/// What the pod of a slot says is the address of its Kubernetes node.
+pub fn host_address(slot: u8) -> String {
+    format!("198.51.100.{}", slot + 1)
+}
+
 /// Watches hosts, and answers for media nodes until the process ends: each test has a runtime of its
 /// own, which takes its tasks along.
 async fn share(client: Client) -> Shared {
@@ -235,7 +278,9 @@ async fn share(client: Client) -> Shared {
             let config = plane::config().await.unwrap();
             drop(client);
             let hosts = watch_hosts(Client::try_from(config).unwrap());
-            hosts.wait_until_ready().await.unwrap();
+            if let Hosts::Watched(hosts) = &hosts {
+                hosts.wait_until_ready().await.unwrap();
+            }
             let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
             tell.send((hosts, listener.local_addr().unwrap().port())).unwrap();
             loop {

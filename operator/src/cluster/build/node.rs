@@ -24,6 +24,8 @@ use crate::cluster::validate::ValidCluster;
 /// Admin port of media nodes: probes and metrics.
 pub const ADMIN_PORT: u16 = 9600;
 const ADMIN: &str = "admin";
+/// Name of the media node's container.
+pub const CONTAINER: &str = "sfu";
 /// Nobody in particular, with no rights to any file.
 const NON_ROOT: i64 = 65_532;
 /// Requested of what the specification says nothing about.
@@ -117,7 +119,7 @@ impl NodeTemplate {
         }];
         mounts.extend(valid.turn.as_ref().map(|_| turn::peers_mount()));
         Container {
-            name: "sfu".to_owned(),
+            name: CONTAINER.to_owned(),
             image: Some(valid.image.clone()),
             image_pull_policy: Some(valid.spec.node.image_pull_policy.as_str().to_owned()),
             args: Some(vec!["--config".to_owned(), format!("{DIRECTORY}/{}", config::CONFIG)]),

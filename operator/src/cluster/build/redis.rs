@@ -1,15 +1,18 @@
-//! The managed Redis: one server that keeps nothing on disk. Rooms live in the media nodes, which
-//! announce them again when Redis comes back empty.
+//! The managed Redis: one server, which keeps nothing on disk unless it is given a volume. Rooms live in
+//! the media nodes, which announce them again when Redis comes back empty, or as it was a second before.
 
 use std::collections::BTreeMap;
 
-use crds::live_cluster::Resources;
+use crds::live_cluster::{RedisStorage, Resources};
 use crds::names::{self, component};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, PodSpec, PodTemplateSpec, Probe, SecretVolumeSource, Service,
-    ServicePort, ServiceSpec, TCPSocketAction, Volume, VolumeMount,
+    Container, ContainerPort, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+    PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Probe, SecretVolumeSource,
+    Service, ServicePort, ServiceSpec, TCPSocketAction, Volume, VolumeMount,
+    VolumeResourceRequirements,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest as _, Sha256};
@@ -17,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::node::{container_security, pod_security, requirements};
 use super::{labels, metadata, selector};
 use crate::cluster::material::Material;
-use crate::cluster::validate::ValidCluster;
+use crate::cluster::validate::{ValidCluster, ValidRedis};
 
 /// Entry of the Secret: the configuration file, which holds the password.
 pub const CONFIG_ENTRY: &str = "redis.conf";
@@ -26,6 +29,8 @@ pub const PORT: u16 = 6379;
 const PORT_NAME: &str = "redis";
 const DIRECTORY: &str = "/etc/redis";
 const VOLUME: &str = "config";
+const DATA_DIRECTORY: &str = "/data";
+const DATA_VOLUME: &str = "data";
 /// Annotation of the pod: hash of its configuration, so that a change restarts it.
 const CONFIG_HASH: &str = "livecluster.dev/config-hash";
 
@@ -35,13 +40,45 @@ pub fn address(valid: &ValidCluster) -> String {
     format!("{}.{}.svc:{PORT}", names::redis(&valid.name), valid.namespace)
 }
 
-/// The configuration file.
+/// The configuration file. What is on a volume may lack the last second, which media nodes put right:
+/// waiting for the disk at each write would make them wait for it too.
 #[must_use]
-pub fn config(password: &str) -> String {
+pub fn config(valid: &ValidCluster, password: &str) -> String {
+    let keeping = match storage(valid) {
+        Some(_) => format!("appendonly yes\nappendfsync everysec\ndir {DATA_DIRECTORY}"),
+        None => "appendonly no\ndir /tmp".to_owned(),
+    };
     format!(
         "port {PORT}\nbind * -::*\nprotected-mode yes\nrequirepass {password}\n\
-         save \"\"\nappendonly no\ndir /tmp\nmaxmemory-policy noeviction\n"
+         save \"\"\n{keeping}\nmaxmemory-policy noeviction\n"
     )
+}
+
+fn storage(valid: &ValidCluster) -> Option<&RedisStorage> {
+    match &valid.redis {
+        ValidRedis::Managed { storage, .. } => storage.as_ref(),
+        ValidRedis::External(_) => None,
+    }
+}
+
+/// The volume, where there shall be one. It is no template of the StatefulSet, which could never be
+/// changed: this one can grow, come and go.
+pub fn claim(valid: &ValidCluster) -> Option<PersistentVolumeClaim> {
+    let RedisStorage { size, storage_class_name } = storage(valid)?;
+    let size = Quantity(size.as_str().to_owned());
+    Some(PersistentVolumeClaim {
+        metadata: metadata(valid, names::redis(&valid.name), component::REDIS),
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), size)])),
+                limits: None,
+            }),
+            storage_class_name: storage_class_name.clone(),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    })
 }
 
 /// The Service of Redis.
@@ -75,7 +112,7 @@ pub fn stateful_set(
     material: &Material,
 ) -> StatefulSet {
     let password = material.redis_password.as_deref().unwrap_or_default();
-    let hash = hex::encode(&Sha256::digest(config(password))[..8]);
+    let hash = hex::encode(&Sha256::digest(config(valid, password))[..8]);
     StatefulSet {
         metadata: metadata(valid, names::redis(&valid.name), component::REDIS),
         spec: Some(StatefulSetSpec {
@@ -100,26 +137,48 @@ pub fn stateful_set(
 }
 
 fn pod(valid: &ValidCluster, resources: &Resources, image: &str) -> PodSpec {
+    let mut volumes = vec![Volume {
+        name: VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(names::redis_secret(&valid.name)),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }];
+    let mut mounts = vec![VolumeMount {
+        name: VOLUME.to_owned(),
+        mount_path: DIRECTORY.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    }];
+    if storage(valid).is_some() {
+        volumes.push(Volume {
+            name: DATA_VOLUME.to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: names::redis(&valid.name),
+                read_only: None,
+            }),
+            ..Volume::default()
+        });
+        mounts.push(VolumeMount {
+            name: DATA_VOLUME.to_owned(),
+            mount_path: DATA_DIRECTORY.to_owned(),
+            ..VolumeMount::default()
+        });
+    }
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         security_context: Some(pod_security()),
         termination_grace_period_seconds: Some(5),
-        containers: vec![container(resources, image)],
-        volumes: Some(vec![Volume {
-            name: VOLUME.to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(names::redis_secret(&valid.name)),
-                default_mode: Some(0o440),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        }]),
+        containers: vec![container(resources, image, mounts)],
+        volumes: Some(volumes),
         ..PodSpec::default()
     }
 }
 
-fn container(resources: &Resources, image: &str) -> Container {
+fn container(resources: &Resources, image: &str, mounts: Vec<VolumeMount>) -> Container {
     let probe = |period: i32| Probe {
         // By TCP: a command would need the password, and Redis answers nobody when it hangs.
         tcp_socket: Some(TCPSocketAction {
@@ -148,12 +207,7 @@ fn container(resources: &Resources, image: &str) -> Container {
         liveness_probe: Some(probe(20)),
         resources: Some(requirements(resources, REQUESTS)),
         security_context: Some(container_security()),
-        volume_mounts: Some(vec![VolumeMount {
-            name: VOLUME.to_owned(),
-            mount_path: DIRECTORY.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
+        volume_mounts: Some(mounts),
         ..Container::default()
     }
 }

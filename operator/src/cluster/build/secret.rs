@@ -37,7 +37,7 @@ pub fn secrets(valid: &ValidCluster, material: &Material) -> Vec<Secret> {
         ],
     ));
     if let Some(password) = &material.redis_password {
-        let config = redis::config(password);
+        let config = redis::config(valid, password);
         secrets.push(secret(
             metadata(valid, names::redis_secret(name), component::REDIS),
             "Opaque",

@@ -67,6 +67,7 @@ fn documents(resources: &KubernetesResources<Prepared>) -> Vec<Value> {
     json(&resources.secrets)
         .chain(json(&resources.config_maps))
         .chain(json(&resources.services))
+        .chain(json(&resources.claims))
         .chain(json(&resources.stateful_sets))
         .chain(json(&resources.ingresses))
         .chain(json(&resources.foreign))
@@ -238,6 +239,35 @@ fn only_turn_is_open_where_it_is_the_only_way_in() {
     let config = config::sfu_config(&example("turn-only.yaml"));
     assert!(!config.media.direct);
     assert_eq!(config.turn.unwrap().tls.unwrap().port, 443);
+}
+
+#[test]
+fn a_redis_with_a_volume_keeps_what_it_has_there_and_no_media_node_is_replaced_for_it() {
+    let of = |redis: &str| built(&validate(&with_spec(redis), &images()).unwrap());
+    let config = |resources: &KubernetesResources<Prepared>| {
+        let mut secrets = resources.secrets.iter();
+        let secret = secrets.find(|secret| secret.metadata.name.as_deref() == Some("demo-redis"));
+        let data = secret.unwrap().data.as_ref().unwrap();
+        String::from_utf8(data[redis::CONFIG_ENTRY].0.clone()).unwrap()
+    };
+    let (without, with) = (of("nodes: 2"), of("redis: {managed: {storage: {size: 2Gi}}}"));
+    assert!(config(&without).contains("appendonly no\n") && without.claims.is_empty());
+    assert!(config(&with).contains("appendonly yes\n") && config(&with).contains("dir /data\n"));
+    let pod = |resources: &KubernetesResources<Prepared>| {
+        resources.stateful_sets[0].spec.clone().unwrap().template
+    };
+    let hash = |resources| pod(resources).metadata.unwrap().annotations;
+    assert_ne!(hash(&without), hash(&with), "Redis reads its configuration once");
+    let spec = pod(&with).spec.unwrap();
+    let mounts = spec.containers[0].volume_mounts.as_ref().unwrap();
+    let data = mounts.iter().find(|mount| mount.mount_path == "/data").unwrap();
+    let volumes = spec.volumes.unwrap();
+    let volume = volumes.into_iter().find(|volume| volume.name == data.name).unwrap();
+    let claim = volume.persistent_volume_claim.unwrap().claim_name;
+    assert_eq!(Some(claim), with.claims[0].metadata.name);
+    assert_eq!(without.revision, with.revision);
+    let external = of("redis: {external: {addresses: ['r:6379']}}");
+    assert_eq!((external.claims.len(), external.budgets.len(), with.budgets.len()), (0, 1, 2));
 }
 
 #[test]

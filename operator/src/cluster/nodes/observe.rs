@@ -1,19 +1,21 @@
 //! Reads media pods and their Kubernetes nodes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crds::names;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::runtime::reflector::{ObjectRef, Store};
 
-use super::{HostState, LeaveReason, NodePhase, NodePod, Occupancy, Placement, Trouble};
+use super::{HostState, Hosts, LeaveReason, NodePhase, NodePod, Occupancy, Placement, Trouble};
+use crate::cluster::build::node::CONTAINER;
 use crate::cluster::poll::Reading;
 
 /// An answer older than this says nothing about what a node does.
 const MAX_AGE: Duration = Duration::from_secs(15);
+/// Characters of a digest that name an image where there is no tag, as everybody shortens them.
+const DIGEST_SHOWN: usize = 12;
 /// Label of the zone of a Kubernetes node.
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Taints by which clouds and autoscalers say that a Kubernetes node is about to end.
@@ -29,15 +31,8 @@ const INTERRUPTIONS: [&str; 7] = [
 
 /// Reads the pods of a cluster; what they do is not known yet, see [`count`].
 #[must_use]
-pub fn observe(pods: &[Pod], hosts: &Store<Node>) -> Vec<NodePod> {
-    let mut pods: Vec<_> = pods
-        .iter()
-        .map(|pod| {
-            let host = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
-            let node = host.and_then(|name| hosts.get(&ObjectRef::new(name)));
-            observe_pod(pod, node.as_deref())
-        })
-        .collect();
+pub fn observe(pods: &[Pod], hosts: &Hosts) -> Vec<NodePod> {
+    let mut pods: Vec<_> = pods.iter().map(|pod| observe_pod(pod, hosts)).collect();
     pods.sort_by_key(|pod| pod.slot);
     pods
 }
@@ -60,7 +55,9 @@ pub fn slot_of(pod: &Pod) -> Option<u16> {
     pod.labels().get(names::SLOT)?.parse().ok()
 }
 
-fn observe_pod(pod: &Pod, node: Option<&Node>) -> NodePod {
+fn observe_pod(pod: &Pod, hosts: &Hosts) -> NodePod {
+    let node = hosts.of(pod);
+    let node = node.as_deref();
     let annotation = |name: &str| pod.annotations().get(name).cloned();
     let status = pod.status.as_ref();
     let ready = status.and_then(|s| s.conditions.as_ref()).is_some_and(|conditions| {
@@ -82,6 +79,7 @@ fn observe_pod(pod: &Pod, node: Option<&Node>) -> NodePod {
         uid: pod.uid().unwrap_or_default(),
         slot: slot_of(pod),
         revision: annotation(names::REVISION).unwrap_or_default(),
+        version: image_of(pod).map(|image| version_of(image).to_owned()),
         phase,
         placement,
         occupancy: if idle { Occupancy::EMPTY } else { Occupancy::Unknown },
@@ -89,7 +87,7 @@ fn observe_pod(pod: &Pod, node: Option<&Node>) -> NodePod {
         host_state: node.map_or(HostState::Up, host_state),
         zone: node.and_then(|node| node.labels().get(ZONE).cloned()),
         ip: status.and_then(|s| s.pod_ip.clone()),
-        addresses: node.and_then(addresses_of),
+        addresses: hosts.addresses(pod, node),
         told_addresses,
         attempt: annotation(names::ATTEMPT).and_then(|n| n.parse().ok()).unwrap_or_default(),
         created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -118,6 +116,24 @@ fn runs(pod: &Pod) -> bool {
     let containers =
         pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     containers.filter_map(|container| container.state.as_ref()).any(|state| state.running.is_some())
+}
+
+/// The image of the media node.
+fn image_of(pod: &Pod) -> Option<&str> {
+    let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.find(|container| container.name == CONTAINER)?.image.as_deref()
+}
+
+/// The version that an image reference names: its tag, else the beginning of its digest.
+fn version_of(image: &str) -> &str {
+    let (name, digest) = image.split_once('@').unwrap_or((image, ""));
+    // A colon before the last slash is that of the registry's port.
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match (last.split_once(':'), digest.split_once(':')) {
+        (Some((_, tag)), _) => tag,
+        (None, Some((_, hash))) => hash.get(..DIGEST_SHOWN).unwrap_or(hash),
+        (None, None) => "latest",
+    }
 }
 
 /// When the last container ended; without one, when the pod was made.
@@ -171,15 +187,6 @@ fn host_state(node: &Node) -> HostState {
     } else {
         HostState::Up
     }
-}
-
-/// External addresses of a Kubernetes node, else its internal ones; both families.
-fn addresses_of(node: &Node) -> Option<String> {
-    let mut by_kind: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for address in node.status.as_ref()?.addresses.iter().flatten() {
-        by_kind.entry(&address.type_).or_default().push(&address.address);
-    }
-    ["ExternalIP", "InternalIP"].iter().find_map(|kind| Some(by_kind.get(kind)?.join(",")))
 }
 
 #[cfg(test)]

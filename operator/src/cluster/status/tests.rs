@@ -169,6 +169,23 @@ fn counts_are_added_up_and_silence_keeps_the_last() {
 }
 
 #[test]
+fn the_versions_of_nodes_that_live_are_told_once_each() {
+    let of = |slot, phase, version: &str| NodePod {
+        version: Some(version.to_owned()),
+        ..pod(slot, phase, REVISION)
+    };
+    let (ready, ended) = (NodePhase::Ready, NodePhase::Terminating);
+    let cases = [
+        (vec![], None),
+        (vec![of(0, ready, "1.0"), of(1, ready, "1.0"), of(2, ended, "0.9")], Some("1.0")),
+        (vec![of(0, ready, "1.1"), of(1, NodePhase::Starting, "1.0")], Some("1.0,1.1")),
+    ];
+    for (pods, expected) in cases {
+        assert_eq!(Scene::new(pods).status().version.as_deref(), expected);
+    }
+}
+
+#[test]
 fn the_same_view_gives_the_same_status() {
     let scene = Scene::new(vec![pod(0, NodePhase::Ready, REVISION)]);
     let mut old = (*scene.found.cluster).clone();

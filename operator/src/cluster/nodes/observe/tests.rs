@@ -8,23 +8,24 @@ fn host(value: Value) -> Node {
 }
 
 fn read(value: Value) -> NodePod {
-    observe_pod(&serde_json::from_value(value).unwrap(), None)
+    observe_pod(&serde_json::from_value(value).unwrap(), &Hosts::Unseen)
 }
 
 #[test]
-fn external_addresses_come_before_internal_ones() {
-    let internal = json!({"type": "InternalIP", "address": "10.0.0.1"});
-    let internal6 = json!({"type": "InternalIP", "address": "fd00::1"});
-    let external = json!({"type": "ExternalIP", "address": "192.0.2.1"});
-    let name = json!({"type": "Hostname", "address": "host"});
+fn a_version_is_the_tag_of_the_image_or_the_beginning_of_its_digest() {
+    let digest = "sha256:0123456789abcdef0123456789abcdef";
     let cases = [
-        (json!([internal, external, name]), Some("192.0.2.1")),
-        (json!([name, internal, internal6]), Some("10.0.0.1,fd00::1")),
-        (json!([name]), None),
+        ("sfu:1.2.3".to_owned(), "1.2.3"),
+        ("registry.example.com:5000/live/sfu:1.2.3".to_owned(), "1.2.3"),
+        (format!("sfu:1.2.3@{digest}"), "1.2.3"),
+        (format!("registry.example.com:5000/sfu@{digest}"), "0123456789ab"),
+        ("registry.example.com:5000/sfu".to_owned(), "latest"),
     ];
-    for (addresses, expected) in cases {
-        let node = host(json!({"metadata": {}, "status": {"addresses": addresses}}));
-        assert_eq!(addresses_of(&node).as_deref(), expected);
+    for (image, version) in cases {
+        let containers =
+            json!([{"name": "proxy", "image": "proxy:7"}, {"name": "sfu", "image": image}]);
+        let pod = read(json!({"metadata": {}, "spec": {"containers": containers}}));
+        assert_eq!(pod.version.as_deref(), Some(version), "{image}");
     }
 }
 
