@@ -11,7 +11,6 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::jiff::Timestamp;
-use kube::client::ClientBuilder;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef};
@@ -175,7 +174,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
 async fn clients() -> Result<(Client, Client, Fence), kube::Error> {
     let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
     let fence = Fence::default();
-    let leading = ClientBuilder::try_from(config.clone())?.with_layer(&fence).build();
+    let leading = fence.client(&config)?;
     Ok((Client::try_from(config)?, leading, fence))
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures::future::{Either, Ready, ready};
 use hyper::{Method, Request};
-use kube::client::Body;
+use kube::client::{Body, ClientBuilder};
+use kube::{Client, Config};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tower::{BoxError, Layer, Service};
@@ -48,6 +49,14 @@ impl Fence {
 
     pub(super) fn close(&self) {
         self.open_until(Duration::ZERO);
+    }
+
+    /// A client of which each write passes here whenever it is sent. It tries none again by itself: the
+    /// second time it would be sent without having been asked for, maybe by who was stopped meanwhile.
+    pub fn client(&self, config: &Config) -> Result<Client, kube::Error> {
+        let mut once = config.clone();
+        once.default_retry = false;
+        Ok(ClientBuilder::try_from(once)?.with_layer(self).build())
     }
 
     /// Whether writes may be sent.
@@ -105,6 +114,14 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::Api;
+    use kube::api::DeleteParams;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     /// Answers what it was asked.
@@ -156,5 +173,35 @@ mod tests {
         assert!(fence.is_open());
         fence.close();
         assert!(!fence.is_open());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_the_api_server_wants_later_is_sent_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config =
+            Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        let busy = r#"{"kind":"Status","status":"Failure","message":"later","code":429}"#;
+        let answer = format!(
+            "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{busy}",
+            busy.len()
+        );
+        tokio::spawn(async move {
+            loop {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _ = connection.read(&mut request).await;
+                counted.fetch_add(1, Ordering::SeqCst);
+                let _ = connection.write_all(answer.as_bytes()).await;
+            }
+        });
+        let fence = Fence::default();
+        fence.open_until(Duration::MAX);
+        let maps: Api<ConfigMap> = Api::namespaced(fence.client(&config).unwrap(), "rooms");
+        let refused = maps.delete("a", &DeleteParams::default()).await.unwrap_err();
+        assert!(matches!(&refused, kube::Error::Api(status) if status.code == 429), "{refused}");
+        assert_eq!(requests.load(Ordering::SeqCst), 1);
     }
 }

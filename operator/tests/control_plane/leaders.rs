@@ -15,41 +15,51 @@ use super::world::World;
 const AT_WORK: usize = 10;
 
 /// The operator's program; it ends with this.
-pub struct Operator(Child);
+pub struct Operator {
+    command: Command,
+    process: Child,
+}
 
 impl Operator {
     /// Starts it for a namespace, with its metrics at this port; at any with 0.
     pub fn start(name: &str, namespace: &str, admin_port: u16) -> Self {
         let kubeconfig = plane::file(&format!("{name}.kubeconfig")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_operator"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_operator"));
+        command
             .env("KUBECONFIG", kubeconfig)
             .envs([("POD_NAME", name), ("POD_NAMESPACE", namespace)])
             .envs([("WATCH_NAMESPACE", namespace), ("LOG_LEVEL", "warn")])
             .env("ADMIN_PORT", admin_port.to_string())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
+            .stdout(Stdio::null());
+        let process = command.spawn().unwrap();
+        Self { command, process }
+    }
+
+    /// Starts it again where it has ended, as a kubelet would: who cannot renew the Lease ends.
+    pub fn revive(&mut self) {
+        if self.has_ended() {
+            self.process = self.command.spawn().unwrap();
+        }
     }
 
     pub fn pid(&self) -> u32 {
-        self.0.id()
+        self.process.id()
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.0.id().to_string();
+        let pid = self.process.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     fn has_ended(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_some()
+        self.process.try_wait().unwrap().is_some()
     }
 }
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
