@@ -29,6 +29,11 @@ pub const DIRECTION: &str = "direction";
 /// Counter: joins that this node took in as front door, by `route` (`local`: the room's home is
 /// here, `proxied`: it is another node).
 pub const FRONT_DOOR_JOINS: &str = "livecluster_front_door_joins_total";
+/// Counter: rooms that were asked for here and got no home, by `reason` (`full`, `no_open_node`,
+/// `settling`, `quiet`, `not_renewing`, `unavailable`).
+pub const UNPLACED_ROOMS: &str = "livecluster_unplaced_rooms_total";
+/// Label of [`UNPLACED_ROOMS`].
+pub const REASON: &str = "reason";
 /// Counter: room events that did not get to the stream in Redis: it was away for long, or refused.
 pub const DROPPED_ROOM_EVENTS: &str = "livecluster_dropped_room_events_total";
 /// Label of [`FRONT_DOOR_JOINS`].
@@ -41,7 +46,7 @@ pub const RECONCILE_SECONDS: &str = "livecluster_operator_reconcile_seconds";
 pub const LEADER: &str = "livecluster_operator_leader";
 
 /// All that a media node exports.
-pub const OF_MEDIA_NODE: [&str; 13] = [
+pub const OF_MEDIA_NODE: [&str; 14] = [
     ROOMS,
     PARTICIPANTS,
     SUBSCRIBERS,
@@ -54,6 +59,7 @@ pub const OF_MEDIA_NODE: [&str; 13] = [
     BUSY,
     GATHERING,
     FRONT_DOOR_JOINS,
+    UNPLACED_ROOMS,
     DROPPED_ROOM_EVENTS,
 ];
 /// All that an operator exports.

@@ -61,11 +61,13 @@ pub const ROOM_RENEWAL: Duration = Duration::from_secs(3600);
 /// `KEYS`: room, pulse, quiet. `ARGV`: prefix of node keys, prefix of reservations, caller,
 /// candidate, fresh sid, row lifetime (ms), reservation lifetime (ms), what the caller takes for the
 /// time of Redis (ms since 1970), [`CLAIM_LIFE`] (ms). Answers
-/// `[node, epoch, sid, metadata, state, record, reserved]`, the last being how many rooms the node
-/// was given since its report, 0 if this was none; an empty list when neither the home nor the
-/// candidate lives; `["quiet"]` when no room begins at the moment, `["late"]` when the caller's
-/// time is off. A candidate must be [`NodeState::Open`]. A caller that is the home itself begins the
-/// room, under a new epoch: what it wrote under an earlier one may still be on its way.
+/// `[node, epoch, sid, metadata, state, record, reserved, earlier]`: how many rooms the node was given
+/// since its report, 0 if this was none, and the node whose lease ended with the room at home on it, if
+/// this gave it another, else nothing; an empty list when neither the home nor the candidate lives; `["quiet"]` when no room begins at the moment, `["late"]` when the caller's
+/// time is off. A candidate must be [`NodeState::Open`]. `["full"]` when it is, and the room has no
+/// row: one that lost its home goes on even where there is no place for more. A caller that is the
+/// home itself begins the room, under a new epoch: what it wrote under an earlier one may still be on
+/// its way.
 ///
 /// The epoch never goes back, even if Redis lost its last writes: it is at least the time.
 pub const CLAIM_ROOM: &str = include_str!("redis/claim_room.lua");
@@ -81,7 +83,7 @@ pub const KEEP_ROOM: &str = include_str!("redis/keep_room.lua");
 ///
 /// `KEYS`: room, pulse, quiet. `ARGV`: node, epoch, candidate, metadata, state, prefix of node keys,
 /// prefix of reservations, row lifetime (ms), reservation lifetime (ms). Answers as [`CLAIM_ROOM`]
-/// does; an empty list when the candidate is not open, `["lost"]` when the room is not at home here.
+/// does, without an earlier node; an empty list when the candidate is not open, `["lost"]` when the room is not at home here.
 pub const MOVE_ROOM: &str = include_str!("redis/move_room.lua");
 /// Ends a room, if it still belongs to this node and epoch.
 ///
@@ -199,7 +201,7 @@ pub enum NodeState {
 }
 
 /// What a node says of its load at each renewal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeLoad {
     /// Rooms that have their home here.
     pub rooms: u64,
@@ -207,13 +209,33 @@ pub struct NodeLoad {
     pub subscriptions: u64,
     /// Media packets sent to subscribers in the last second.
     pub packets_per_second: u64,
+    /// Share of the last second in which the busiest media worker was not waiting, in thousandths.
+    pub busy: u64,
+    /// New rooms that the node takes beside these: what its capacity leaves, or [`NO_LIMIT`].
+    pub free_rooms: u64,
+}
+
+/// The free rooms of a node that has no capacity.
+pub const NO_LIMIT: u64 = u32::MAX as u64;
+
+impl Default for NodeLoad {
+    fn default() -> Self {
+        Self::from([0, 0, 0, 0, NO_LIMIT])
+    }
 }
 
 impl NodeLoad {
-    /// As a node reports it.
+    /// As a node reports it: the numbers of [`Self::from`], separated by commas.
     pub fn report(self) -> String {
-        let Self { rooms, subscriptions, packets_per_second } = self;
-        format!("{rooms},{subscriptions},{packets_per_second}")
+        let Self { rooms, subscriptions, packets_per_second, busy, free_rooms } = self;
+        format!("{rooms},{subscriptions},{packets_per_second},{busy},{free_rooms}")
+    }
+}
+
+impl From<[u64; 5]> for NodeLoad {
+    fn from(reported: [u64; 5]) -> Self {
+        let [rooms, subscriptions, packets_per_second, busy, free_rooms] = reported;
+        Self { rooms, subscriptions, packets_per_second, busy, free_rooms }
     }
 }
 
@@ -241,6 +263,9 @@ pub struct NodeRecord {
     /// Where its media is received, which the TURN servers of the cluster pass on to.
     #[serde(default)]
     pub media: MediaAddresses,
+    /// The region that it is in; empty if nobody says.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
 }
 
 #[cfg(test)]

@@ -50,6 +50,9 @@ pub struct SfuConfig {
     /// How this node leaves when its process is told to end.
     #[serde(default, skip_serializing_if = "is_default")]
     pub drain: DrainConfig,
+    /// What this node takes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub capacity: CapacityConfig,
     /// Media sockets.
     #[serde(default)]
     pub media: MediaConfig,
@@ -74,6 +77,19 @@ pub struct DrainConfig {
     /// Seconds in which rooms may end by themselves before they are moved: the lesser of
     /// `spec.drain.timeout` and what [`END_RESERVE`] leaves of the pod's grace.
     pub wait_seconds: u32,
+}
+
+/// How much of each a node has when it gets no new rooms any more; 0 is no limit. Rooms that have
+/// their home there go on and grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CapacityConfig {
+    /// Rooms.
+    pub rooms: u32,
+    /// Participants that receive at least one track.
+    pub subscribers: u32,
+    /// Megabits a second that are sent to clients.
+    pub egress_mbps: u32,
 }
 
 /// Time that a node needs at its end to move its rooms and close what is left, in seconds.
@@ -232,6 +248,10 @@ pub struct MediaConfig {
     /// `advertise_file`. It changes while the node runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_file: Option<PathBuf>,
+    /// File with the name of the region that this node is in, written like `advertise_file`.
+    /// Empty or absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region_file: Option<PathBuf>,
     /// Clients reach the media ports by themselves. Where they do not, candidates carry `POD_IP`,
     /// which only TURN servers of the cluster reach, and clients are told to use these alone.
     #[serde(skip_serializing_if = "is_true")]
@@ -246,6 +266,7 @@ impl Default for MediaConfig {
             tcp: true,
             advertise_file: None,
             state_file: None,
+            region_file: None,
             direct: true,
         }
     }

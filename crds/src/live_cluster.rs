@@ -29,8 +29,8 @@ pub use ingress::{IngressSpec, IngressTls, IssuerKind, IssuerReference};
 pub use media::{Exposure, MediaService, MediaSpec, PortRange, RESERVED_PORTS};
 pub use network_policy::NetworkPolicySpec;
 pub use node::{
-    ImagePullPolicy, LocalSecret, NodeSpec, Resources, Scheduling, TaintEffect, Toleration,
-    TolerationOperator,
+    ImagePullPolicy, LocalSecret, NodeCapacity, NodeSpec, Resources, Scheduling, TaintEffect,
+    Toleration, TolerationOperator,
 };
 pub use redis::{ExternalRedis, ManagedRedis, RedisMode, RedisSpec, RedisStorage};
 pub use rooms::{

@@ -42,6 +42,9 @@ pub const ATTEMPT: &str = "livecluster.dev/attempt";
 pub const REVISION: &str = "livecluster.dev/revision";
 /// Annotation of media pods: addresses to tell clients, separated by commas.
 pub const ADVERTISE_ADDRESSES: &str = "livecluster.dev/advertise-addresses";
+/// Annotation of media pods: the region of their Kubernetes node, empty if it has none, which the media
+/// node reads by the downward API.
+pub const REGION: &str = "livecluster.dev/region";
 
 /// Values of the label [`COMPONENT`].
 pub mod component {

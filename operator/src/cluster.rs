@@ -144,7 +144,8 @@ async fn act(
     nodes::discover(&mut pods, exposure, &found.media_services, &valid.name).await;
     let readings = context.poller.poll(&pods).await;
     nodes::count(&mut pods, &readings);
-    let demand = Demand::of(&pods, &readings, valid.workers);
+    let capacity = valid.spec.node.capacity;
+    let demand = Demand::of(&pods, &readings, valid.workers, capacity);
     let scaling = autoscaling::scale(found, &valid, &demand, context).await?;
     let plan = nodes::plan(&nodes::Desired::of(&valid, &applied.revision, now), &pods);
     if sight == Sight::Remembered && !plan.actions.is_empty() {

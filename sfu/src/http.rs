@@ -82,6 +82,8 @@ pub fn router(node: Arc<Node>, origin: Origin) -> Router {
             .route(agents::REPORT, post(agent::reported))
             .route(session::ADOPT, post(peers::adopt))
             .route(lookup::HERE, post(peers::here))
+            .route(lookup::HOME, post(peers::home))
+            .route(lookup::LOST, post(peers::lost))
             .route(placement::PLEDGE, post(peers::pledge))
             .route(forwards::FORWARDS, post(peers::forward));
     }

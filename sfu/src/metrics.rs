@@ -2,10 +2,12 @@
 
 use contract::metrics::{
     BUSY, BYTES, DIRECTION, DROPPED, DROPPED_ROOM_EVENTS, FRONT_DOOR_JOINS, GATHERING, KNOWN_NODES,
-    PACKETS, PARTICIPANTS, RETRANSMITTED, ROOMS, ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
+    PACKETS, PARTICIPANTS, REASON, RETRANSMITTED, ROOMS, ROUTE, SUBSCRIBERS, SUBSCRIPTIONS,
+    UNPLACED_ROOMS,
 };
 use prometheus::{Encoder as _, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+use crate::placement::PlacementError;
 use crate::rooms::NodeCounts;
 use crate::rtc::MediaCounters;
 
@@ -24,6 +26,7 @@ pub struct Metrics {
     busy: IntCounter,
     gathering: IntGauge,
     front_door_joins: IntCounterVec,
+    unplaced_rooms: IntCounterVec,
     dropped_room_events: IntCounter,
 }
 
@@ -71,6 +74,7 @@ impl Metrics {
                 "Joins that this node took in, by route.",
                 ROUTE,
             )?,
+            unplaced_rooms: counter(UNPLACED_ROOMS, "Rooms that got no home.", REASON)?,
             registry,
         })
     }
@@ -79,6 +83,11 @@ impl Metrics {
     pub fn count_join(&self, is_local: bool) {
         let route = if is_local { "local" } else { "proxied" };
         self.front_door_joins.with_label_values(&[route]).inc();
+    }
+
+    /// Counts a room that was asked for here and got no home.
+    pub fn count_unplaced(&self, error: &PlacementError) {
+        self.unplaced_rooms.with_label_values(&[error.reason()]).inc();
     }
 
     /// Notes how many living nodes this one knows.
@@ -131,12 +140,14 @@ mod tests {
     fn every_name_of_the_contract_is_written() {
         let metrics = Metrics::new().unwrap();
         metrics.count_join(true);
+        metrics.count_unplaced(&PlacementError::Full);
         let rooms = NodeCounts { rooms: 2, ..NodeCounts::default() };
         let text = metrics.render(rooms, MediaCounters::default(), 3);
         for name in contract::metrics::OF_MEDIA_NODE {
             assert!(text.contains(name), "{name} is missing");
         }
         assert!(text.contains("livecluster_rooms 2"));
+        assert!(text.contains(r#"livecluster_unplaced_rooms_total{reason="full"} 1"#));
         assert!(text.contains("livecluster_dropped_room_events_total 3"));
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use contract::ids::RoomName;
-use contract::redis::{MediaAddresses, NodeRecord};
+use contract::redis::{MediaAddresses, NodeLoad, NodeRecord};
+use sfu_core::placement::{Used, free_rooms};
 use sfu_core::room::{RoomCloseReason, SessionId};
 use sfu_core::signal::join::{JoinError, JoinParams};
 use thiserror::Error;
@@ -14,14 +15,14 @@ use tokio::sync::mpsc;
 use crate::agents::Agents;
 use crate::drain::Drain;
 use crate::keys::Keys;
-use crate::lookup::ask_around;
+use crate::lookup::{ask_around, ask_for_home, tell_earlier_home};
 use crate::metrics::Metrics;
 use crate::peer::{PeerClient, PeerError};
 use crate::placement::{
-    Home, MemoryStore, Placement, PlacementError, RedisStore, StoreError, ask_for_pledges,
+    Home, MemoryStore, Placement, PlacementError, RedisStore, Report, StoreError, ask_for_pledges,
 };
 use crate::room_events::RoomEvents;
-use crate::rooms::{Listeners, Rooms};
+use crate::rooms::{Listeners, NodeCounts, Rooms};
 use crate::rtc::{MediaPlane, MediaPlaneError, MediaPlaneOptions};
 use crate::session::{OUTBOX, Outgoing, RoomHandle};
 use crate::settings::{Settings, SettingsError};
@@ -31,6 +32,8 @@ use crate::webhooks::{WebhookError, Webhooks};
 /// A room that is just ending is asked again this often, with [`ENDING_PAUSE`] between.
 const ENDING_TRIES: u32 = 150;
 const ENDING_PAUSE: Duration = Duration::from_millis(20);
+/// Bytes a second that are a megabit a second.
+const BYTES_A_MEGABIT: u64 = 1_000_000 / 8;
 /// Rooms that end just when they are asked for are asked for again so often.
 const CLAIM_TRIES: u32 = 3;
 
@@ -108,6 +111,7 @@ pub struct Node {
     /// Whether this node takes rooms, and moves those that it has.
     pub drain: Drain,
     packets_per_second: AtomicU64,
+    bytes_per_second: AtomicU64,
     is_ending: AtomicBool,
 }
 
@@ -174,6 +178,7 @@ impl Node {
             metrics,
             drain: Drain::default(),
             packets_per_second: AtomicU64::new(0),
+            bytes_per_second: AtomicU64::new(0),
             is_ending: AtomicBool::new(false),
         }))
     }
@@ -195,8 +200,7 @@ impl Node {
         let node = Arc::clone(self);
         tokio::spawn(async move {
             if let Placement::Redis(store) = &*node.placement {
-                let rate = || node.packets_per_second.load(Ordering::Relaxed);
-                store.run(|| (node.rooms.load(rate()), node.media_addresses())).await;
+                store.run(|| node.report()).await;
             }
         });
         let node = Arc::clone(self);
@@ -213,13 +217,30 @@ impl Node {
 
     async fn measure_rate(&self) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        let mut before = 0;
+        let mut before = self.media.counters();
         loop {
             ticks.tick().await;
-            let sent = self.media.counters().packets_out;
-            self.packets_per_second.store(sent - before, Ordering::Relaxed);
+            let sent = self.media.counters();
+            let (packets, bytes) = (&self.packets_per_second, &self.bytes_per_second);
+            packets.store(sent.packets_out - before.packets_out, Ordering::Relaxed);
+            bytes.store(sent.bytes_out - before.bytes_out, Ordering::Relaxed);
             before = sent;
         }
+    }
+
+    /// What this node says of itself to the others.
+    fn report(&self) -> Report {
+        let NodeCounts { rooms, participants: _, subscribers, subscriptions } = self.rooms.counts();
+        let egress_mbps = self.bytes_per_second.load(Ordering::Relaxed) / BYTES_A_MEGABIT;
+        let used = Used { rooms, subscribers, egress_mbps };
+        let load = NodeLoad {
+            rooms,
+            subscriptions,
+            packets_per_second: self.packets_per_second.load(Ordering::Relaxed),
+            busy: self.media.busiest(),
+            free_rooms: free_rooms(self.settings.config.capacity, used),
+        };
+        Report { load, media: self.media_addresses(), region: self.settings.region() }
     }
 
     /// Whether the process is about to end: its agent workers shall register elsewhere.
@@ -253,20 +274,59 @@ impl Node {
         if let Some(handle) = self.rooms.get(room) {
             return self.route_known(room, handle).await;
         }
-        if let Some(home) = self.find_without_redis(room).await {
+        if self.placement.is_away()
+            && let Some(home) = self.home_by_others(room).await
+        {
             return Ok(Route::Remote(home));
         }
+        match self.place(room).await {
+            Ok(Some(route)) => Ok(route),
+            Ok(None) => Err(JoinError::new(503, "the room is ending, try again")),
+            Err(error) => self.not_placed(room, &error).await,
+        }
+    }
+
+    /// Asks Redis for the home of a room, which gets one if it has none; `None` when it ends each time.
+    async fn place(&self, room: &RoomName) -> Result<Option<Route>, PlacementError> {
         for _ in 0..CLAIM_TRIES {
             let (term, asked_at) = (self.placement.term(), Instant::now());
-            let home = match self.placement.claim(room).await {
-                Ok(home) => home,
-                Err(error) => return self.not_placed(room, &error).await,
-            };
+            let home = self.placement.claim(room).await?;
             if let Some(route) = self.at(room, home, term, asked_at) {
-                return Ok(route);
+                return Ok(Some(route));
             }
         }
-        Err(JoinError::new(503, "the room is ending, try again"))
+        Ok(None)
+    }
+
+    /// Another node does not reach Redis: the home of a room, which gets one if it has none. `None`
+    /// when this one does not reach it either.
+    pub async fn place_for_another(&self, room: &RoomName) -> Option<NodeRecord> {
+        if self.placement.is_away() {
+            return None;
+        }
+        let route = match self.rooms.get(room) {
+            Some(handle) if self.placement.may_admit() => Route::Local(handle),
+            Some(_) => return None,
+            None => self.place(room).await.ok()??,
+        };
+        match route {
+            Route::Local(_) => self.own_record(),
+            Route::Remote(home) => Some(home),
+        }
+    }
+
+    fn own_record(&self) -> Option<NodeRecord> {
+        let own = self.placement.node_id();
+        self.placement.nodes().into_iter().map(|node| node.record).find(|node| node.id == own)
+    }
+
+    /// Where a room is, while this node does not reach Redis: at home on a node that says so, or where
+    /// one that reaches Redis finds it.
+    async fn home_by_others(&self, room: &RoomName) -> Option<NodeRecord> {
+        match ask_around(self, room).await {
+            Some(home) => Some(home),
+            None => ask_for_home(self, room).await,
+        }
     }
 
     /// Where to go with a room of which Redis says no home: it may have gone away while it was asked.
@@ -276,10 +336,11 @@ impl Node {
         error: &PlacementError,
     ) -> Result<Route, JoinError> {
         if matches!(error, PlacementError::Unavailable(_))
-            && let Some(home) = ask_around(self, room).await
+            && let Some(home) = self.home_by_others(room).await
         {
             return Ok(Route::Remote(home));
         }
+        self.metrics.count_unplaced(error);
         tracing::warn!(%room, error = error as &dyn std::error::Error, "Room not placed");
         Err(JoinError::new(503, error.to_string()))
     }
@@ -294,12 +355,14 @@ impl Node {
         if self.placement.may_admit() {
             return Ok(Route::Local(handle));
         }
+        if self.placement.is_away()
+            && let Some(home) = self.home_by_others(room).await
+        {
+            return Ok(moved_on(room, &handle, home).await);
+        }
         match self.placement.find(room).await {
             Ok(Some(home)) if home.node.id != self.placement.node_id() => {
-                // Who is still here belongs there.
-                tracing::warn!(%room, home = home.node.name, "Room has another home");
-                let _ended = handle.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
-                Ok(Route::Remote(home.node))
+                Ok(moved_on(room, &handle, home.node).await)
             }
             Ok(_) => Err(JoinError::new(503, "this node is being found again")),
             Err(error) => Err(JoinError::new(503, error.to_string())),
@@ -355,6 +418,9 @@ impl Node {
 
     /// `None` when the room ended here since its home was asked for.
     fn at(&self, room: &RoomName, home: Home, term: u64, asked_at: Instant) -> Option<Route> {
+        if let Some(earlier) = home.earlier {
+            tell_earlier_home(self, earlier, room);
+        }
         if home.node.id == self.placement.node_id() {
             self.rooms.get_or_start(room, &home, term, asked_at).map(Route::Local)
         } else {
@@ -388,4 +454,12 @@ impl Node {
         }
         Err(JoinError::new(503, "the room is moving, try again"))
     }
+}
+
+/// A room that lived here has another home: who is still here belongs there.
+async fn moved_on(room: &RoomName, handle: &RoomHandle, home: NodeRecord) -> Route {
+    tracing::warn!(%room, home = home.name, "Room has another home");
+    // One that ended meanwhile has nobody to send away.
+    let _ended = handle.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+    Route::Remote(home)
 }

@@ -6,6 +6,7 @@ mod memory;
 mod pledges;
 mod redis;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use contract::ids::{NodeId, RoomName, RoomSid};
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use crate::room_events::Entry;
 pub use memory::MemoryStore;
 pub use pledges::{PLEDGE, PLEDGED, REFUSED, ask_for_pledges};
-pub use redis::{RedisStore, StoreError};
+pub use redis::{RedisStore, Report, StoreError};
 
 /// Where a room lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub struct Home {
     pub metadata: String,
     /// What else the room has of an earlier home (`sfu_core::room::RoomState`); else empty.
     pub state: String,
+    /// Where the node is reached whose lease ended with this room at home on it, if this claim gave the
+    /// room another home: it may live, with people in the room, and not know.
+    pub earlier: Option<SocketAddr>,
 }
 
 /// What came of giving a room away.
@@ -52,6 +56,9 @@ pub enum PlacementError {
     /// No living node takes new rooms.
     #[error("no media node takes new rooms")]
     NoOpenNode,
+    /// As many rooms as the nodes take.
+    #[error("all media nodes are full")]
+    Full,
     /// Redis was away, and homes assert themselves before anybody gets a new one.
     #[error("rooms are being found again")]
     Quiet,
@@ -64,6 +71,20 @@ pub enum PlacementError {
     /// Redis cannot be asked, so a new room cannot be placed safely.
     #[error("rooms cannot be placed at the moment")]
     Unavailable(#[from] StoreError),
+}
+
+impl PlacementError {
+    /// One word for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoOpenNode => "no_open_node",
+            Self::Full => "full",
+            Self::Quiet => "quiet",
+            Self::Settling => "settling",
+            Self::NotRenewing => "not_renewing",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
 }
 
 /// Room homes in Redis, or in memory for a node that is alone.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use contract::ids::RoomName;
-use contract::redis::NodeLoad;
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -229,11 +228,5 @@ impl Rooms {
             sum.subscriptions += u64::from(room.subscriptions);
         }
         sum
-    }
-
-    /// What the node reports of its load.
-    pub fn load(&self, packets_per_second: u64) -> NodeLoad {
-        let counts = self.counts();
-        NodeLoad { rooms: counts.rooms, subscriptions: counts.subscriptions, packets_per_second }
     }
 }

@@ -248,6 +248,11 @@ impl MediaPlane {
         sum
     }
 
+    /// Share of its time, in thousandths, in which the busiest worker was not waiting lately.
+    pub fn busiest(&self) -> u64 {
+        self.loads.busiest()
+    }
+
     /// Ends the workers and waits for them.
     pub fn shutdown(self) {
         for link in self.links.iter() {

@@ -240,6 +240,8 @@ impl RoomTask {
     async fn run(mut self, mut queue: mpsc::Receiver<Input>, own: mpsc::WeakSender<Input>) {
         let mut outboxes: HashMap<SessionId, mpsc::Sender<Outgoing>> = HashMap::new();
         tracing::info!(room = %self.home.name(), epoch = self.home.epoch(), "Room started");
+        // One that moved here counts before anybody comes.
+        self.gauges.set(self.room.counts());
         loop {
             let wake_at = self.room.poll_timeout().unwrap_or_else(far_away);
             tokio::select! {

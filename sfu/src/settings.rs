@@ -7,8 +7,8 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand};
 use contract::access_token::ApiKeys;
 use contract::sfu_config::{
-    AdminConfig, CreateRoom, DrainConfig, HttpConfig, LogConfig, LogFormat, MediaConfig,
-    RoomConfig, SfuConfig, WebhookConfig, env,
+    AdminConfig, CapacityConfig, CreateRoom, DrainConfig, HttpConfig, LogConfig, LogFormat,
+    MediaConfig, RoomConfig, SfuConfig, WebhookConfig, env,
 };
 use livekit_protocol::IceServer;
 use sfu_core::room::is_known_codec;
@@ -197,6 +197,7 @@ impl Settings {
             redis: None,
             peer: None,
             drain: DrainConfig::default(),
+            capacity: CapacityConfig::default(),
             media: MediaConfig::default(),
             turn: None,
             room: RoomConfig::default(),
@@ -241,6 +242,13 @@ impl Settings {
     /// The addresses of this node's candidates at this moment.
     pub fn advertised(&self) -> Vec<IpAddr> {
         if self.config.media.direct { self.public_addresses() } else { vec![self.pod_ip] }
+    }
+
+    /// The region that this node is in; empty if nobody says.
+    pub fn region(&self) -> String {
+        let file = self.config.media.region_file.as_ref();
+        let written = file.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        written.trim().to_owned()
     }
 
     /// The addresses at which clients reach this machine: what the operator found, else the

@@ -17,4 +17,4 @@ redis.call('HSET', KEYS[1], 'node', ARGV[3], 'epoch', epoch, 'metadata', ARGV[4]
 redis.call('PEXPIRE', KEYS[1], ARGV[8])
 local reserved = redis.call('INCR', ARGV[7] .. ARGV[3])
 redis.call('PEXPIRE', ARGV[7] .. ARGV[3], ARGV[9])
-return {ARGV[3], epoch, home[3], ARGV[4], ARGV[5], record, tostring(reserved)}
+return {ARGV[3], epoch, home[3], ARGV[4], ARGV[5], record, tostring(reserved), ''}

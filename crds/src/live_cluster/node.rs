@@ -38,6 +38,31 @@ pub struct NodeSpec {
     #[schemars(range(min = 1, max = 64))]
     #[schemars(extend("format" = "int32"))]
     pub workers: Option<u16>,
+    /// How much of each a media node has when it gets no new rooms any more. When all are full, new
+    /// rooms are refused until there is place; those that exist grow all the same.
+    #[serde(default)]
+    pub capacity: NodeCapacity,
+}
+
+/// How much a media node has when it gets no new rooms any more; 0 is no limit.
+#[derive(KubeSchema, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCapacity {
+    /// Rooms.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100_000))]
+    #[schemars(extend("format" = "int32"))]
+    pub rooms: u32,
+    /// Participants with at least one subscription.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    #[schemars(extend("format" = "int32"))]
+    pub subscribers: u32,
+    /// Megabits a second that go out to clients.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    #[schemars(extend("format" = "int32"))]
+    pub egress_mbps: u32,
 }
 
 /// When an image is pulled.

@@ -27,10 +27,10 @@ pub async fn node(context: &Context, cluster: &LiveCluster, action: &NodeAction)
             };
             (pod, "NodeCreated", note)
         }
-        NodeAction::Open { name, uid: _, addresses, again: false } => {
+        NodeAction::Open { name, uid: _, addresses, region: _, again: false } => {
             (name.clone(), "NodeOpened", format!("Media node {name} advertises {addresses}"))
         }
-        NodeAction::Open { name, uid: _, addresses: _, again: true } => {
+        NodeAction::Open { name, uid: _, addresses: _, region: _, again: true } => {
             let note = format!("Media node {name} takes rooms again instead of leaving");
             (name.clone(), "NodeReopened", note)
         }

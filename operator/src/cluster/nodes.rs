@@ -50,6 +50,8 @@ pub struct NodePod {
     pub host_state: HostState,
     /// The zone of that Kubernetes node.
     pub zone: Option<String>,
+    /// The region of that Kubernetes node.
+    pub region: Option<String>,
     /// Its address in the pod network.
     pub ip: Option<String>,
     /// Where clients reach it, separated by commas: addresses of the Kubernetes node, or of its load
@@ -83,6 +85,7 @@ impl NodePod {
             host: None,
             host_state: HostState::Up,
             zone: None,
+            region: None,
             ip: None,
             addresses: None,
             told_addresses: None,
@@ -246,6 +249,8 @@ pub enum NodeAction {
         uid: String,
         /// The addresses, separated by commas.
         addresses: String,
+        /// The region that it is in; empty if nobody says.
+        region: String,
         /// It was about to leave.
         again: bool,
     },

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::LiveCluster;
+use crds::live_cluster::NodeCapacity;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::runtime::reflector::ObjectRef;
@@ -127,11 +128,12 @@ impl Values {
         let (uid, spec) = (cluster.uid().unwrap_or_default(), cluster.spec);
         let workers = validate::workers(&spec)?;
         let found = dereference::pods(&self.client, &namespace, &name, &uid).await?;
-        let mut demand = self.ask(&found, workers).await;
+        let capacity = spec.node.capacity;
+        let mut demand = self.ask(&found, workers, capacity).await;
         if demand.rooms.complete && !demand.load.complete {
             // Somebody was asked for the first time: how busy it is takes a second look.
             tokio::time::sleep(poll::MIN_AGE).await;
-            demand = self.ask(&found, workers).await;
+            demand = self.ask(&found, workers, capacity).await;
         }
         let age = SignedDuration::try_from(demand.age).unwrap_or_default();
         let now = Timestamp::now();
@@ -139,11 +141,11 @@ impl Values {
         Ok(Seen { demand, free_slots: spec.autoscaling.free_slots, at })
     }
 
-    async fn ask(&self, found: &[Pod], workers: u16) -> Demand {
+    async fn ask(&self, found: &[Pod], workers: u16, capacity: NodeCapacity) -> Demand {
         let mut pods = nodes::observe(found, &self.hosts);
         let readings = self.poller.poll(&pods).await;
         nodes::count(&mut pods, &readings);
-        Demand::of(&pods, &readings, workers)
+        Demand::of(&pods, &readings, workers, capacity)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which node becomes the home of a room, and whether this one may be a home at the moment.
 
+mod capacity;
 mod drain;
 mod hold;
 mod lease;
@@ -9,6 +10,7 @@ use contract::ids::NodeId;
 use contract::redis::{NodeLoad, NodeRecord, NodeState};
 use rand::{Rng, RngExt as _};
 
+pub use capacity::{Used, free_rooms};
 pub use drain::{closing_rate, pause_between_moves};
 pub use hold::{Hold, Kept, Question, Verdict};
 pub use lease::{Lease, PledgeAnswer, Renewal};
@@ -17,6 +19,10 @@ pub use lease::{Lease, PledgeAnswer, Renewal};
 const PACKETS_A_ROOM: u64 = 1000;
 /// Subscriptions that weigh as much as one room.
 const SUBSCRIPTIONS_A_ROOM: u64 = 12;
+/// Thousandths of its time that a media worker is busy without being short of it. Each one above
+/// weighs as much as a room: a worker that is always busy forwards what about 500 rooms weigh, so one
+/// that does less by then, on a slower machine or beside other programs, is not given as much.
+const AT_EASE: u64 = 500;
 
 /// A node as a claimer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,25 +42,52 @@ impl Candidate {
         let load = self.load;
         let media = (load.packets_per_second / PACKETS_A_ROOM)
             .max(load.subscriptions / SUBSCRIPTIONS_A_ROOM);
-        load.rooms + self.reservations + media
+        load.rooms + self.reservations + media + load.busy.saturating_sub(AT_EASE)
+    }
+
+    /// Whether it has as many rooms as it takes.
+    pub fn is_full(&self) -> bool {
+        self.reservations >= self.load.free_rooms
+    }
+
+    /// How well it suits a room that is asked for in `region`; `None` when it takes none.
+    fn fit(&self, region: &str) -> Option<Fit> {
+        let is_near = region.is_empty() || self.record.region == region;
+        let is_open = self.record.state == NodeState::Open;
+        is_open.then(|| Fit { has_place: !self.is_full(), is_near })
     }
 }
 
-/// Chooses the less loaded of two different random open nodes; `None` when no node is open. Two
-/// choices spread almost as well as the best of all, without a herd onto it when reports are old.
+/// How well a node suits a room; what matters more comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Fit {
+    has_place: bool,
+    is_near: bool,
+}
+
+impl Fit {
+    const BEST: Option<Self> = Some(Self { has_place: true, is_near: true });
+}
+
+/// Chooses a home for a room that is asked for in `region`, which is empty where nobody knows it: the
+/// less loaded of two different random open nodes, of those there if any of them has a place, else of
+/// those anywhere that have, else of those that are full. `None` when no node is open. Two choices
+/// spread almost as well as the best of all, without a herd onto it when reports are old.
 pub fn choose_home<'a, R: Rng + ?Sized>(
     nodes: &'a [Candidate],
+    region: &str,
     rng: &mut R,
 ) -> Option<&'a Candidate> {
-    let is_open = |node: &&Candidate| node.record.state == NodeState::Open;
-    // Mostly all are open: then nobody looks at all of them.
-    if let Some([first, second]) = two_of(nodes, rng).filter(|two| two.iter().all(is_open)) {
+    // Mostly all suit: then nobody looks at all of them.
+    let is_best = |node: &&Candidate| node.fit(region) == Fit::BEST;
+    if let Some([first, second]) = two_of(nodes, rng).filter(|two| two.iter().all(is_best)) {
         return Some(lighter(first, second));
     }
-    let open: Vec<&Candidate> = nodes.iter().filter(is_open).collect();
-    match two_of(&open, rng) {
+    let best = nodes.iter().filter_map(|node| node.fit(region)).max()?;
+    let best: Vec<_> = nodes.iter().filter(|node| node.fit(region) == Some(best)).collect();
+    match two_of(&best, rng) {
         Some([&first, &second]) => Some(lighter(first, second)),
-        None => open.first().copied(),
+        None => best.first().copied(),
     }
 }
 
@@ -100,6 +133,7 @@ mod tests {
                 address: ([10, 0, 0, 1], 7890).into(),
                 state,
                 media: MediaAddresses::default(),
+                region: String::new(),
             },
             load: NodeLoad { rooms, ..NodeLoad::default() },
             reservations: 0,
@@ -115,11 +149,60 @@ mod tests {
             node(2, NodeState::Open, 900),
         ];
         for _ in 0..50 {
-            let home = choose_home(&nodes, &mut rng).unwrap();
+            let home = choose_home(&nodes, "", &mut rng).unwrap();
             assert_eq!(home.record.id.as_str(), "ND_2");
         }
-        assert_eq!(choose_home(&nodes[..2], &mut rng), None);
-        assert_eq!(choose_home(&[], &mut rng), None);
+        assert_eq!(choose_home(&nodes[..2], "", &mut rng), None);
+        assert_eq!(choose_home(&[], "", &mut rng), None);
+    }
+
+    /// Nodes by state, region, and free rooms of which two are reserved.
+    fn nodes_of(all: &[(NodeState, &str, u64)]) -> Vec<Candidate> {
+        let node = |(id, (state, region, free_rooms)): (usize, &(NodeState, &str, u64))| {
+            let mut node = node(id, *state, 0);
+            node.record.region = (*region).to_owned();
+            (node.load.free_rooms, node.reservations) = (*free_rooms, 2);
+            node
+        };
+        all.iter().enumerate().map(node).collect()
+    }
+
+    #[test]
+    fn rooms_go_where_there_is_a_place_and_first_of_all_near() {
+        use NodeState::{Cordoned, Open};
+        let (place, full) = (3, 2);
+        let near_full = [(Open, "b", full), (Open, "a", place), (Open, "a", full)];
+        let cases: [(&str, &[(NodeState, &str, u64)], &[usize]); 9] = [
+            ("near", &[(Open, "a", place), (Open, "b", place), (Open, "b", place)], &[1, 2]),
+            ("nobody else is near", &[(Open, "a", place), (Open, "b", place)], &[1]),
+            ("the near one is full", &near_full, &[1]),
+            ("the near one is not open", &[(Cordoned, "b", place), (Open, "a", place)], &[1]),
+            ("nobody is near", &[(Open, "a", place), (Open, "", place)], &[0, 1]),
+            ("all are full", &[(Open, "a", full), (Open, "b", full)], &[1]),
+            ("all near and far are full", &[(Open, "a", full), (Cordoned, "b", place)], &[0]),
+            ("more are reserved than free", &[(Open, "b", 1), (Open, "a", place)], &[1]),
+            ("none is open", &[(Cordoned, "b", place)], &[]),
+        ];
+        let mut rng = StdRng::seed_from_u64(3);
+        for (case, nodes, expected) in cases {
+            let nodes = nodes_of(nodes);
+            let mut chosen: Vec<usize> = (0..100)
+                .filter_map(|_| choose_home(&nodes, "b", &mut rng))
+                .map(|home| nodes.iter().position(|node| node == home).unwrap())
+                .collect();
+            chosen.sort_unstable();
+            chosen.dedup();
+            assert_eq!(chosen, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn who_knows_no_region_asks_for_none() {
+        let mut rng = StdRng::seed_from_u64(4);
+        let nodes = nodes_of(&[(NodeState::Open, "a", 9), (NodeState::Open, "", 9)]);
+        let mut choose = || choose_home(&nodes, "", &mut rng).unwrap().record.region.clone();
+        let chosen: std::collections::BTreeSet<_> = (0..100).map(|_| choose()).collect();
+        assert_eq!(chosen.len(), 2, "of equals both are chosen: {chosen:?}");
     }
 
     #[test]
@@ -127,7 +210,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(2);
         let mut nodes: Vec<Candidate> = (0..10).map(|id| node(id, NodeState::Open, 0)).collect();
         for _ in 0..1000 {
-            let id = choose_home(&nodes, &mut rng).unwrap().record.id.clone();
+            let id = choose_home(&nodes, "", &mut rng).unwrap().record.id.clone();
             nodes.iter_mut().find(|node| node.record.id == id).unwrap().reservations += 1;
         }
         let most = nodes.iter().map(|node| node.reservations).max().unwrap();
@@ -139,5 +222,16 @@ mod tests {
         let mut busy = node(0, NodeState::Open, 1);
         busy.load.packets_per_second = 50_000;
         assert!(busy.weight() > node(1, NodeState::Open, 20).weight());
+    }
+
+    #[test]
+    fn a_worker_that_is_short_of_time_weighs_more_the_less_it_has() {
+        let weight = |busy| {
+            let mut node = node(0, NodeState::Open, 10);
+            (node.load.packets_per_second, node.load.busy) = (100_000, busy);
+            node.weight()
+        };
+        let weights = [0, 300, 500, 501, 800, 1_000].map(weight);
+        assert_eq!(weights, [110, 110, 110, 111, 410, 610]);
     }
 }

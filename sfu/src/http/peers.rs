@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use contract::ids::RoomName;
 use hyper_util::rt::TokioIo;
+use sfu_core::room::RoomCloseReason;
 
 use super::text;
 use crate::forwards;
@@ -23,12 +25,34 @@ pub(super) async fn adopt(State(node): State<Arc<Node>>, name: String) -> Respon
     }
 }
 
+/// A room of ours has another home, as another node knows from Redis, which we do not reach: who is in
+/// it belongs there. We have stopped to act as its home before that can be.
+pub(super) async fn lost(State(node): State<Arc<Node>>, name: String) -> Response {
+    let room = RoomName::new(name).ok().and_then(|room| node.rooms.get(&room));
+    let Some(room) = room.filter(|_| !node.placement.may_admit()) else {
+        return text(404, "the room does not live here, or nowhere else");
+    };
+    // One that ended meanwhile has nobody to send away.
+    let _ended = room.call(|room, now| room.close(RoomCloseReason::Drain, now)).await;
+    text(200, "")
+}
+
 /// Another node cannot ask Redis where a room lives.
 pub(super) async fn here(State(node): State<Arc<Node>>, name: String) -> Response {
     let room = RoomName::new(name).ok().and_then(|room| node.rooms.get(&room));
     match room {
         Some(_) if node.placement.may_admit() => text(200, ""),
         _ => text(404, "the room does not live here"),
+    }
+}
+
+/// Another node cannot ask Redis, and nobody says that the room lives there: it gets a home as if
+/// somebody had come here.
+pub(super) async fn home(State(node): State<Arc<Node>>, name: String) -> Response {
+    let Ok(room) = RoomName::new(name) else { return text(400, "not the name of a room") };
+    match node.place_for_another(&room).await {
+        Some(home) => Json(home).into_response(),
+        None => text(503, "rooms cannot be placed from here at the moment"),
     }
 }
 

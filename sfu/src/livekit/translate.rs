@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use contract::sfu_config::{
-    AdminConfig, DrainConfig, HttpConfig, LogConfig, LogFormat, MediaConfig, Password, PeerConfig,
-    RedisConfig, RoomConfig, RoomPreset, SentinelConfig, SfuConfig, WebhookConfig,
+    AdminConfig, CapacityConfig, DrainConfig, HttpConfig, LogConfig, LogFormat, MediaConfig,
+    Password, PeerConfig, RedisConfig, RoomConfig, RoomPreset, SentinelConfig, SfuConfig,
+    WebhookConfig,
 };
 use livekit_protocol::IceServer;
 use serde::Deserialize;
@@ -142,6 +143,7 @@ pub fn translate(entries: Entries, workers: usize) -> Result<Translation, Vec<St
         redis,
         peer,
         drain: DrainConfig::default(),
+        capacity: CapacityConfig::default(),
         media: MediaConfig::default(),
         turn: None,
         room: room(&mut reader),

@@ -29,6 +29,7 @@ impl MemoryStore {
             address: ([127, 0, 0, 1], 0).into(),
             state: NodeState::Open,
             media: MediaAddresses::default(),
+            region: String::new(),
         };
         let (returned, has_left) = (watch::channel(()).0, AtomicBool::new(false));
         Self { record, rooms: Mutex::default(), returned, has_left }
@@ -46,7 +47,8 @@ impl MemoryStore {
             .or_insert_with(|| RoomSid::generate(&mut rand::rng()))
             .clone();
         let (metadata, state) = (String::new(), String::new());
-        Some(Home { node: self.record.clone(), epoch: "1".to_owned(), sid, metadata, state })
+        let (node, epoch) = (self.record.clone(), "1".to_owned());
+        Some(Home { node, epoch, sid, metadata, state, earlier: None })
     }
 
     pub(super) fn leave(&self) {

@@ -52,9 +52,22 @@ pub enum StoreError {
     View,
 }
 
+/// What a node says of itself at each renewal.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// What it does.
+    pub load: NodeLoad,
+    /// Where its media is received.
+    pub media: MediaAddresses,
+    /// The region that it is in; empty if nobody says.
+    pub region: String,
+}
+
 /// What the other tasks of the process know of this node.
 struct Shared {
     nodes: Vec<Candidate>,
+    /// The region that this node said it is in.
+    region: String,
     /// Which records of the nodes these are.
     version: String,
     state: NodeState,
@@ -105,6 +118,7 @@ impl RedisStore {
         let link = Link::new(config)?;
         let shared = Shared {
             nodes: Vec::new(),
+            region: String::new(),
             version: String::new(),
             state: NodeState::Open,
             lease: Lease::default(),
@@ -178,14 +192,14 @@ impl RedisStore {
     }
 
     /// Renews the lease until [`Self::leave`]; `report` is asked each time.
-    pub async fn run(&self, report: impl Fn() -> (NodeLoad, MediaAddresses)) {
+    pub async fn run(&self, report: impl Fn() -> Report) {
         tokio::select! {
             () = self.renew_always(report) => {}
             () = self.link.follow() => {}
         }
     }
 
-    async fn renew_always(&self, report: impl Fn() -> (NodeLoad, MediaAddresses)) {
+    async fn renew_always(&self, report: impl Fn() -> Report) {
         let mut stopped = self.stop.subscribe();
         let mut ticks = tokio::time::interval(NODE_RENEWAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -221,8 +235,9 @@ impl RedisStore {
     }
 
     /// The record of this node, and whether no renewal has succeeded yet.
-    fn record(&self, media: MediaAddresses) -> (NodeRecord, bool) {
-        let shared = self.shared.lock();
+    fn record(&self, media: MediaAddresses, region: String) -> (NodeRecord, bool) {
+        let mut shared = self.shared.lock();
+        shared.region.clone_from(&region);
         let is_settling = shared.state == NodeState::Open && shared.lease.is_bound(boot_time());
         let record = NodeRecord {
             id: self.id.clone(),
@@ -230,16 +245,15 @@ impl RedisStore {
             address: self.address,
             state: if is_settling { NodeState::Settling } else { shared.state },
             media,
+            region,
         };
         (record, !shared.lease.was_held())
     }
 
     /// Renews the lease; answers what Redis said, and the living nodes.
-    async fn renew(
-        &self,
-        (load, media): (NodeLoad, MediaAddresses),
-    ) -> Result<(Renewal, View), StoreError> {
-        let (record, is_first) = self.record(media);
+    async fn renew(&self, report: Report) -> Result<(Renewal, View), StoreError> {
+        let Report { load, media, region } = report;
+        let (record, is_first) = self.record(media, region);
         let known = self.shared.lock().version.clone();
         let script = Script::new(RENEW_NODE);
         let mut call = script.prepare_invoke();
@@ -290,14 +304,13 @@ impl RedisStore {
         } else {
             serde_json::from_str(records)?
         };
-        let loads: Vec<[u64; 4]> = serde_json::from_str(loads)?;
+        let loads: Vec<[u64; 6]> = serde_json::from_str(loads)?;
         if records.len() != loads.len() {
             return Err(StoreError::View);
         }
-        let candidate = |(record, load): (NodeRecord, [u64; 4])| {
-            let [rooms, subscriptions, packets_per_second, reservations] = load;
-            let load = NodeLoad { rooms, subscriptions, packets_per_second };
-            Candidate { record, load, reservations }
+        let candidate = |(record, load): (NodeRecord, [u64; 6])| {
+            let [reported @ .., reservations] = load;
+            Candidate { record, load: NodeLoad::from(reported), reservations }
         };
         Ok(records.into_iter().zip(loads).map(candidate).collect())
     }

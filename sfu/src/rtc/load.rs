@@ -35,6 +35,13 @@ impl Loads {
         Self { counters, last: Mutex::new(last) }
     }
 
+    /// Busy share of the worker that is busiest, in thousandths.
+    pub(super) fn busiest(&self) -> u64 {
+        let busiest = self.latest().iter().fold(0.0, |most: f64, worker| most.max(worker.busy));
+        // Clocks differ a little; a worker has no more than all of its time.
+        (busiest * 1_000.0).min(1_000.0) as u64
+    }
+
     /// The loads now: busy shares of the last whole interval.
     pub(super) fn latest(&self) -> Vec<WorkerLoad> {
         let mut last = self.last.lock();

@@ -4,6 +4,7 @@
 
 mod agents;
 mod call;
+mod choice;
 mod cluster;
 mod cost;
 mod forwarding;
@@ -13,6 +14,7 @@ mod moving;
 mod nonsense;
 mod presets;
 mod redis_cluster;
+mod redis_faults;
 mod room_events;
 mod room_service;
 mod scripts;

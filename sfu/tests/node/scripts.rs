@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use contract::ids::{NodeId, RoomName};
 use contract::redis::{
-    CLAIM_LIFE, CLAIM_ROOM, END_NODE, KEEP_ROOM, Keys, MOVE_ROOM, MediaAddresses, NODE_LEASE,
-    NODE_MEMORY, NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE, RELEASE_ROOM,
-    RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
+    CLAIM_LIFE, CLAIM_ROOM, END_NODE, KEEP_ROOM, Keys, MOVE_ROOM, MediaAddresses, NO_LIMIT,
+    NODE_LEASE, NODE_MEMORY, NodeLoad, NodeRecord, NodeState, POD_ROW, PULSE, RELEASE_NODE,
+    RELEASE_ROOM, RENEW_NODE, RESERVATION, ROOM_ROW, UPDATE_ROOM,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -99,6 +99,7 @@ impl Pair {
             address: ([10, 0, 0, number / self.rng.random_range(1..=2)], 7890).into(),
             state: states[self.rng.random_range(0..states.len())],
             media: MediaAddresses::default(),
+            region: ["", "north"][usize::from(number % 2)].to_owned(),
         }
     }
 
@@ -158,7 +159,8 @@ impl Pair {
 
     async fn renew(&mut self) {
         self.renewals += 1;
-        let load = NodeLoad { rooms: self.renewals, ..NodeLoad::default() };
+        let free_rooms = [0, 1, 2, NO_LIMIT][self.rng.random_range(0..4)];
+        let load = NodeLoad::from([self.renewals, 1, 2, 3, free_rooms]);
         // What was read of the nodes is not told any more, or as long as nothing changes.
         let view_life = if self.rng.random_bool(0.5) { 0 } else { HOUR.as_millis() as u64 };
         let renewer = Renewer {
@@ -185,12 +187,10 @@ impl Pair {
         if !records.is_empty() {
             self.known = (version, serde_json::from_str(&records).unwrap());
         }
-        let loads: Vec<[u64; 4]> = serde_json::from_str(&loads).unwrap();
+        let loads: Vec<[u64; 6]> = serde_json::from_str(&loads).unwrap();
         assert_eq!(loads.len(), self.known.1.len());
         let real: View = std::iter::zip(self.known.1.clone(), loads)
-            .map(|(record, [rooms, _, _, reserved])| {
-                (record, NodeLoad { rooms, ..NodeLoad::default() }, reserved)
-            })
+            .map(|(record, [reported @ .., reserved])| (record, reported.into(), reserved))
             .collect();
         // Which second it was when the script ran is seen by the quiet time that it began.
         let was_next = quiet > 0 && quiet + (up + 1) * 1_000 <= millis(NODE_LEASE);
@@ -305,10 +305,11 @@ impl Pair {
                 assert_eq!(number(&real[1]) > old, rises, "{real:?} after {old}, {model:?}");
                 let record = serde_json::to_string(&home.record).unwrap();
                 let Row { node, epoch: _, sid, metadata, state } = row.clone();
-                let reserved = home.reserved.to_string();
-                vec![node, real[1].clone(), sid, metadata, state, record, reserved]
+                let (reserved, earlier) = (home.reserved.to_string(), home.earlier.clone());
+                vec![node, real[1].clone(), sid, metadata, state, record, reserved, earlier]
             }
             Answer::Nobody => Vec::new(),
+            Answer::Full => vec!["full".to_owned()],
             Answer::Quiet => vec!["quiet".to_owned()],
             Answer::Late => vec!["late".to_owned()],
             Answer::Lost => vec!["lost".to_owned()],

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contract::access_token::{ApiKeys, Claims, VideoGrants, claims};
 use contract::sfu_config::{
-    AdminConfig, CreateRoom, DrainConfig, HttpConfig, LogConfig, MediaConfig, PEER_NAME,
-    PeerConfig, RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
+    AdminConfig, CapacityConfig, CreateRoom, DrainConfig, HttpConfig, LogConfig, MediaConfig,
+    PEER_NAME, PeerConfig, RedisConfig, RoomConfig, SfuConfig, WebhookConfig,
 };
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Full};
@@ -349,6 +349,7 @@ impl Files {
             }),
             peer: Some(self.peer(free_port(), "")),
             drain: DrainConfig { wait_seconds: 0 },
+            capacity: CapacityConfig::default(),
             media: MediaConfig::default(),
             turn: None,
             room: RoomConfig::default(),

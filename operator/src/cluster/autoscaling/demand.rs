@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crds::live_cluster::NodeCapacity;
+
 use crate::cluster::nodes::{HostState, NodePhase, NodePod, Occupancy};
 use crate::cluster::poll::Reading;
 
-/// Thousandths of a node whose media workers are always busy.
+/// Thousandths of a node whose media workers are always busy, or that is at its capacity.
 pub const WHOLE_NODE: u64 = 1000;
 
 /// A sum over nodes.
@@ -40,16 +42,23 @@ pub struct Demand {
     pub rooms: Sum,
     /// Participants that subscribe to at least one track.
     pub subscribers: Sum,
-    /// Busy media workers, in thousandths of a node.
+    /// Busy media workers, or what there is of that for which nodes have a capacity where that is
+    /// more, in thousandths of a node.
     pub load: Sum,
     /// Age of the oldest answer in it.
     pub age: Duration,
 }
 
 impl Demand {
-    /// Adds up what the pods were found to do; `workers` are those of each node.
+    /// Adds up what the pods were found to do; `workers` are those of each node, `capacity` is what each
+    /// takes.
     #[must_use]
-    pub fn of(pods: &[NodePod], readings: &HashMap<String, Reading>, workers: u16) -> Self {
+    pub fn of(
+        pods: &[NodePod],
+        readings: &HashMap<String, Reading>,
+        workers: u16,
+        capacity: NodeCapacity,
+    ) -> Self {
         let mut demand = Self {
             rooms: Sum::NOTHING,
             subscribers: Sum::NOTHING,
@@ -66,7 +75,10 @@ impl Demand {
             demand.rooms.add(rooms.map(whole));
             demand.subscribers.add(subscribers.map(whole));
             let told = rooms.is_some();
-            let share = |millis: u32| u64::from(millis) / u64::from(workers.max(1));
+            let reached = rooms.zip(subscribers).map_or(0, |(rooms, subscribers)| {
+                of_capacity(whole(rooms), whole(subscribers), capacity)
+            });
+            let share = |millis: u32| (u64::from(millis) / u64::from(workers.max(1))).max(reached);
             demand.load.add(match reading {
                 Some(reading) if told => reading.busy_millis.map(share),
                 // It was never asked, because it cannot do anything yet.
@@ -79,6 +91,15 @@ impl Demand {
         }
         demand
     }
+}
+
+/// How much of its capacity a node has, in thousandths, of that of which it has most. What goes out to
+/// clients is not asked for: it follows the subscribers.
+fn of_capacity(rooms: u64, subscribers: u64, capacity: NodeCapacity) -> u64 {
+    let NodeCapacity { rooms: most_rooms, subscribers: most_subscribers, egress_mbps: _ } =
+        capacity;
+    let share = |used: u64, most: u32| (used * WHOLE_NODE).checked_div(most.into()).unwrap_or(0);
+    share(rooms, most_rooms).max(share(subscribers, most_subscribers))
 }
 
 /// A pod that ended does nothing more. One that is being deleted hands its rooms over and may stop
@@ -112,7 +133,8 @@ mod tests {
 
     /// Rooms, subscribers and load; a sum that may be more has a plus.
     fn summary(pods: &[NodePod], readings: &[(String, Reading)]) -> String {
-        let demand = Demand::of(pods, &readings.iter().cloned().collect(), 2);
+        let readings = readings.iter().cloned().collect();
+        let demand = Demand::of(pods, &readings, 2, NodeCapacity::default());
         let text = |sum: Sum| format!("{}{}", sum.value, if sum.complete { "" } else { "+" });
         [demand.rooms, demand.subscribers, demand.load].map(text).join(" ")
     }
@@ -143,10 +165,25 @@ mod tests {
     }
 
     #[test]
+    fn load_is_what_is_nearest_to_its_end() {
+        let pods = [pod(0, known(30)), pod(1, known(5))];
+        let readings = [reading(0, Some(500)), reading(1, Some(1600))].into_iter().collect();
+        let load = |rooms, subscribers| {
+            let capacity = NodeCapacity { rooms, subscribers, egress_mbps: 1 };
+            Demand::of(&pods, &readings, 2, capacity).load.value
+        };
+        assert_eq!(load(0, 0), 250 + 800, "workers alone");
+        assert_eq!(load(40, 0), 750 + 800, "the first has more of its rooms");
+        assert_eq!(load(40, 320), 937 + 800, "and still more of its subscribers");
+        assert_eq!(load(20, 0), 1500 + 800, "more than it takes");
+    }
+
+    #[test]
     fn the_age_is_that_of_the_oldest_answer() {
         let pods = [pod(1, known(1)), pod(3, known(1)), pod(9, Occupancy::Unknown)];
         let readings = [reading(1, None), reading(3, None), reading(9, None)];
-        let demand = Demand::of(&pods, &readings.into_iter().collect(), 1);
+        let readings = readings.into_iter().collect();
+        let demand = Demand::of(&pods, &readings, 1, NodeCapacity::default());
         assert_eq!(demand.age, Duration::from_secs(3));
     }
 }

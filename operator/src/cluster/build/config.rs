@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use contract::sfu_config::{
-    AdminConfig, DrainConfig, END_RESERVE, HttpConfig, LogConfig, MediaConfig, PeerConfig,
-    PresetAgent, RedisConfig, RoomConfig, RoomPreset, SentinelConfig, SfuConfig, WebhookConfig,
+    AdminConfig, CapacityConfig, DrainConfig, END_RESERVE, HttpConfig, LogConfig, MediaConfig,
+    PeerConfig, PresetAgent, RedisConfig, RoomConfig, RoomPreset, SentinelConfig, SfuConfig,
+    WebhookConfig,
 };
 use crds::live_cluster::{
-    CreateRoom, PresetAgentSpec, RedisMode, RoomPresetSpec, RoomsSpec, WebhookEvent, WebhooksSpec,
+    CreateRoom, NodeCapacity, PresetAgentSpec, RedisMode, RoomPresetSpec, RoomsSpec, WebhookEvent,
+    WebhooksSpec,
 };
 use crds::names::{self, component};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -34,6 +36,8 @@ pub const PEER: &str = "peer";
 pub const ADVERTISE: &str = "pod/advertise-addresses";
 /// File of the state that the node shall be in.
 pub const STATE: &str = "pod/state";
+/// File of the region that the node is in.
+pub const REGION: &str = "pod/region";
 /// Port of pod-to-pod requests.
 pub const PEER_PORT: u16 = 7890;
 /// Seconds between SIGTERM and SIGKILL: rooms end or move.
@@ -68,9 +72,11 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
             key_file: file(PEER).join("tls.key"),
         }),
         drain: DrainConfig { wait_seconds: wait_at_end(valid) },
+        capacity: capacity(spec.node.capacity),
         media: MediaConfig {
             advertise_file: Some(file(ADVERTISE)),
             state_file: Some(file(STATE)),
+            region_file: Some(file(REGION)),
             ..valid.media_config()
         },
         turn: turn::access(valid),
@@ -78,6 +84,11 @@ pub fn sfu_config(valid: &ValidCluster) -> SfuConfig {
         webhook: webhook_config(&spec.webhooks),
         log: LogConfig { level: spec.log.level.as_str().to_owned(), format: valid.log_format() },
     }
+}
+
+fn capacity(capacity: NodeCapacity) -> CapacityConfig {
+    let NodeCapacity { rooms, subscribers, egress_mbps } = capacity;
+    CapacityConfig { rooms, subscribers, egress_mbps }
 }
 
 fn room_config(rooms: &RoomsSpec) -> RoomConfig {

@@ -101,7 +101,7 @@ fn secret(name: &str, items: Vec<KeyToPath>) -> VolumeProjection {
 }
 
 /// The annotations by which the operator tells a pod its addresses, once it knows the Kubernetes
-/// node, and the state that it shall be in.
+/// node, the region of that, and the state that it shall be in.
 fn told() -> VolumeProjection {
     let file = |path: &str, annotation: &str| DownwardAPIVolumeFile {
         path: path.to_owned(),
@@ -116,6 +116,7 @@ fn told() -> VolumeProjection {
             items: Some(vec![
                 file(config::ADVERTISE, names::ADVERTISE_ADDRESSES),
                 file(config::STATE, names::STATE),
+                file(config::REGION, names::REGION),
             ]),
         }),
         ..VolumeProjection::default()

@@ -97,8 +97,8 @@ pub async fn carry_out(
                     }
                 }
             }
-            NodeAction::Open { name, uid, addresses, again: _ } => {
-                patch(&pods, name, &opening(uid, addresses)).await?
+            NodeAction::Open { name, uid, addresses, region, again: _ } => {
+                patch(&pods, name, &opening(uid, addresses, region)).await?
             }
             NodeAction::Close { name, uid, state, since, reason, because: _ } => {
                 let metadata = closing(uid, *state, &since.to_string(), reason.as_str());
@@ -141,12 +141,13 @@ async fn create(pods: &Api<Pod>, pod: &Pod) -> Result<Creation, ApplyError> {
 }
 
 /// What makes a pod take traffic, whatever it was told before.
-fn opening(uid: &str, addresses: &str) -> Value {
+fn opening(uid: &str, addresses: &str, region: &str) -> Value {
     json!({
         "uid": uid,
         "labels": {names::PLACEMENT: names::OPEN},
         "annotations": {
             names::ADVERTISE_ADDRESSES: addresses,
+            names::REGION: region,
             names::STATE: NodeState::Open.to_string(),
             names::PLACEMENT_SINCE: null,
             names::PLACEMENT_REASON: null,

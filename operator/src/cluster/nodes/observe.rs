@@ -18,6 +18,8 @@ const MAX_AGE: Duration = Duration::from_secs(15);
 const DIGEST_SHOWN: usize = 12;
 /// Label of the zone of a Kubernetes node.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// Label of the region of a Kubernetes node, which newer versions of Kubernetes copy to its pods.
+const REGION: &str = "topology.kubernetes.io/region";
 /// Taints by which clouds and autoscalers say that a Kubernetes node is about to end.
 const INTERRUPTIONS: [&str; 7] = [
     "ToBeDeletedByClusterAutoscaler",
@@ -86,6 +88,10 @@ fn observe_pod(pod: &Pod, hosts: &Hosts) -> NodePod {
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         host_state: node.map_or(HostState::Up, host_state),
         zone: node.and_then(|node| node.labels().get(ZONE).cloned()),
+        region: node
+            .and_then(|node| node.labels().get(REGION))
+            .or(pod.labels().get(REGION))
+            .cloned(),
         ip: status.and_then(|s| s.pod_ip.clone()),
         addresses: hosts.addresses(pod, node),
         told_addresses,

@@ -346,7 +346,9 @@ fn weight(pod: &NodePod) -> (i64, i64) {
 
 fn open(pod: &NodePod, again: bool) -> Option<NodeAction> {
     let addresses = pod.addresses.clone()?;
-    Some(NodeAction::Open { name: pod.name.clone(), uid: pod.uid.clone(), addresses, again })
+    let region = pod.region.clone().unwrap_or_default();
+    let (name, uid) = (pod.name.clone(), pod.uid.clone());
+    Some(NodeAction::Open { name, uid, addresses, region, again })
 }
 
 fn is_opening_of(action: &NodeAction, pod: &NodePod) -> bool {

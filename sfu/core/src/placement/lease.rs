@@ -192,6 +192,12 @@ impl Lease {
         }
     }
 
+    /// Where a node is reached that was there lately and is not known to be gone.
+    pub fn address_of(&self, node: &NodeId) -> Option<SocketAddr> {
+        let found = self.neighbours.iter().find(|(_, neighbour)| neighbour.id == *node);
+        found.map(|(address, _)| *address)
+    }
+
     /// Another node asks for a pledge: whether it is given.
     pub fn pledge(&mut self, now: Duration) -> bool {
         if self.renewed_at.is_some_and(|at| now.saturating_sub(at) < NODE_MISSING) {

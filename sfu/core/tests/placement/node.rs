@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use contract::ids::NodeId;
 use contract::redis::{NODE_RENEWAL, NodeLoad, NodeRecord, NodeState};
+use contract::sfu_config::CapacityConfig;
 use rand::seq::IndexedRandom as _;
 use sfu_core::placement::{
-    Candidate, Hold, Kept, Lease, PledgeAnswer, Question, Renewal, Verdict, choose_home,
-    count_reservation,
+    Candidate, Hold, Kept, Lease, PledgeAnswer, Question, Renewal, Used, Verdict, choose_home,
+    count_reservation, free_rooms,
 };
 
 use crate::store::{Answer, Bug, Claim, Home, Keep, KeepAnswer, Renewed, Renewer, Row};
@@ -146,7 +147,10 @@ impl World {
             record.state = NodeState::Settling;
         }
         let (started, is_first) = (node.started, !node.lease.was_held());
-        let load = NodeLoad { rooms: node.rooms.len() as u64, ..NodeLoad::default() };
+        let rooms = node.rooms.len() as u64;
+        let capacity = CapacityConfig { rooms: self.capacity, ..CapacityConfig::default() };
+        let free_rooms = free_rooms(capacity, Used { rooms, ..Used::default() });
+        let load = NodeLoad { rooms, free_rooms, ..NodeLoad::default() };
         let number = node.renewals;
         let view_life = self.view_life;
         let renewer = Renewer { record, load, is_first, started, number, view_life };
@@ -361,7 +365,7 @@ impl World {
             return self.enter(index, &room);
         }
         let time = self.nodes[index].lease.may_begin(self.clock(index));
-        let candidate = time.and_then(|_| choose_home(&self.nodes[index].known, &mut self.rng));
+        let candidate = time.and_then(|_| choose_home(&self.nodes[index].known, "", &mut self.rng));
         let candidate =
             candidate.map_or_else(|| "none".to_owned(), |node| node.record.id.to_string());
         let sid = format!("RM_{}", self.number());
@@ -387,7 +391,7 @@ impl World {
             self.join(&room, RETRY);
             return Ok(());
         };
-        let Home { row, record, reserved } = *home;
+        let Home { row, record, reserved, earlier: _ } = *home;
         count_reservation(&mut self.nodes[index].known, &record.id, reserved);
         if row.node == claim.caller {
             return self.begin(index, (term, sent_at), &room, &row);
@@ -459,7 +463,7 @@ impl World {
         let others: Vec<Candidate> = others.cloned().collect();
         let next = node.rooms.iter_mut().find(|(_, local)| local.may_admit(term));
         if let Some((room, local)) = next
-            && let Some(candidate) = choose_home(&others, &mut self.rng)
+            && let Some(candidate) = choose_home(&others, "", &mut self.rng)
         {
             local.moves = true;
             let (room, epoch) = (room.clone(), local.epoch());
@@ -476,7 +480,7 @@ impl World {
                 self.join(room, 100);
             }
             Answer::Lost => self.doubt(index, room),
-            Answer::Nobody | Answer::Quiet | Answer::Late => {
+            Answer::Nobody | Answer::Full | Answer::Quiet | Answer::Late => {
                 if let Some(local) = self.nodes[index].rooms.get_mut(room) {
                     local.moves = false;
                 }

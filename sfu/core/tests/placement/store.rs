@@ -25,6 +25,8 @@ pub(crate) struct Row {
 pub(crate) enum Answer {
     Home(Box<Home>),
     Nobody,
+    /// The candidate takes no more rooms.
+    Full,
     Quiet,
     Late,
     Lost,
@@ -37,6 +39,8 @@ pub(crate) struct Home {
     pub(crate) record: NodeRecord,
     /// Rooms that the node was given since its report.
     pub(crate) reserved: u64,
+    /// The node that was the home until its lease ended; empty if none was.
+    pub(crate) earlier: String,
 }
 
 /// What `keep_room.lua` says.
@@ -117,6 +121,8 @@ pub(crate) enum Bug {
     SilentIsDead,
     /// A node that is cut off is taken for one that left.
     LostIsGone,
+    /// A node gets rooms for which it has no place.
+    FullGetsRooms,
 }
 
 /// The living nodes: record, load, and rooms that each was given since.
@@ -217,6 +223,12 @@ impl Store {
 
     fn lives(&self, node: &str) -> Option<&NodeRecord> {
         self.leases.get(node).map(|(lease, _)| &lease.record)
+    }
+
+    fn is_full(&self, node: &str) -> bool {
+        let reserved = self.reserved.get(node).map_or(0, |(count, _)| *count);
+        let load = self.leases.get(node).map(|(lease, _)| lease.load);
+        load.is_some_and(|load| reserved >= load.free_rooms) && self.bug != Bug::FullGetsRooms
     }
 
     fn has_pulse(&self) -> bool {
@@ -348,8 +360,8 @@ impl Store {
             && row.node != claim.caller
         {
             self.write(room, row.clone());
-            let (row, record) = (row.clone(), home.clone());
-            return Answer::Home(Box::new(Home { row, record, reserved: 0 }));
+            let (row, record, earlier) = (row.clone(), home.clone(), String::new());
+            return Answer::Home(Box::new(Home { row, record, reserved: 0, earlier }));
         }
         if self.is_quiet() {
             return Answer::Quiet;
@@ -358,6 +370,9 @@ impl Store {
         let candidate =
             || self.lives(&claim.candidate).filter(|record| record.state == NodeState::Open);
         let Some(record) = home.or_else(|| candidate().cloned()) else { return Answer::Nobody };
+        if row.is_none() && self.is_full(&claim.candidate) {
+            return Answer::Full;
+        }
         if self.is_late(claim.time) {
             return Answer::Late;
         }
@@ -368,7 +383,10 @@ impl Store {
             metadata: String::new(),
             state: String::new(),
         });
-        let mut reserved = 0;
+        let (mut reserved, mut earlier) = (0, String::new());
+        if is_new && row.node != claim.candidate {
+            earlier.clone_from(&row.node);
+        }
         if is_new {
             row.node.clone_from(&claim.candidate);
             reserved = self.reserve(&claim.candidate);
@@ -377,7 +395,7 @@ impl Store {
             row.epoch = (row.epoch + 1).max(self.now);
         }
         self.write(room, row.clone());
-        Answer::Home(Box::new(Home { row, record, reserved }))
+        Answer::Home(Box::new(Home { row, record, reserved, earlier }))
     }
 
     /// `keep_room.lua`.
@@ -432,8 +450,8 @@ impl Store {
             state: state.to_owned(),
         };
         self.write(room, row.clone());
-        let reserved = self.reserve(candidate);
-        Answer::Home(Box::new(Home { row, record, reserved }))
+        let (reserved, earlier) = (self.reserve(candidate), String::new());
+        Answer::Home(Box::new(Home { row, record, reserved, earlier }))
     }
 
     /// `update_room.lua`.

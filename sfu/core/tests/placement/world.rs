@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) is_checked: bool,
     /// For how long what was read of all nodes is told, in milliseconds for each of them.
     pub(crate) view_life: u64,
+    /// Rooms of a process that gets no new ones any more; 0 is no limit.
+    pub(crate) capacity: u32,
     /// By how many milliseconds the clock of Redis is off.
     pub(crate) store_ahead: u64,
     runs: u64,
@@ -95,6 +97,7 @@ impl World {
             is_store_up: true,
             is_checked: true,
             view_life: u64::try_from(VIEW_LIFE.as_millis()).unwrap(),
+            capacity: 0,
             store_ahead: 100_000,
             runs: 0,
             pods: nodes,
@@ -125,6 +128,7 @@ impl World {
             address: ([10, 0, 0, pod], 7890).into(),
             state: NodeState::Open,
             media: MediaAddresses::default(),
+            region: String::new(),
         };
         // Clocks of machines begin when they will, and drift.
         let clock = (self.rng.random_range(0..1_000_000), self.rng.random_range(0.9995..1.0005));

@@ -24,12 +24,16 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(100);
 
 /// Nodes that are asked to take a room before the caller tries again later.
 const MOVE_TRIES: u32 = 3;
+/// Nodes that are asked to take a new room, of those that had a place a moment ago and have none.
+const FULL_TRIES: u32 = 3;
 
 /// What a script says of a room's home.
 enum Found {
     Home(Box<Home>),
     /// No living home, and none was given.
     Nobody,
+    /// The candidate takes no more rooms, and this one is new.
+    Full,
     /// No room begins at the moment.
     Quiet,
     /// This node's idea of the time of Redis is wrong.
@@ -65,21 +69,31 @@ impl RedisStore {
 
     async fn try_claim(&self, room: &RoomName) -> Result<Home, PlacementError> {
         let sid = RoomSid::generate(&mut rand::rng());
-        let mut nodes = self.nodes();
+        let (mut nodes, region) = self.nodes_and_region();
+        let mut full = 0;
         // A node that left since the last renewal is still in the list: then another is asked.
         loop {
             let time = self.may_begin();
-            let chosen = time.and_then(|_| choose_home(&nodes, &mut rand::rng()));
+            let chosen = time.and_then(|_| choose_home(&nodes, &region, &mut rand::rng()));
+            // Then all are, as far as this node knows.
+            let was_full = chosen.is_some_and(Candidate::is_full);
             let chosen = chosen.map(|node| node.record.id.clone());
             let candidate = chosen.as_ref().map_or(NOBODY, NodeId::as_str);
             match self.ask_claim(room, self.id.as_str(), candidate, &sid, time).await? {
                 Found::Home(home) => return Ok(*home),
+                Found::Full => {
+                    full += 1;
+                    if was_full || full == FULL_TRIES {
+                        return Err(PlacementError::Full);
+                    }
+                }
                 Found::Quiet => return Err(PlacementError::Quiet),
                 Found::Late => return Err(PlacementError::NotRenewing),
                 Found::Nobody | Found::Lost => {}
             }
             match (chosen, time) {
                 (Some(chosen), _) => nodes.retain(|node| node.record.id != chosen),
+                (None, Some(_)) if full > 0 => return Err(PlacementError::Full),
                 (None, None) => return Err(PlacementError::NotRenewing),
                 (None, Some(_)) => return Err(self.nobody_open()),
             }
@@ -96,8 +110,15 @@ impl RedisStore {
             Found::Home(home) => Ok(*home),
             Found::Quiet => Err(PlacementError::Quiet),
             Found::Late => Err(PlacementError::NotRenewing),
+            Found::Full => Err(PlacementError::Full),
             Found::Nobody | Found::Lost => Err(PlacementError::NoOpenNode),
         }
+    }
+
+    /// The living nodes, and the region that this one is in.
+    fn nodes_and_region(&self) -> (Vec<Candidate>, String) {
+        let shared = self.shared.lock();
+        (shared.nodes.clone(), shared.region.clone())
     }
 
     /// Why there is no open node.
@@ -118,7 +139,7 @@ impl RedisStore {
         match self.ask_claim(room, NOBODY, NOBODY, &sid, None).await? {
             Found::Home(home) => Ok(Some(*home)),
             Found::Quiet => Err(PlacementError::Quiet),
-            Found::Nobody | Found::Lost | Found::Late => Ok(None),
+            Found::Nobody | Found::Full | Found::Lost | Found::Late => Ok(None),
         }
     }
 
@@ -160,11 +181,11 @@ impl RedisStore {
         metadata: &str,
         state: &str,
     ) -> Result<HandOver, PlacementError> {
-        let mut nodes = self.nodes();
+        let (mut nodes, region) = self.nodes_and_region();
         nodes.retain(|node| node.record.id != self.id);
         for _ in 0..MOVE_TRIES {
-            let chosen = choose_home(&nodes, &mut rand::rng()).map(|node| node.record.id.clone());
-            let Some(chosen) = chosen else { break };
+            let chosen = choose_home(&nodes, &region, &mut rand::rng());
+            let Some(chosen) = chosen.map(|node| node.record.id.clone()) else { break };
             let script = Script::new(MOVE_ROOM);
             let mut call = script.prepare_invoke();
             call.key(self.keys.room(room))
@@ -183,7 +204,7 @@ impl RedisStore {
                 Found::Home(home) => return Ok(HandOver::Moved(home)),
                 Found::Lost => return Ok(HandOver::Lost),
                 Found::Quiet | Found::Late => break,
-                Found::Nobody => nodes.retain(|node| node.record.id != chosen),
+                Found::Nobody | Found::Full => nodes.retain(|node| node.record.id != chosen),
             }
         }
         Ok(HandOver::Refused)
@@ -219,23 +240,26 @@ impl RedisStore {
         let mut connection = self.link.connection()?;
         let answer: Vec<String> =
             timeout(CLAIM_TIMEOUT, call.invoke_async(&mut connection)).await??;
-        let [_, epoch, sid, metadata, state, record, reserved] =
-            match <[String; 7]>::try_from(answer) {
+        let [_, epoch, sid, metadata, state, record, reserved, earlier] =
+            match <[String; 8]>::try_from(answer) {
                 Ok(home) => home,
                 Err(answer) => {
                     return Ok(match answer.first().map(String::as_str) {
                         Some("quiet") => Found::Quiet,
                         Some("late") => Found::Late,
                         Some("lost") => Found::Lost,
+                        Some("full") => Found::Full,
                         Some(_) | None => Found::Nobody,
                     });
                 }
             };
         let node: NodeRecord = serde_json::from_str(&record)?;
         let reserved = serde_json::from_str(&reserved)?;
-        count_reservation(&mut self.shared.lock().nodes, &node.id, reserved);
+        let mut shared = self.shared.lock();
+        count_reservation(&mut shared.nodes, &node.id, reserved);
+        let earlier = shared.lease.address_of(&NodeId::from(earlier));
         let sid = RoomSid::from(sid);
-        Ok(Found::Home(Box::new(Home { node, epoch, sid, metadata, state })))
+        Ok(Found::Home(Box::new(Home { node, epoch, sid, metadata, state, earlier })))
     }
 
     /// Ends a room. A node that leaves lets the rows be: its rooms go on elsewhere with their sid

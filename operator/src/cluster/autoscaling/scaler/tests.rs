@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use crds::live_cluster::NodeCapacity;
 use proptest::prelude::*;
 
 use super::*;
@@ -23,7 +24,7 @@ fn rooms(rooms: u64) -> Demand {
 }
 
 fn nothing() -> Demand {
-    Demand::of(&[], &HashMap::new(), 1)
+    Demand::of(&[], &HashMap::new(), 1, NodeCapacity::default())
 }
 
 /// The same, where a node was silent.

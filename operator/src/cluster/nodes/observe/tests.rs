@@ -140,3 +140,20 @@ fn a_node_is_empty_only_where_it_says_so_or_cannot_be_otherwise() {
         assert_eq!(pods[0].occupancy, expected, "{fact}");
     }
 }
+
+#[test]
+fn the_region_is_that_of_the_kubernetes_node_or_what_kubernetes_wrote_on_the_pod() {
+    let labels = |region: &str| json!({"metadata": {"labels": {REGION: region}}});
+    let cases = [
+        (json!({}), None, None),
+        (json!({}), Some(json!({})), None),
+        (labels("north"), None, Some("north")),
+        (json!({}), Some(labels("south")), Some("south")),
+        (labels("north"), Some(labels("south")), Some("south")),
+    ];
+    for (pod, node, expected) in cases {
+        let node: Option<Node> = node.map(host);
+        let found = observe_pod(&serde_json::from_value(pod.clone()).unwrap(), node.as_ref());
+        assert_eq!(found.region.as_deref(), expected, "{pod} on {node:?}");
+    }
+}
