@@ -1,6 +1,8 @@
 //! Is a cluster reached whose media pods open no port of their Kubernetes node, by port 443 of the
 //! ingress controller alone, and at the pod beside the room?
 
+use std::slice;
+
 use anyhow::{Context as _, Result, ensure};
 use contract::turn_metrics;
 use crds::names;
@@ -125,10 +127,10 @@ fn the_name_of_a_node_leads_to_its_pod(
     clara.leave()?;
     clara.join_with(&access.url, &access.token("clara", "beside")?, options)?;
     await_everybody_meets(&[&clara, &dora], MEDIA_TIMEOUT)?;
-    let (here, elsewhere) = (relayed(&[home.name.clone()])?, relayed(&others)?);
+    let (here, elsewhere) = (relayed(slice::from_ref(&home.name))?, relayed(&others)?);
     await_media(&dora, &[clara.person()], MEDIA_TIMEOUT)?;
     await_media(&clara, &[dora.person()], MEDIA_TIMEOUT)?;
-    ensure!(relayed(&[home.name])? > here, "the pod of the room relays nothing");
+    ensure!(relayed(slice::from_ref(&home.name))? > here, "the pod of the room relays nothing");
     let strayed = relayed(&others)? - elsewhere;
     ensure!(strayed == 0.0, "other pods relayed {strayed} packets");
     assert_relayed(&clara)?;
