@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use rand::seq::SliceRandom as _;
 
 use crate::node::Node;
+use crate::peer::PeerError;
 
 /// Path by which nodes ask each other whether they admit people to a room; the body is its name.
 pub const HERE: &str = "/peer/rooms/here";
@@ -56,21 +57,22 @@ pub async fn ask_for_home(node: &Node, room: &RoomName) -> Option<NodeRecord> {
     others.truncate(HOME_ASKED);
     let end = Instant::now() + HOME_PATIENCE;
     loop {
-        let mut home = None;
+        let mut comes_later = false;
         for other in &others {
             let (body, from) = (Bytes::from(room.to_string()), &node.settings.node_name);
-            let answer = peers.post(other.address, from, HOME, body, HOME_TIMEOUT).await;
-            home = answer.and_then(|answer| serde_json::from_slice::<NodeRecord>(&answer).ok());
-            if home.is_some() {
-                break;
+            match peers.try_post(other.address, from, HOME, body, HOME_TIMEOUT).await {
+                Ok(answer) => match serde_json::from_slice::<NodeRecord>(&answer).ok()? {
+                    home if home.id == own => {
+                        comes_later = true;
+                        break;
+                    }
+                    home => return Some(home),
+                },
+                Err(error) => comes_later |= matches!(error, PeerError::Timeout(_)),
             }
         }
-        let home = home?;
-        if home.id != own {
-            return Some(home);
-        }
         // Redis may answer again.
-        if Instant::now() >= end || !node.placement.is_away() {
+        if !comes_later || Instant::now() >= end || !node.placement.is_away() {
             return None;
         }
         tokio::time::sleep(HOME_PAUSE).await;

@@ -355,17 +355,15 @@ impl Node {
         if self.placement.may_admit() {
             return Ok(Route::Local(handle));
         }
-        if self.placement.is_away()
-            && let Some(home) = self.home_by_others(room).await
-        {
-            return Ok(moved_on(room, &handle, home).await);
-        }
-        match self.placement.find(room).await {
-            Ok(Some(home)) if home.node.id != self.placement.node_id() => {
-                Ok(moved_on(room, &handle, home.node).await)
-            }
-            Ok(_) => Err(JoinError::new(503, "this node is being found again")),
-            Err(error) => Err(JoinError::new(503, error.to_string())),
+        let is_away = self.placement.is_away();
+        let found = if is_away { None } else { self.placement.find(room).await.ok() };
+        let home = match found {
+            Some(home) => home.map(|home| home.node),
+            None => self.home_by_others(room).await,
+        };
+        match home.filter(|home| home.id != self.placement.node_id()) {
+            Some(home) => Ok(moved_on(room, &handle, home).await),
+            None => Err(JoinError::new(503, "this node is being found again")),
         }
     }
 

@@ -156,9 +156,11 @@ mod tests {
         assert_eq!(choose_home(&[], "", &mut rng), None);
     }
 
-    /// Nodes by state, region, and free rooms of which two are reserved.
-    fn nodes_of(all: &[(NodeState, &str, u64)]) -> Vec<Candidate> {
-        let node = |(id, (state, region, free_rooms)): (usize, &(NodeState, &str, u64))| {
+    /// State, region, and free rooms of a node, of which two are reserved.
+    type Known = (NodeState, &'static str, u64);
+
+    fn nodes_of(all: &[Known]) -> Vec<Candidate> {
+        let node = |(id, (state, region, free_rooms)): (usize, &Known)| {
             let mut node = node(id, *state, 0);
             node.record.region = (*region).to_owned();
             (node.load.free_rooms, node.reservations) = (*free_rooms, 2);
@@ -172,7 +174,7 @@ mod tests {
         use NodeState::{Cordoned, Open};
         let (place, full) = (3, 2);
         let near_full = [(Open, "b", full), (Open, "a", place), (Open, "a", full)];
-        let cases: [(&str, &[(NodeState, &str, u64)], &[usize]); 9] = [
+        let cases: [(&str, &[Known], &[usize]); 9] = [
             ("near", &[(Open, "a", place), (Open, "b", place), (Open, "b", place)], &[1, 2]),
             ("nobody else is near", &[(Open, "a", place), (Open, "b", place)], &[1]),
             ("the near one is full", &near_full, &[1]),

@@ -32,7 +32,7 @@ const RECOVERY: u64 = 20_000;
 fn run(seed: u64, bug: Bug) -> Result<(), String> {
     let mut world = World::new(seed, NODES, bug);
     // Half of the time nodes are full now and then.
-    world.capacity = if seed % 2 == 0 { 0 } else { 2 };
+    world.capacity = if seed.is_multiple_of(2) { 0 } else { 2 };
     world.run_until(world.now + 6_000)?;
     for room in 0..ROOMS {
         let after = world.rng.random_range(0..5_000);
