@@ -59,6 +59,7 @@ impl Gathering {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a moment from which the tests count")]
 mod tests {
     use super::*;
 

@@ -88,10 +88,7 @@ fn observe_pod(pod: &Pod, hosts: &Hosts) -> NodePod {
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         host_state: node.map_or(HostState::Up, host_state),
         zone: node.and_then(|node| node.labels().get(ZONE).cloned()),
-        region: node
-            .and_then(|node| node.labels().get(REGION))
-            .or(pod.labels().get(REGION))
-            .cloned(),
+        region: region_of(pod, node),
         ip: status.and_then(|s| s.pod_ip.clone()),
         addresses: hosts.addresses(pod, node),
         told_addresses,
@@ -100,6 +97,11 @@ fn observe_pod(pod: &Pod, hosts: &Hosts) -> NodePod {
         ended: (phase == NodePhase::Ended).then(|| ended(pod)).flatten(),
         trouble: trouble(pod),
     }
+}
+
+/// The region of the Kubernetes node, or what Kubernetes wrote of it on the pod.
+fn region_of(pod: &Pod, node: Option<&Node>) -> Option<String> {
+    node.and_then(|node| node.labels().get(REGION)).or_else(|| pod.labels().get(REGION)).cloned()
 }
 
 /// The state that is written on a pod.

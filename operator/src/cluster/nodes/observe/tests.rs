@@ -153,7 +153,7 @@ fn the_region_is_that_of_the_kubernetes_node_or_what_kubernetes_wrote_on_the_pod
     ];
     for (pod, node, expected) in cases {
         let node: Option<Node> = node.map(host);
-        let found = observe_pod(&serde_json::from_value(pod.clone()).unwrap(), node.as_ref());
-        assert_eq!(found.region.as_deref(), expected, "{pod} on {node:?}");
+        let found = region_of(&serde_json::from_value(pod.clone()).unwrap(), node.as_ref());
+        assert_eq!(found.as_deref(), expected, "{pod} on {node:?}");
     }
 }
