@@ -81,6 +81,14 @@ pub fn requests(user: &str, namespace: &str) -> usize {
     asked(user, namespace).len()
 }
 
+/// How many times all objects of a LiveCluster were written: one of them is a StatefulSet.
+pub fn applications(user: &str, namespace: &str) -> usize {
+    let is_written = |entry: &&Value| {
+        entry["verb"] == "patch" && entry["objectRef"]["resource"] == "statefulsets"
+    };
+    asked(user, namespace).iter().filter(is_written).count()
+}
+
 /// When an operator's writes reached the API server; those of the Lease apart.
 fn writes(user: &str, namespace: &str) -> Vec<Timestamp> {
     let reads = ["get", "list", "watch"];
