@@ -90,10 +90,7 @@ fn observe_pod(pod: &Pod, node: Option<&Node>) -> NodePod {
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         host_state: node.map_or(HostState::Up, host_state),
         zone: node.and_then(|node| node.labels().get(ZONE).cloned()),
-        region: node
-            .and_then(|node| node.labels().get(REGION))
-            .or(pod.labels().get(REGION))
-            .cloned(),
+        region: region_of(pod, node),
         ip: status.and_then(|s| s.pod_ip.clone()),
         addresses: node.and_then(addresses_of),
         told_addresses,
@@ -160,6 +157,12 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
             message: scheduled.message.clone().unwrap_or_default(),
         })
     })
+}
+
+/// The region of a Kubernetes node; where nobody may read that, what Kubernetes wrote on the pod.
+fn region_of(pod: &Pod, node: Option<&Node>) -> Option<String> {
+    let of_node = node.and_then(|node| node.labels().get(REGION));
+    of_node.or_else(|| pod.labels().get(REGION)).cloned()
 }
 
 /// What a Kubernetes node is about to do with its pods.
