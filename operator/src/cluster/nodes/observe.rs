@@ -180,6 +180,12 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
     })
 }
 
+/// The region of a Kubernetes node; where nobody may read that, what Kubernetes wrote on the pod.
+fn region_of(pod: &Pod, node: Option<&Node>) -> Option<String> {
+    let of_node = node.and_then(|node| node.labels().get(REGION));
+    of_node.or_else(|| pod.labels().get(REGION)).cloned()
+}
+
 /// What a Kubernetes node is about to do with its pods.
 fn host_state(node: &Node) -> HostState {
     let spec = node.spec.as_ref();
