@@ -99,11 +99,6 @@ fn observe_pod(pod: &Pod, hosts: &Hosts) -> NodePod {
     }
 }
 
-/// The region of the Kubernetes node, or what Kubernetes wrote of it on the pod.
-fn region_of(pod: &Pod, node: Option<&Node>) -> Option<String> {
-    node.and_then(|node| node.labels().get(REGION)).or_else(|| pod.labels().get(REGION)).cloned()
-}
-
 /// The state that is written on a pod.
 fn placement_of(pod: &Pod) -> Placement {
     let annotations = pod.annotations();
