@@ -110,17 +110,28 @@ fn files(directory: &str) -> Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect())
 }
 
-/// `NAME URL NODES READY ROOMS SUBSCRIBERS STATUS AGE`
+/// `NAME URL NODES READY DRAINING ROOMS SUBSCRIBERS STATUS VERSION AGE`
 fn columns_are_filled(table: &str, url: &str) -> Result<()> {
     let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let header = lines.next().unwrap_or_default();
     let row = lines.next().unwrap_or_default();
-    let names = ["NAME", "URL", "NODES", "READY", "ROOMS", "SUBSCRIBERS", "STATUS", "AGE"];
+    let names = [
+        "NAME",
+        "URL",
+        "NODES",
+        "READY",
+        "DRAINING",
+        "ROOMS",
+        "SUBSCRIBERS",
+        "STATUS",
+        "VERSION",
+        "AGE",
+    ];
     ensure!(header == names, "the columns are {header:?}");
     ensure!(row.len() == names.len(), "a column is empty: {row:?}");
     ensure!(row[..2] == ["demo", url], "{row:?}");
     ensure!(row[2] == row[3], "not all nodes are ready: {row:?}");
-    ensure!(row[4..6] == ["0", "0"], "there are rooms: {row:?}");
+    ensure!(row[4..7] == ["0", "0", "0"], "nodes leave or there are rooms: {row:?}");
     Ok(())
 }
 

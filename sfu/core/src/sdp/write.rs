@@ -64,7 +64,7 @@ pub struct LocalSection {
 
 impl LocalSection {
     /// The answer to `offered`; a section without a common codec is rejected.
-    pub fn answer(offered: &Section, body: LocalMedia, codecs: Vec<Codec>) -> Self {
+    pub fn answer(offered: &Section, body: LocalMedia, mut codecs: Vec<Codec>) -> Self {
         let usable = match offered.kind {
             SectionKind::Rtp(_) => !codecs.is_empty(),
             SectionKind::Data => true,
@@ -77,6 +77,9 @@ impl LocalSection {
             }
             LocalMedia::Rejected | LocalMedia::Data => ExtensionIds::default(),
         };
+        // Publishers have transport-wide feedback: we estimate nothing for them.
+        let sends = matches!(body, LocalMedia::Send { .. });
+        codecs.iter_mut().for_each(|codec| codec.remb &= sends);
         Self {
             mid: offered.mid.clone(),
             media: offered.media.clone(),
@@ -224,7 +227,7 @@ fn write_rtp(out: &mut String, section: &LocalSection) {
         }
     }
     for codec in &section.codecs {
-        write_codec(out, codec, matches!(section.body, LocalMedia::Send { .. }));
+        write_codec(out, codec);
     }
     match &section.body {
         LocalMedia::Receive { rids } if !rids.is_empty() => {
@@ -242,7 +245,7 @@ fn write_rtp(out: &mut String, section: &LocalSection) {
     }
 }
 
-fn write_codec(out: &mut String, codec: &Codec, we_send: bool) {
+fn write_codec(out: &mut String, codec: &Codec) {
     let payload_type = codec.payload_type;
     let rate = codec.clock_rate;
     line(out, format_args!("a=rtpmap:{payload_type} {}/{rate}", name(codec.kind)));
@@ -255,8 +258,7 @@ fn write_codec(out: &mut String, codec: &Codec, we_send: bool) {
     }
     let feedback = [
         (codec.transport_cc, "transport-cc"),
-        // We send none: publishers have transport-wide feedback.
-        (codec.remb && we_send, "goog-remb"),
+        (codec.remb, "goog-remb"),
         (codec.pli, "ccm fir"),
         (codec.nack, "nack"),
         (codec.pli, "nack pli"),
