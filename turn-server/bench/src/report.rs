@@ -8,7 +8,7 @@ use crate::workload::{Transport, Workload};
 
 /// A run counts when so much of what was offered was offered in time and arrived.
 pub(crate) const DELIVERED: f64 = 0.995;
-/// Most that our cost may be of the floor's, and of pion's.
+/// Most that our cost for `video` may be of the floor's, and of pion's.
 const FLOOR_GOAL: f64 = 1.15;
 const PION_GOAL: f64 = 0.4;
 /// Most resident memory of an allocation, bytes, where there are many of them.
@@ -77,9 +77,9 @@ impl Comparison {
         let within = |to, goal: f64| self.ratio(to).is_none_or(|ratio| ratio <= goal);
         self.cost(Server::Ours).is_some()
             && within(Server::Coturn, self.workload.goal)
-            && within(Server::Pion, PION_GOAL)
             && self.bytes_per_allocation().is_none_or(|bytes| bytes <= ALLOCATION_GOAL)
-            && (self.workload.name != "video" || within(Server::Floor, FLOOR_GOAL))
+            && (self.workload.name != "video"
+                || within(Server::Floor, FLOOR_GOAL) && within(Server::Pion, PION_GOAL))
     }
 
     /// Of ours by UDP, where there are enough clients that single pages do not count.
