@@ -63,11 +63,11 @@ pub const ROOM_RENEWAL: Duration = Duration::from_secs(3600);
 /// time of Redis (ms since 1970), [`CLAIM_LIFE`] (ms). Answers
 /// `[node, epoch, sid, metadata, state, record, reserved, earlier]`: how many rooms the node was given
 /// since its report, 0 if this was none, and the node whose lease ended with the room at home on it, if
-/// this gave it another, else nothing; an empty list when neither the home nor the candidate lives; `["quiet"]` when no room begins at the moment, `["late"]` when the caller's
-/// time is off. A candidate must be [`NodeState::Open`]. `["full"]` when it is, and the room has no
-/// row: one that lost its home goes on even where there is no place for more. A caller that is the
-/// home itself begins the room, under a new epoch: what it wrote under an earlier one may still be on
-/// its way.
+/// this gave it another, else nothing; an empty list when neither the home nor the candidate lives;
+/// `["quiet"]` when no room begins at the moment, `["late"]` when the caller's time is off. A candidate
+/// must be [`NodeState::Open`]. `["full"]` when it has no place and the room no row: one that lost its
+/// home goes on even where there is no place for more. A caller that is the home itself begins the
+/// room, under a new epoch: what it wrote under an earlier one may still be on its way.
 ///
 /// The epoch never goes back, even if Redis lost its last writes: it is at least the time.
 pub const CLAIM_ROOM: &str = include_str!("redis/claim_room.lua");
@@ -83,7 +83,8 @@ pub const KEEP_ROOM: &str = include_str!("redis/keep_room.lua");
 ///
 /// `KEYS`: room, pulse, quiet. `ARGV`: node, epoch, candidate, metadata, state, prefix of node keys,
 /// prefix of reservations, row lifetime (ms), reservation lifetime (ms). Answers as [`CLAIM_ROOM`]
-/// does, without an earlier node; an empty list when the candidate is not open, `["lost"]` when the room is not at home here.
+/// does, without an earlier node; an empty list when the candidate is not open, `["lost"]` when the
+/// room is not at home here.
 pub const MOVE_ROOM: &str = include_str!("redis/move_room.lua");
 /// Ends a room, if it still belongs to this node and epoch.
 ///

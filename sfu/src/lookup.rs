@@ -7,7 +7,6 @@ use axum::body::Bytes;
 use contract::ids::RoomName;
 use contract::redis::NodeRecord;
 use futures::StreamExt as _;
-
 use rand::seq::SliceRandom as _;
 
 use crate::node::Node;
