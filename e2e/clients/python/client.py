@@ -21,6 +21,8 @@ from publish import Picture, publish_colour, publish_tone
 
 # Entries kept of messages and events.
 LONGEST_LIST = 500
+# Seconds between two requests for the same track.
+ASK_AGAIN = 1.0
 
 LOGGED_EVENTS = {
     "reconnecting": "reconnecting",
@@ -55,6 +57,7 @@ class Client:
         self._probes: dict[str, Probe] = {}
         # Tracks to subscribe to again.
         self._again: set[str] = set()
+        self._asking: set[asyncio.Task[None]] = set()
         self._gap_watch = GapWatch()
         self._sources: list[asyncio.Task[None]] = []
         self._messages: deque[dict[str, str]] = deque(maxlen=LONGEST_LIST)
@@ -176,12 +179,18 @@ class Client:
             )
 
         @room.on("track_unsubscribed")
-        def _unsubscribed(_: rtc.RemoteTrack, publication: rtc.RemoteTrackPublication, *__: Any) -> None:
+        def _unsubscribed(
+            _: rtc.RemoteTrack,
+            publication: rtc.RemoteTrackPublication,
+            participant: rtc.RemoteParticipant,
+        ) -> None:
             if probe := self._probes.pop(publication.sid, None):
                 probe.close()
             if publication.sid in self._again:
                 self._again.remove(publication.sid)
-                publication.set_subscribed(True)
+                task = asyncio.create_task(self._ask_for(publication, participant))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
 
         @room.on("data_received")
         def _data(packet: rtc.DataPacket) -> None:
@@ -193,6 +202,15 @@ class Client:
         """Gives a track up and subscribes to it as soon as it is gone."""
         self._again.add(publication.sid)
         publication.set_subscribed(False)
+
+    async def _ask_for(
+        self, publication: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> None:
+        """Subscribes until the track is there. The SDK sends each wish by a task of its own, and
+        now and then the later one first (livekit 1.2.0)."""
+        while publication.track is None and publication.sid in participant.track_publications:
+            publication.set_subscribed(True)
+            await asyncio.sleep(ASK_AGAIN)
 
     def _show_again(self, publication: rtc.RemoteTrackPublication) -> None:
         self._log("rendererStuck")

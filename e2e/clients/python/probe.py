@@ -1,6 +1,7 @@
 """Looks at one remote track: at its pixels and at its sound."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -62,13 +63,14 @@ class Probe:
 
     async def _watch(self) -> None:
         stream = rtc.VideoStream(self._track, format=rtc.VideoBufferType.RGBA, capacity=2)
-        async for event in stream:
-            frame = event.frame
-            middle = 4 * (frame.height // 2 * frame.width + frame.width // 2)
-            self._colour = tuple(frame.data[middle : middle + 3])
-            self._size = (frame.width, frame.height)
-            self._frames += 1
-            self._shown()
+        async with contextlib.aclosing(stream):
+            async for event in stream:
+                frame = event.frame
+                middle = 4 * (frame.height // 2 * frame.width + frame.width // 2)
+                self._colour = tuple(frame.data[middle : middle + 3])
+                self._size = (frame.width, frame.height)
+                self._frames += 1
+                self._shown()
 
     async def _look_after(self) -> None:
         while True:
@@ -84,10 +86,11 @@ class Probe:
 
     async def _hear(self) -> None:
         stream = rtc.AudioStream(self._track, sample_rate=SAMPLE_RATE, num_channels=1, capacity=50)
-        async for event in stream:
-            samples = np.frombuffer(event.frame.data, dtype=np.int16) / 32768
-            self._energy += float(np.sum(samples**2)) / SAMPLE_RATE
-            self._samples = np.concatenate((self._samples, samples))[-SPECTRUM_SIZE:]
+        async with contextlib.aclosing(stream):
+            async for event in stream:
+                samples = np.frombuffer(event.frame.data, dtype=np.int16) / 32768
+                self._energy += float(np.sum(samples**2)) / SAMPLE_RATE
+                self._samples = np.concatenate((self._samples, samples))[-SPECTRUM_SIZE:]
 
     def _loudest(self) -> float:
         if float(np.mean(self._samples**2)) < SILENCE:

@@ -202,6 +202,7 @@ impl Room {
             num_audios: missing(MediaKind::Audio),
             num_videos: missing(MediaKind::Video),
         };
+        debug!(room = %self.options.name, ?requirement, "Asks for an offer");
         self.send(key, signal_response::Message::MediaSectionsRequirement(requirement));
         self.await_client(key, now);
     }

@@ -8,6 +8,8 @@ use livekit_protocol::{
     self as proto, SubscriptionError, UpdateSubscription, UpdateTrackSettings, signal_response,
 };
 
+use tracing::debug;
+
 use super::Room;
 use super::participant::{Participant, ParticipantKey};
 use super::publishing::{LiveTrack, quality_for_size};
@@ -234,6 +236,7 @@ impl Room {
             .track_sids
             .iter()
             .chain(update.participant_tracks.iter().flat_map(|tracks| &tracks.track_sids));
+        debug!(room = %self.options.name, ?update, "Subscribes or gives up");
         for sid in sids {
             match self.visible_track(sid) {
                 Some(track) => self.subscribe(key, track, update.subscribe),
