@@ -97,6 +97,10 @@ use crate::status::LiveClusterStatus;
         .message("spec.turn.tls.domain must differ from spec.domain: on port 443 the name tells TURN from the web"),
     validation = Rule::new("!has(self.node) || !has(self.node.workers) || !has(self.media) || !has(self.media.ports) || !has(self.autoscaling) || self.autoscaling.mode == 'None' || self.media.ports.count >= (self.autoscaling.maxNodes + 1) * (self.node.workers + 2)")
         .message("spec.media.ports.count is too small: it must be at least (spec.autoscaling.maxNodes + 1) * (spec.node.workers + 2)"),
+    validation = Rule::new("!has(self.autoscaling) || self.autoscaling.loadPercent > 0 || !has(self.autoscaling.roomsPerNode) || !has(self.node) || !has(self.node.capacity) || self.node.capacity.rooms == 0 || self.autoscaling.roomsPerNode * 10 <= self.node.capacity.rooms * 9")
+        .message("spec.autoscaling.roomsPerNode must be at most nine tenths of spec.node.capacity.rooms with loadPercent: 0: nodes that are full would never ask for more"),
+    validation = Rule::new("!has(self.autoscaling) || self.autoscaling.loadPercent > 0 || !has(self.autoscaling.subscribersPerNode) || !has(self.node) || !has(self.node.capacity) || self.node.capacity.subscribers == 0 || self.autoscaling.subscribersPerNode * 10 <= self.node.capacity.subscribers * 9")
+        .message("spec.autoscaling.subscribersPerNode must be at most nine tenths of spec.node.capacity.subscribers with loadPercent: 0: nodes that are full would never ask for more"),
     validation = Rule::new("!has(self.autoscaling) || self.autoscaling.mode == 'None' || self.nodes == oldSelf.nodes || self.nodes == 2 || (self.nodes >= self.autoscaling.minNodes && self.nodes <= self.autoscaling.maxNodes)")
         .message("spec.nodes belongs to the autoscaler: it can be changed only to a number from spec.autoscaling.minNodes to maxNodes; leave it out, or set spec.autoscaling.mode: None"),
     validation = Rule::new("!has(self.gateway) || !has(self.ingress) || (!has(self.ingress.className) && !has(self.ingress.annotations) && !has(self.ingress.tls))")

@@ -35,6 +35,10 @@ pub(super) fn bad_specs() -> Vec<(Value, &'static str)> {
     };
     let few_ports = json!({"domain": "live.example.com", "node": {"workers": 2},
         "autoscaling": {"mode": "HPA", "maxNodes": 30}, "media": {"ports": {"count": 92}}});
+    let full_first = |capacity: &str, target: &str| {
+        json!({"domain": "live.example.com", "node": {"capacity": {capacity: 10}},
+            "autoscaling": {"mode": "HPA", "loadPercent": 0, target: 10}})
+    };
     vec![
         (scaling(json!({"mode": "Magic"})), "supported values: \"None\", \"HPA\", \"BuiltIn\""),
         (
@@ -57,6 +61,11 @@ pub(super) fn bad_specs() -> Vec<(Value, &'static str)> {
         (scaling(rule("5m", "0s")), "period of spec.autoscaling.behavior must be from 1s to 30m"),
         (scaling(rule("soon", "1m")), "spec.autoscaling.behavior.scaleIn.window"),
         (few_ports, "it must be at least (spec.autoscaling.maxNodes + 1)"),
+        (full_first("rooms", "roomsPerNode"), "at most nine tenths of spec.node.capacity.rooms"),
+        (
+            full_first("subscribers", "subscribersPerNode"),
+            "at most nine tenths of spec.node.capacity.subscribers",
+        ),
     ]
 }
 

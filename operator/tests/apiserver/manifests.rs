@@ -302,6 +302,8 @@ async fn good_manifests_are_taken_with_the_same_defaults_as_our_types() {
         changed("node.resources.requests", json!({"cpu": 2, "memory": "1.5Gi"})),
         changed("node.scheduling.tolerations", json!([{"operator": "Exists"}])),
         changed("autoscaling", json!({"mode": "HPA"})),
+        json!({"domain": "live.example.com", "node": {"capacity": {"rooms": 10}},
+            "autoscaling": {"mode": "HPA", "loadPercent": 0, "roomsPerNode": 9}}),
         changed(
             "autoscaling",
             json!({"mode": "BuiltIn", "minNodes": 4, "roomsPerNode": 10,
