@@ -1,5 +1,7 @@
 //! Values of the properties of a schema, and what else must be said for them to mean something.
 
+use crds::LiveCluster;
+use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
 /// A property that holds a value.
@@ -10,10 +12,12 @@ pub struct Property {
     schema: Value,
 }
 
-/// The properties below `spec` that hold a value, a list or a map.
-pub fn properties(spec: &Value) -> Vec<Property> {
+/// The properties of the specification that hold a value, a list or a map.
+pub fn properties() -> Vec<Property> {
+    let definition = serde_json::to_value(LiveCluster::crd()).unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     let mut found = Vec::new();
-    collect("spec", spec, &mut found);
+    collect("spec", &schema["properties"]["spec"], &mut found);
     found
 }
 
@@ -169,6 +173,11 @@ fn examples(path: &str) -> Vec<Value> {
         "spec.rooms.enabledCodecs" => {
             vec![json!(["audio/opus"]), json!(["audio/opus", "video/VP8"])]
         }
+        "spec.rooms.presets" => vec![
+            json!([{"name": "stage", "agents": [{"name": "guide", "metadata": "m"}]}]),
+            json!([{"name": "stage", "maxParticipants": 9, "playoutDelay": {"minMilliseconds": 50}},
+                {"name": "hall", "emptyTimeoutSeconds": 1, "syncStreams": true}]),
+        ],
         "spec.turn.tls.domain" => vec![json!("relay.example.com")],
         "spec.turn.tls.proxyProtocol" => vec![json!(["10.0.0.0/8", "fd00::/8"])],
         "spec.turn.tls.route.entryPoints" => vec![json!(["turn"]), json!(["a", "b"])],
@@ -269,4 +278,14 @@ pub fn wrong(property: &Property) -> Vec<Value> {
         values.extend(item.map(|item| Value::from(vec![item; count])));
     }
     values.into_iter().map(|value| with(path, value)).collect()
+}
+
+/// Without a control plane, so that a new property is not first noticed by the walk, which takes
+/// minutes.
+#[test]
+fn every_property_has_good_and_wrong_values() {
+    for property in properties() {
+        assert!(!good(&property).is_empty(), "{}", property.path);
+        assert!(!wrong(&property).is_empty(), "{}", property.path);
+    }
 }

@@ -5,7 +5,6 @@
 use crds::LiveCluster;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
-use kube::CustomResourceExt as _;
 use kube::api::{DynamicObject, PostParams};
 use kube::core::ApiResource;
 use kube::{Api, Client, Config};
@@ -18,13 +17,6 @@ use super::super::world::World;
 
 /// Properties that are walked at the same time.
 const CONCURRENCY: usize = 5;
-
-/// The properties of the specification that hold a value.
-fn properties() -> Vec<Property> {
-    let definition = serde_json::to_value(LiveCluster::crd()).unwrap();
-    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    values::properties(&schema["properties"]["spec"])
-}
 
 /// A namespace with all Secrets that values name.
 async fn world(config: &Config) -> World {
@@ -76,7 +68,7 @@ async fn walk(config: &Config, property: &Property) -> Result<(), String> {
 #[tokio::test]
 async fn every_property_leads_to_what_a_fresh_installation_has_and_back() {
     let Some(config) = plane::config().await else { return };
-    let properties = properties();
+    let properties = values::properties();
     assert!(properties.len() > 80, "{}", properties.len());
     let walks = futures::stream::iter(&properties).map(|property| walk(&config, property));
     let walked: Vec<_> = walks.buffer_unordered(CONCURRENCY).collect().await;
@@ -101,7 +93,7 @@ async fn refusal(client: &Client, spec: &Value) -> Option<String> {
 async fn every_wrong_value_is_refused_by_the_name_of_its_property() {
     let Some(config) = plane::config().await else { return };
     let client = Client::try_from(config).unwrap();
-    for property in properties() {
+    for property in values::properties() {
         let path = &property.path;
         let base = values::surroundings(path);
         assert_eq!(refusal(&client, &base).await, None, "{path}: {base}");
