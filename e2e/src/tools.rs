@@ -157,6 +157,14 @@ pub const LOAD_TESTER: Tool = Tool {
     ..PLAIN
 };
 
+/// A server of the custom metrics API, by the library that prometheus-adapter is made of.
+pub const METRICS_ADAPTER: Tool = Tool {
+    name: "metrics-adapter",
+    programs: &["metrics-adapter=sigs.k8s.io/custom-metrics-apiserver/test-adapter"],
+    cold_seconds: 120,
+    ..PLAIN
+};
+
 /// A TURN client of the library in LiveKit and STUNner.
 pub const TURN_CLIENT: Tool = Tool {
     name: "turn-client",
@@ -319,7 +327,7 @@ mod tests {
 
     #[test]
     fn every_tool_has_a_module() {
-        for tool in BARE_MACHINE.into_iter().chain([LIVEKIT_SERVER, LOAD_TESTER]) {
+        for tool in BARE_MACHINE.into_iter().chain([LIVEKIT_SERVER, LOAD_TESTER, METRICS_ADAPTER]) {
             assert!(tool.module().join("go.mod").is_file(), "{}", tool.name);
         }
     }
