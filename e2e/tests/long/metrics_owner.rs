@@ -2,7 +2,11 @@
 //! namespaces stay deletable all the time, and does ours come back? `make test-full` runs this: it
 //! takes the other API away from all other tests meanwhile.
 
-use anyhow::{Result, ensure};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::clients::{HttpClient, Network};
 use e2e::cluster::Cluster;
 use e2e::images::programs::{archive_directory, single_program};
 use e2e::images::write_archive;
@@ -95,7 +99,11 @@ impl Adapter {
             Self { cluster: cluster.clone(), namespace: Namespace::new(cluster, ADAPTER) };
         adapter.namespace.create()?;
         for object in objects() {
-            adapter.cluster.kubectl().args(["apply", "-f", "-"]).read_with_input(object.to_string().as_bytes())?;
+            adapter
+                .cluster
+                .kubectl()
+                .args(["apply", "-f", "-"])
+                .read_with_input(object.to_string().as_bytes())?;
         }
         eventually("their API is available", READY_TIMEOUT, || {
             let object = adapter.namespace.get("apiservice", THEIRS)?;
@@ -108,10 +116,12 @@ impl Adapter {
 
     /// What is written to it is what Kubernetes reads from it.
     fn answers(&self) -> Result<()> {
-        let write =
-            format!("/api/v1/namespaces/{ADAPTER}/services/{ADAPTER}:write/proxy/write-metrics/{OBJECT}");
-        let mut command = self.cluster.kubectl();
-        command.args(["create", "--raw", &write, "-f", "-"]).read_with_input(b"\"300m\"")?;
+        let proxy = Proxy::start(&self.cluster)?;
+        let services = format!("/api/v1/namespaces/{ADAPTER}/services");
+        let url =
+            format!("{}{services}/{ADAPTER}:write/proxy/write-metrics/{OBJECT}", proxy.address);
+        let answer = HttpClient::start(&Network::here())?.post(&url, None, &json!("300m"))?;
+        ensure!(answer.status == 200, "{answer:?}");
         let read = format!("/apis/custom.metrics.k8s.io/v1beta1/{OBJECT}");
         let text = self.cluster.kubectl().args(["get", "--raw", &read]).read()?;
         let list: Value = serde_json::from_str(&text)?;
@@ -134,6 +144,35 @@ impl Drop for Adapter {
         if let Err(error) = self.remove() {
             say(&format!("{ADAPTER} stays: {error:#}"));
         }
+    }
+}
+
+/// The API server on a port of this machine, for requests that `kubectl` cannot send; it ends with
+/// this.
+struct Proxy {
+    child: Child,
+    address: String,
+}
+
+impl Proxy {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let mut command = cluster.kubectl();
+        let mut child = command.args(["proxy", "--port=0"]).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("kubectl proxy has no output")?;
+        let mut proxy = Self { child, address: String::new() };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let address = line.trim().rsplit(' ').next().unwrap_or_default();
+        proxy.address = format!("http://{address}");
+        Ok(proxy)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
