@@ -49,6 +49,16 @@ impl Gathering {
         (self.looked_at, self.sends) = (now, 0);
     }
 
+    /// How long to sleep after a round of this length before the next look at the sockets. Where
+    /// the round left something unread, not at all: else no more than what one round reads would
+    /// ever be read within the time to gather.
+    pub fn rest(&self, round: Duration, is_drained: bool) -> Duration {
+        match is_drained {
+            true => self.time().saturating_sub(round),
+            false => Duration::ZERO,
+        }
+    }
+
     /// How long datagrams gather now: the time between two looks at the sockets.
     pub fn time(&self) -> Duration {
         // Less is not worth a sleep.
@@ -102,6 +112,21 @@ mod tests {
         let time = settled(sends);
         let aim = LONGEST.as_secs_f64() * ((sends(time) - EASY) / (HARD - EASY)).clamp(0.0, 1.0);
         assert!((time.as_secs_f64() - aim).abs() < 1e-3, "{time:?}, not {aim}");
+    }
+
+    #[test]
+    fn who_has_left_something_unread_does_not_rest() {
+        let mut now = Instant::now();
+        let mut gathering = Gathering::new(BOUNDS, now);
+        for _ in 0..100 {
+            now += LOOK;
+            gathering.note(100_000, now);
+        }
+        let round = Duration::from_millis(4);
+        let rest = gathering.rest(round, true);
+        assert!(rest > LONGEST.mul_f64(0.59) && rest <= LONGEST - round, "{rest:?}");
+        assert_eq!(gathering.rest(round, false), Duration::ZERO);
+        assert_eq!(gathering.rest(LONGEST, true), Duration::ZERO);
     }
 
     #[test]

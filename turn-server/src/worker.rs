@@ -35,6 +35,8 @@ use secure_datagrams::SecureClient;
 
 /// Groups of datagrams that one call receives.
 const BATCH: usize = 16;
+/// Sockets that are told of at once.
+const EVENTS: usize = 512;
 /// Receive calls in a row before others get their turn.
 const MAX_RECEIVES: usize = 16;
 /// Connections accepted in a row.
@@ -266,7 +268,7 @@ impl Worker {
 
     /// Works until told to stop.
     pub(crate) fn run(mut self) {
-        let mut events = Events::with_capacity(512);
+        let mut events = Events::with_capacity(EVENTS);
         loop {
             let wait = self.wait(Instant::now());
             match self.poll.poll(&mut events, Some(wait)) {
@@ -301,7 +303,8 @@ impl Worker {
             self.write_dirty();
             self.run_commands(now);
             self.gathering.note(self.sender.take_calls(), now);
-            let rest = self.gathering.time().saturating_sub(now.elapsed());
+            let is_drained = self.again.is_empty() && events.iter().count() < EVENTS;
+            let rest = self.gathering.rest(now.elapsed(), is_drained);
             if !rest.is_zero() {
                 std::thread::sleep(rest);
             }

@@ -39,6 +39,8 @@ const MAX_CONNECTIONS: usize = 4096;
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
 /// How often such connections are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Sockets that are told of at once.
+const EVENTS: usize = 256;
 /// Receive calls in a row before timers and commands get their turn.
 const MAX_RECEIVES: usize = 16;
 /// Longest wait: counters stay fresh.
@@ -176,7 +178,7 @@ impl Worker {
 
     /// Works until told to stop.
     pub(super) fn run(mut self) {
-        let mut events = Events::with_capacity(256);
+        let mut events = Events::with_capacity(EVENTS);
         let mut socket_is_drained = true;
         loop {
             let wait = match self.engine.poll_timeout() {
@@ -215,7 +217,8 @@ impl Worker {
             self.counters.lost_between_workers.fetch_add(lost, Ordering::Relaxed);
             self.flush(started);
             self.publish_counters(started.elapsed());
-            let rest = self.gathering.time().saturating_sub(started.elapsed());
+            let is_drained = socket_is_drained && events.iter().count() < EVENTS;
+            let rest = self.gathering.rest(started.elapsed(), is_drained);
             if !rest.is_zero() {
                 std::thread::sleep(rest);
             }
