@@ -17,6 +17,7 @@ use sfu_core::room::{
     AdministrationError, ForwardEnd, ForwardError, ForwardId, ForwardedParticipant, Room,
     RoomCloseReason, RoomOutput, RpcCall, RpcId, SessionId,
 };
+use sfu_core::signal::is_ping;
 use sfu_core::signal::join::{JoinError, JoinParams};
 use sfu_core::time::Now;
 use std::collections::HashMap;
@@ -242,17 +243,28 @@ impl RoomTask {
         tracing::info!(room = %self.home.name(), epoch = self.home.epoch(), "Room started");
         // One that moved here counts before anybody comes.
         self.gauges.set(self.room.counts());
+        let mut participants_due = self.room.participants_due();
         loop {
-            let wake_at = self.room.poll_timeout().unwrap_or_else(far_away);
+            let wake_at = participants_due.into_iter().chain(self.room.rest_due()).min();
+            // Neither who and what is here changes, nor what is due of participants.
+            let mut stays = false;
             tokio::select! {
                 input = queue.recv() => match input {
                     Some(Input::Move(answer)) => self.hand_over(answer).await,
-                    Some(input) => self.take(input, &mut outboxes),
+                    Some(input) => {
+                        stays = matches!(&input, Input::Signal(_, request) if is_ping(request));
+                        self.take(input, &mut outboxes);
+                    }
                     // Every handle is gone: the node ends.
                     None => self.room.close(RoomCloseReason::Drain, now()),
                 },
-                Some(event) = self.events.recv() => self.room.handle_media(event, now()),
-                () = tokio::time::sleep_until(wake_at.into()) => self.room.handle_timeout(now()),
+                Some(event) = self.events.recv() => {
+                    stays = event.is_measurement();
+                    self.room.handle_media(event, now());
+                }
+                () = tokio::time::sleep_until(wake_at.unwrap_or_else(far_away).into()) => {
+                    self.room.handle_timeout(now());
+                }
                 stored = self.home.next() => if let Some(stored) = stored
                     && self.home.stored(stored)
                 {
@@ -260,7 +272,10 @@ impl RoomTask {
                 },
             }
             let is_over = self.drain(&mut outboxes, &own);
-            self.gauges.set(self.room.counts());
+            if !stays {
+                self.gauges.set(self.room.counts());
+                participants_due = self.room.participants_due();
+            }
             if is_over {
                 break;
             }

@@ -339,6 +339,15 @@ pub enum MediaEvent {
     AudioLevels(Vec<(TrackKey, AudioLevel)>),
 }
 
+impl MediaEvent {
+    /// Whether it comes again and again for as long as media flows, and changes neither who and
+    /// what is in a room nor what is due of its participants: in a room of thousands, nobody but
+    /// those whom it names is looked at for it.
+    pub fn is_measurement(&self) -> bool {
+        matches!(self, Self::Statistics(_) | Self::AudioLevels(_))
+    }
+}
+
 /// How the streams of one transport did in the last interval.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TransportStatistics {

@@ -11,3 +11,10 @@ pub const PROTOCOL_VERSION: i32 = 16;
 pub const AGENT_PROTOCOL_VERSION: i32 = 1;
 /// LiveKit release whose behaviour clients may expect: they switch features by it.
 pub const COMPATIBLE_VERSION: &str = "1.13.5";
+
+/// Whether a message only asks whether we are there, as every client does every other second: it is
+/// answered, and the room stays as it is.
+pub fn is_ping(request: &SignalRequest) -> bool {
+    use signal_request::Message;
+    matches!(request.message, Some(Message::Ping(_) | Message::PingReq(_)))
+}

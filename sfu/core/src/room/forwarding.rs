@@ -22,7 +22,11 @@ impl Room {
             for key in &dirty {
                 self.update_receivers(*key);
             }
-            let keys: Vec<ParticipantKey> = self.participants.keys().copied().collect();
+            // Where no track changed, nobody else gets anything else.
+            let keys: Vec<ParticipantKey> = match changed.is_empty() {
+                true => dirty.iter().copied().collect(),
+                false => self.participants.keys().copied().collect(),
+            };
             for key in keys {
                 if dirty.contains(&key) {
                     self.refresh_wanted(key);

@@ -27,10 +27,19 @@ const DEPARTED_AGE: Duration = Duration::from_secs(60);
 impl Room {
     /// When [`Self::handle_timeout`] is to be called at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.participants
-            .values()
-            .filter_map(next_deadline)
-            .chain(self.ends_at)
+        self.participants_due().into_iter().chain(self.rest_due()).min()
+    }
+
+    /// When something of a participant is due. This looks at everybody; [`crate::media::MediaEvent::is_measurement`]
+    /// says after what it stays as it is.
+    pub fn participants_due(&self) -> Option<Instant> {
+        self.participants.values().filter_map(next_deadline).min()
+    }
+
+    /// When something else of the room is due.
+    pub fn rest_due(&self) -> Option<Instant> {
+        self.ends_at
+            .into_iter()
             .chain(self.update_at.filter(|_| !self.participants.is_empty()))
             .chain(self.pending_updates.due)
             .chain(self.quality_due())

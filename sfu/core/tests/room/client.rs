@@ -20,9 +20,10 @@ use sfu_core::media::{
     Mirror, Receiver, Sender, TransportId, TransportState,
 };
 use sfu_core::room::{
-    ForwardEnd, ForwardId, ForwardNews, IceServers, Room, RoomOptions, RoomOutput, RoomState,
-    RpcId, SessionId,
+    ForwardEnd, ForwardId, ForwardNews, IceServers, Room, RoomCounts, RoomOptions, RoomOutput,
+    RoomState, RpcId, SessionId,
 };
+use sfu_core::signal::is_ping;
 use sfu_core::signal::join::{JoinError, JoinParams, PeerConnectionMode, Reconnect};
 use sfu_core::time::Now;
 
@@ -191,13 +192,26 @@ impl World {
 
     pub(crate) fn signal(&mut self, session: SessionId, message: signal_request::Message) {
         let request = SignalRequest { message: Some(message) };
+        let before = is_ping(&request).then(|| self.state());
         self.room.handle_signal(session, request, self.now);
+        self.stayed(before);
         self.drain();
     }
 
     pub(crate) fn media(&mut self, event: MediaEvent) {
+        let before = event.is_measurement().then(|| self.state());
         self.room.handle_media(event, self.now);
+        self.stayed(before);
         self.drain();
+    }
+
+    fn state(&self) -> (RoomCounts, Option<Instant>) {
+        (self.room.counts(), self.room.participants_due())
+    }
+
+    /// Whoever runs a room relies on it that measurements and pings leave it as it is.
+    fn stayed(&self, before: Option<(RoomCounts, Option<Instant>)>) {
+        assert!(before.is_none_or(|before| before == self.state()));
     }
 
     pub(crate) fn connect(&mut self, transport: TransportId) {
