@@ -271,8 +271,10 @@ impl RoomTask {
                     self.room.close(RoomCloseReason::Drain, now());
                 },
             }
+            let sessions = outboxes.len();
             let is_over = self.drain(&mut outboxes, &own);
-            if !stays {
+            // Who takes nothing that is sent has left, even on a ping.
+            if !stays || outboxes.len() != sessions {
                 self.gauges.set(self.room.counts());
                 participants_due = self.room.participants_due();
             }
