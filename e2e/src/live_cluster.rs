@@ -308,9 +308,19 @@ fn media_pod(object: &Value) -> Result<MediaPod> {
 /// The status of a condition of an object.
 #[must_use]
 pub fn condition(object: &Value, kind: &str) -> Option<String> {
+    condition_field(object, kind, "status")
+}
+
+/// Why a condition of an object is as it is.
+#[must_use]
+pub fn condition_reason(object: &Value, kind: &str) -> Option<String> {
+    condition_field(object, kind, "reason")
+}
+
+fn condition_field(object: &Value, kind: &str, field: &str) -> Option<String> {
     let conditions = object["status"]["conditions"].as_array()?;
     let found = conditions.iter().find(|condition| condition["type"] == kind)?;
-    found["status"].as_str().map(str::to_owned)
+    found[field].as_str().map(str::to_owned)
 }
 
 /// Adds up the samples of a metric in Prometheus's text format.

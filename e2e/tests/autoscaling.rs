@@ -8,7 +8,7 @@ use e2e::clients::{
     Browser, HttpClient, MEDIA_TIMEOUT, Person, PythonClient, RoomClient, await_everybody_meets,
 };
 use e2e::faults::{self, Effect, Outcome};
-use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT};
+use e2e::live_cluster::{Addition, LiveCluster, NAME, READY_TIMEOUT, condition_reason};
 use e2e::livekit::Access;
 use e2e::process::Run as _;
 use e2e::scaling::Series;
@@ -145,10 +145,8 @@ impl Case<'_> {
         };
         eventually(&format!("the metrics API is {reason}"), READY_TIMEOUT, || {
             let object = self.live_cluster.object()?;
-            let conditions = object["status"]["conditions"].as_array().cloned();
-            let conditions = conditions.unwrap_or_default();
-            let told = conditions.iter().find(|c| c["type"] == "MetricsAPIAvailable");
-            ensure!(told.is_some_and(|told| told["reason"] == reason), "it is {told:?}");
+            let told = condition_reason(&object, "MetricsAPIAvailable");
+            ensure!(told.as_deref() == Some(reason), "it is {told:?}");
             ensure!(object["status"]["autoscaling"]["scaler"] == scaler, "{}", object["status"]);
             ensure!(found("apiservices", OURS)? == registered, "ours is registered or not");
             let autoscaler = found("horizontalpodautoscalers", &format!("{NAME}-nodes"))?;

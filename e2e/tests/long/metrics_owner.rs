@@ -10,7 +10,7 @@ use e2e::clients::{HttpClient, Network};
 use e2e::cluster::Cluster;
 use e2e::images::programs::{archive_directory, single_program};
 use e2e::images::write_archive;
-use e2e::live_cluster::{Addition, LiveCluster, READY_TIMEOUT, condition};
+use e2e::live_cluster::{Addition, LiveCluster, READY_TIMEOUT, condition, condition_reason};
 use e2e::namespace::Namespace;
 use e2e::process::Run as _;
 use e2e::stage::{say, stage};
@@ -64,10 +64,8 @@ impl Case<'_> {
     fn ours_is(&self, reason: &str, registered: bool) -> Result<()> {
         eventually(&format!("the metrics API is {reason}"), READY_TIMEOUT, || {
             let object = self.live_cluster.object()?;
-            let conditions = object["status"]["conditions"].as_array().cloned();
-            let conditions = conditions.unwrap_or_default();
-            let told = conditions.iter().find(|c| c["type"] == "MetricsAPIAvailable");
-            ensure!(told.is_some_and(|told| told["reason"] == reason), "it is {told:?}");
+            let told = condition_reason(&object, "MetricsAPIAvailable");
+            ensure!(told.as_deref() == Some(reason), "it is {told:?}");
             let arguments = ["get", "apiservice", OURS, "--ignore-not-found", "-o", "name"];
             let found = self.cluster.kubectl().args(arguments).read()?;
             ensure!(registered != found.trim().is_empty(), "ours is registered or not");
